@@ -1,0 +1,150 @@
+/**
+ * A backend is memory and arithmetic, nothing else: it loads weights into memory of its own, compiles a tape, and
+ * runs it over one ragged batch per step. It knows nothing of requests, text, sampling or eviction; it reads and
+ * writes the pages it is pointed to.
+ *
+ * One file (or folder) per backend, found by name in resolve.ts. `reference` is the living definition of every op;
+ * the others are held to it by one conformance suite.
+ */
+import type { CodecName } from "../cache/codecs/contract.js";
+import type { Checkpoint } from "../formats/checkpoint.js";
+import type { Tape } from "../tape/tape.js";
+
+export type BackendName = "reference" | "null" | "wasm" | "native";
+
+/**
+ * A run of backend memory that the host can see. Host views stay valid until `free`; where memory may move (a
+ * growing WebAssembly memory), take a fresh view after any allocation.
+ */
+export interface Region {
+  readonly byteLength: number;
+  /** Address that kernels use; meaningless to the host except for sums with byte offsets. 64-byte aligned. */
+  readonly address: number;
+  bytes(byteOffset?: number, length?: number): Uint8Array;
+  int32(byteOffset: number, length: number): Int32Array;
+  float32(byteOffset: number, length: number): Float32Array;
+  /** Idempotent. */
+  free(): void;
+}
+
+/** Lanes (one per layer and kv head) that share one page table per sequence. */
+export interface KvGroup {
+  readonly codec: CodecName;
+  /** Tokens per page, a multiple of 16. */
+  readonly pageTokens: number;
+  readonly lanes: readonly { readonly layer: number; readonly head: number }[];
+  readonly headWidth: number;
+}
+
+/** How the cache is cut; fixed when a program is compiled. */
+export interface KvLayout {
+  /** Bytes of one page: one lane, `pageTokens` tokens, keys and values. A multiple of 64. */
+  readonly pageBytes: number;
+  readonly groups: readonly KvGroup[];
+}
+
+/**
+ * One page table as kernels read it. Its three int32 arrays lie in `region`:
+ *   pageIds   [numPages, lanes]       page number in the arena for each lane
+ *   positions [numPages, pageTokens]  original position of the token in a slot, or -1 for an empty slot
+ *   rotations [numPages]              row of the step's `rotations`, or -1: how far the page's segment was moved
+ * Slot s lies in page floor(s / pageTokens). The order of slots means nothing; positions do.
+ */
+export interface KvView {
+  readonly codec: CodecName;
+  readonly lanes: number;
+  readonly pageTokens: number;
+  readonly numPages: number;
+  readonly region: Region;
+  readonly pageIdsAt: number;
+  readonly positionsAt: number;
+  readonly rotationsAt: number;
+  /** f32 [lanes, numPages x pageTokens]: attention adds the probability each slot received. Null: nobody asked. */
+  readonly mass: Region | null;
+  /** A further table of the same lanes (another codec, a recalled block), attended together with this one. */
+  readonly next: KvView | null;
+}
+
+/** One sequence's share of a batch: tokens start .. start+count-1 of the step. */
+export interface Span {
+  readonly start: number;
+  readonly count: number;
+  /** By group of the layout. */
+  readonly views: readonly KvView[];
+}
+
+/** Everything that changes from step to step. Arrays are read during `run` only. */
+export interface Step {
+  /** Token ids, [T]. */
+  readonly tokens: Int32Array;
+  /** Position of each token in its stream, [T]; >= 0. */
+  readonly positions: Int32Array;
+  /** Token rows whose logits are wanted, [R], ascending. */
+  readonly outputs: Int32Array;
+  readonly spans: readonly Span[];
+  /** By group: for each token the slot, in its span's first view, where `append` stores it, [T]. */
+  readonly slots: readonly Int32Array[];
+  /** Offsets (in positions, may be negative) by which a segment's queries are rotated; see KvView.rotations. */
+  readonly rotations: Float64Array;
+  readonly arena: Region;
+}
+
+export interface ProgramLimits {
+  /** Largest T of a step. */
+  readonly maxTokens: number;
+  /** Largest R of a step. */
+  readonly maxOutputs: number;
+  readonly kv: KvLayout;
+}
+
+export interface Program {
+  /**
+   * Runs one step; resolves when its logits and pages are written. Not re-entrant.
+   * Throws INVALID_ARGUMENT where the step exceeds the limits.
+   */
+  run(step: Step): Promise<void>;
+  /** Logits of the last step, [R, V] row-major; valid until the next `run`. */
+  logits(): Float32Array;
+  /** Contents of any buffer after the last step (tests and probes), [rows, width]. */
+  read(bufferId: number): Float32Array;
+  dispose(): void;
+}
+
+/** Bytes a tape will take, known before anything is allocated. */
+export interface MemoryPlan {
+  readonly weightBytes: number;
+  readonly scratchBytes: number;
+}
+
+export interface LoadProgress {
+  readonly loadedBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface Backend {
+  readonly name: BackendName;
+  /** One line for people: instruction set, threads, build. */
+  readonly description: string;
+  readonly numThreads: number;
+
+  plan(tape: Tape, limits: ProgramLimits): MemoryPlan;
+  /** Throws OUT_OF_BUDGET where the machine refuses. Memory is zeroed. */
+  allocate(byteLength: number): Region;
+  /** Streams the tape's weights from the checkpoint into backend memory, repacked for its kernels. */
+  load(tape: Tape, checkpoint: Checkpoint, onProgress?: (progress: LoadProgress) => void): Promise<LoadedWeights>;
+  compile(tape: Tape, weights: LoadedWeights, limits: ProgramLimits): Promise<Program>;
+  /** Copies bytes between regions (copy-on-write of pages). */
+  copy(from: Region, fromByte: number, to: Region, toByte: number, byteLength: number): void;
+  dispose(): Promise<void>;
+}
+
+/** Opaque to all but the backend that made it. Shared by every program of the same tape. */
+export interface LoadedWeights {
+  readonly byteLength: number;
+  dispose(): void;
+}
+
+export interface BackendOptions {
+  /** Threads that compute, the calling one included. Default: the machine's cores. */
+  readonly threads?: number;
+}

@@ -1,0 +1,27 @@
+/**
+ * A codec says how a page stores keys and values. Kernels read codec pages directly; what stands here is the
+ * definition that the reference backend executes and every kernel is held to.
+ *
+ * Page layout, common to all codecs: a page is a row of groups of GROUP = 16 tokens, each `groupBytes` long. In a
+ * group lie, in this order and each at its natural alignment:
+ *   key scales    [16] f32        only where the codec has scales
+ *   value scales  [16] f32        only where the codec has scales
+ *   keys          [D][16]         element-major: one load takes one element of 16 keys
+ *   values        [16][Dp]        token-major, Dp = D rounded up to 16, the rest zero
+ * Slot s of a page lies in group floor(s / 16) at token s mod 16.
+ */
+export const GROUP = 16;
+
+export type CodecName = "f32" | "f16" | "int8";
+
+export interface Codec {
+  readonly name: CodecName;
+  /** Number that kernels use for this codec (kernels/millrace.h, enum Codec). */
+  readonly id: number;
+  /** Bytes of one group of 16 tokens, keys and values; a multiple of 64. */
+  groupBytes(headWidth: number): number;
+  /** Encodes one token's key and value ([D] each) into slot `slot` of `page`. */
+  store(page: Uint8Array, slot: number, key: Float32Array, value: Float32Array): void;
+  /** Decodes slot `slot` of `page` into `key` and `value` ([D] each). */
+  load(page: Uint8Array, slot: number, key: Float32Array, value: Float32Array): void;
+}
