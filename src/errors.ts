@@ -23,6 +23,7 @@ export const ERRORS = {
   OUT_OF_BUDGET: { exit: 7, summary: "Something does not fit the byte budget; nothing was allocated." },
   PROMPT_TOO_LONG: { exit: 7, summary: "A prompt needs more cache than the budget or the context allows." },
   INVALID_TOKEN: { exit: 2, summary: "A token id lies outside the model's vocabulary." },
+  BAD_LOGITS: { exit: 9, summary: "The model's output holds NaN or infinity, or leaves no token to choose." },
   ABORTED: { exit: 130, summary: "The caller's AbortSignal ended the work." },
   CLOSED: { exit: 8, summary: "The model was closed before or during the call." },
   WORKER_CRASHED: { exit: 9, summary: "The engine's worker ended unexpectedly; the process itself goes on." },

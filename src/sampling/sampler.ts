@@ -1,0 +1,102 @@
+/**
+ * Composes the steps that the options ask for. The order, and why:
+ *
+ *   log-probabilities   of the raw logits, before anything touches them
+ *   logit bias          what the caller wants is part of the model's opinion from here on
+ *   repetition, presence, frequency penalties
+ *   (temperature 0)     the largest logit is taken here, and the rest does not run
+ *   temperature         before the truncations, so that they judge the distribution that is drawn from
+ *   top-k, typical, top-p, min-p    from the coarsest to the finest; each sees what the one before left
+ *   draw
+ */
+import { MillraceError } from "../errors.js";
+import { type Candidates, createCandidates, loadCandidates, type Truncation } from "./candidates.js";
+import { draw } from "./draw.js";
+import { greedy } from "./greedy.js";
+import { type SamplingOptions, validateSamplingOptions } from "./options.js";
+import { createRandom, type RandomState } from "./random.js";
+import { temperature } from "./temperature.js";
+
+export interface TokenLogprob {
+  readonly id: number;
+  /** Natural logarithm of the probability under the raw logits. */
+  readonly logprob: number;
+}
+
+export interface Sample {
+  readonly id: number;
+  /** Only where `logprobs` was asked for. */
+  readonly logprob?: number;
+  /** The most probable tokens, best first, ties by lower id; only where `logprobs` above 0 was asked for. */
+  readonly top?: readonly TokenLogprob[];
+}
+
+/** What is needed to continue a sampler elsewhere with the same options. */
+export interface SamplerState {
+  readonly seed: number;
+  readonly random: RandomState;
+}
+
+export interface Sampler {
+  /** The seed in use: the caller's, or the one that was drawn. */
+  readonly seed: number;
+  /**
+   * Chooses the next token. `logits` [V] is not changed; `context` holds the ids so far (prompt and answer), of which
+   * only the penalty window is looked at, and ids outside the vocabulary are skipped. Advances the random state where
+   * temperature is above 0. Throws BAD_LOGITS for NaN, +Infinity or nothing left to choose, INVALID_ARGUMENT for a
+   * wrong number of logits.
+   */
+  sample(logits: Float32Array, context: ArrayLike<number>): Sample;
+  save(): SamplerState;
+  restore(state: SamplerState): void;
+}
+
+/**
+ * Throws INVALID_ARGUMENT for options that `validateSamplingOptions` refuses. `candidates` may be shared by samplers
+ * that run one after another; without it the sampler makes its own when a step first needs it.
+ */
+export function createSampler(
+  options: SamplingOptions,
+  vocabularySize: number,
+  candidates?: Candidates,
+): Sampler {
+  validateSamplingOptions(options, vocabularySize);
+  let seed = options.seed ?? globalThis.crypto.getRandomValues(new Uint32Array(1))[0]!;
+  const random = createRandom(seed);
+  const heat = options.temperature ?? 0;
+  const narrow: Truncation[] = heat === 0 ? [] : [temperature(heat)];
+  let scratch = candidates;
+
+  const choose = (logits: Float32Array): number => {
+    if (heat === 0) return greedy(logits);
+    scratch ??= createCandidates(vocabularySize);
+    loadCandidates(scratch, logits);
+    for (const step of narrow) step(scratch);
+    return draw(scratch, random.next());
+  };
+
+  return {
+    get seed() {
+      return seed;
+    },
+    sample(logits, _context) {
+      if (logits.length !== vocabularySize) {
+        throw new MillraceError(
+          "INVALID_ARGUMENT",
+          `Got ${logits.length} logits; expected ${vocabularySize}.`,
+          {
+            name: "logits",
+            got: logits.length,
+            expected: vocabularySize,
+          },
+        );
+      }
+      return { id: choose(logits) };
+    },
+    save: () => ({ seed, random: random.save() }),
+    restore(state) {
+      random.restore(state.random);
+      seed = state.seed;
+    },
+  };
+}
