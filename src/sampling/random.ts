@@ -67,7 +67,10 @@ export function createRandom(seed: number): Random {
           },
         );
       }
-      [a, b, c, d] = state;
+      a = state[0];
+      b = state[1];
+      c = state[2];
+      d = state[3];
     },
   };
 }
