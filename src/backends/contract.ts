@@ -95,6 +95,11 @@ export interface ProgramLimits {
   /** Largest R of a step. */
   readonly maxOutputs: number;
   readonly kv: KvLayout;
+  /**
+   * Gives every buffer memory of its own, so that `Program.read` works for all of them (tests, probes). Otherwise
+   * buffers whose lives do not overlap may share memory, and only those that no op reads are sure to survive.
+   */
+  readonly keepBuffers?: boolean;
 }
 
 export interface Program {
@@ -105,7 +110,10 @@ export interface Program {
   run(step: Step): Promise<void>;
   /** Logits of the last step, [R, V] row-major; valid until the next `run`. */
   logits(): Float32Array;
-  /** Contents of any buffer after the last step (tests and probes), [rows, width]. */
+  /**
+   * Contents of a buffer after the last step (tests and probes), [rows, width].
+   * Throws INVALID_ARGUMENT where its memory was reused; see `ProgramLimits.keepBuffers`.
+   */
   read(bufferId: number): Float32Array;
   dispose(): void;
 }
