@@ -1,0 +1,33 @@
+import { MillraceError } from "../errors.js";
+import type { TokenizerSource } from "../formats/checkpoint.js";
+import type { Tokenizer } from "./contract.js";
+import { createSentencePiece } from "./sentencepiece.js";
+
+/**
+ * The tokenizer that a checkpoint carries; null where it has none, and only token ids can be used.
+ * Throws UNSUPPORTED_TOKENIZER for a kind that is not known here, BAD_TOKENIZER for missing or contradictory data.
+ */
+export function resolveTokenizer(source: TokenizerSource): Tokenizer | null {
+  switch (source.kind) {
+    case "none":
+      return null;
+    case "gguf": {
+      const model = source.metadata.get("tokenizer.ggml.model");
+      if (model === "llama") return createSentencePiece(source.metadata);
+      if (model === undefined || model === "none") return null;
+      throw unsupported(String(model), ["llama"]);
+    }
+    case "huggingface":
+      throw unsupported("tokenizer.json", ["llama"]);
+    default:
+      return source satisfies never;
+  }
+}
+
+function unsupported(got: string, known: readonly string[]): MillraceError {
+  return new MillraceError(
+    "UNSUPPORTED_TOKENIZER",
+    `The checkpoint's tokenizer is "${got}"; known are ${known.join(", ")}. Token ids can still be given directly.`,
+    { got, expected: known },
+  );
+}
