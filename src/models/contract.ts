@@ -3,7 +3,7 @@
  * reads the checkpoint's hyperparameters, and writes its operations onto a tape. It computes nothing.
  */
 import type { Checkpoint } from "../formats/checkpoint.js";
-import type { TapeBuilder, Tape } from "../tape/tape.js";
+import type { Tape, TapeBuilder } from "../tape/tape.js";
 import type { WeightSource } from "./weights.js";
 
 /** What everything outside models/ may know of a model. */
@@ -16,22 +16,31 @@ export interface ModelConfig {
   readonly vocabularySize: number;
 }
 
+export interface ConfigureOptions {
+  /** Tokens of context that will be used; default: the context that the model was trained for. */
+  readonly context?: number;
+}
+
 export interface Architecture<C extends ModelConfig = ModelConfig> {
   /** Names under which checkpoints carry it: GGUF `general.architecture`, config.json `model_type`. */
   readonly names: readonly string[];
-  /** Throws MISSING_METADATA naming the key. `context` is the context length that will be used. */
-  configure(checkpoint: Checkpoint, options: { context?: number }): C;
-  /** Safetensors name of a canonical (GGUF) tensor name; see names.ts for the common table. */
+  /**
+   * Reads hyperparameters, and the small tensors of rotary factors where the file has them.
+   * Throws MISSING_METADATA naming the key, BAD_FORMAT where a value makes no sense.
+   */
+  configure(checkpoint: Checkpoint, options: ConfigureOptions): Promise<C>;
+  /** Safetensors names of the canonical (GGUF) tensor names; see names.ts for the common table. */
   huggingFaceNames(config: C): HuggingFaceNames;
+  /** Throws MISSING_TENSOR and BAD_SHAPE with names and numbers. */
   write(tape: TapeBuilder, config: C, weights: WeightSource): Tape;
 }
 
-/**
- * Canonical name -> where it lies in a safetensors checkpoint: one tensor, rows of a fused one, or a stack.
- * `add` is added to every element (Gemma stores norm weights minus one).
- */
-export type HuggingFaceNames = (
-  canonical: string,
-) =>
-  | readonly { readonly tensor: string; readonly rows?: readonly [start: number, count: number] }[]
-  | undefined;
+/** Where a canonical tensor lies in a safetensors checkpoint: one tensor, or a stack of one per expert. */
+export interface HuggingFaceTensor {
+  readonly tensors: readonly string[];
+  /** Added to every element (Gemma stores norm weights minus one). */
+  readonly add?: number;
+}
+
+/** Canonical name -> safetensors; undefined where the architecture has no such tensor. */
+export type HuggingFaceNames = (canonical: string) => HuggingFaceTensor | undefined;
