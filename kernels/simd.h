@@ -69,6 +69,7 @@ typedef __mmask16 vm;
 #define vf_sub(a, b) _mm512_sub_ps(a, b)
 #define vf_mul(a, b) _mm512_mul_ps(a, b)
 #define vf_div(a, b) _mm512_div_ps(a, b)
+#define vf_sqrt(a) _mm512_sqrt_ps(a)
 #define vf_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define vf_max(a, b) _mm512_max_ps(a, b)
 #define vf_min(a, b) _mm512_min_ps(a, b)
@@ -98,6 +99,7 @@ INLINE void vf_store_f16(uint16_t *p, vf v) {
 INLINE void vi_store_i8(int8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(v)); }
 #define vm_and(a, b) ((vm)((a) & (b)))
 #define vm_any(a) ((a) != 0)
+#define vm_bits(a) ((uint32_t)(a))
 #define vb_load(p) _mm512_loadu_si512(p)
 #define vb_set1(x) _mm512_set1_epi8((char)(x))
 #define vb_and(a, b) _mm512_and_si512(a, b)
@@ -148,6 +150,7 @@ typedef __m256i vm;
 #define vf_sub(a, b) _mm256_sub_ps(a, b)
 #define vf_mul(a, b) _mm256_mul_ps(a, b)
 #define vf_div(a, b) _mm256_div_ps(a, b)
+#define vf_sqrt(a) _mm256_sqrt_ps(a)
 #define vf_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define vf_max(a, b) _mm256_max_ps(a, b)
 #define vf_min(a, b) _mm256_min_ps(a, b)
@@ -180,6 +183,7 @@ INLINE void vi_store_i8(int8_t *p, vi v) {
 }
 #define vm_and(a, b) _mm256_and_si256(a, b)
 #define vm_any(a) (!_mm256_testz_si256(a, a))
+#define vm_bits(a) ((uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(a)))
 #define vb_load(p) _mm256_loadu_si256((const __m256i *)(p))
 #define vb_set1(x) _mm256_set1_epi8((char)(x))
 #define vb_and(a, b) _mm256_and_si256(a, b)
@@ -238,6 +242,7 @@ typedef uint32x4_t vm;
 #define vf_sub(a, b) vsubq_f32(a, b)
 #define vf_mul(a, b) vmulq_f32(a, b)
 #define vf_div(a, b) vdivq_f32(a, b)
+#define vf_sqrt(a) vsqrtq_f32(a)
 #define vf_fma(a, b, c) vfmaq_f32(c, a, b)
 #define vf_max(a, b) vmaxq_f32(a, b)
 #define vf_min(a, b) vminq_f32(a, b)
@@ -279,6 +284,7 @@ INLINE void vi_store_i8(int8_t *p, vi v) {
 }
 #define vm_and(a, b) vandq_u32(a, b)
 #define vm_any(a) (vmaxvq_u32(a) != 0)
+#define vm_bits(a) vaddvq_u32(vandq_u32(a, (uint32x4_t){1, 2, 4, 8}))
 #define vb_load(p) vld1q_u8((const uint8_t *)(p))
 #define vb_set1(x) vdupq_n_u8((uint8_t)(x))
 #define vb_and(a, b) vandq_u8(a, b)
@@ -335,6 +341,7 @@ typedef v128_t vm;
 #define vf_sub(a, b) wasm_f32x4_sub(a, b)
 #define vf_mul(a, b) wasm_f32x4_mul(a, b)
 #define vf_div(a, b) wasm_f32x4_div(a, b)
+#define vf_sqrt(a) wasm_f32x4_sqrt(a)
 #ifdef __wasm_relaxed_simd__
 #define vf_fma(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
 #else
@@ -380,6 +387,7 @@ INLINE void vi_store_i8(int8_t *p, vi v) {
 }
 #define vm_and(a, b) wasm_v128_and(a, b)
 #define vm_any(a) wasm_v128_any_true(a)
+#define vm_bits(a) ((uint32_t)wasm_i32x4_bitmask(a))
 #define vb_load(p) wasm_v128_load(p)
 #define vb_set1(x) wasm_u8x16_splat((uint8_t)(x))
 #define vb_and(a, b) wasm_v128_and(a, b)
@@ -452,6 +460,7 @@ INLINE void scalar_store(void *p, uint32_t u) { __builtin_memcpy(p, &u, 4); }
 #define vf_sub(a, b) ((a) - (b))
 #define vf_mul(a, b) ((a) * (b))
 #define vf_div(a, b) ((a) / (b))
+#define vf_sqrt(a) __builtin_sqrtf(a)
 #define vf_fma(a, b, c) ((a) * (b) + (c))
 #define vf_max(a, b) ((a) > (b) ? (a) : (b))
 #define vf_min(a, b) ((a) < (b) ? (a) : (b))
@@ -481,6 +490,7 @@ INLINE vi vi_round_vf(vf a) {  // to nearest even, for |a| < 2^22
 INLINE void vi_store_i8(int8_t *p, vi v) { *p = (int8_t)(v > 127 ? 127 : v < -128 ? -128 : v); }
 #define vm_and(a, b) ((a) & (b))
 #define vm_any(a) ((a) != 0)
+#define vm_bits(a) ((uint32_t)((a) & 1))
 #define vb_load(p) scalar_load(p)
 #define vb_set1(x) (0x01010101u * (uint8_t)(x))
 #define vb_and(a, b) ((a) & (b))
@@ -576,6 +586,9 @@ LIFT0(f32x16_mul, f32x16, (f32x16 a, f32x16 b), EACH(X))
 #define X(i) out.r##i = vf_div(a.r##i, b.r##i);
 LIFT0(f32x16_div, f32x16, (f32x16 a, f32x16 b), EACH(X))
 #undef X
+#define X(i) out.r##i = vf_sqrt(a.r##i);
+LIFT0(f32x16_sqrt, f32x16, (f32x16 a), EACH(X))
+#undef X
 // a * b + c, fused where the target has it
 #define X(i) out.r##i = vf_fma(a.r##i, b.r##i, c.r##i);
 LIFT0(f32x16_fma, f32x16, (f32x16 a, f32x16 b, f32x16 c), EACH(X))
@@ -614,6 +627,17 @@ INLINE void f32x16_store(float *p, f32x16 a) {
   EACH(X)
 #undef X
 }
+// The first n < 16 lanes of memory; the others are 0, and stay untouched.
+INLINE f32x16 f32x16_load_part(const float *p, int n) {
+  float lanes[16] = {0};
+  for (int i = 0; i < n; i++) lanes[i] = p[i];
+  return f32x16_load(lanes);
+}
+INLINE void f32x16_store_part(float *p, f32x16 a, int n) {
+  float lanes[16];
+  f32x16_store(lanes, a);
+  for (int i = 0; i < n; i++) p[i] = lanes[i];
+}
 INLINE void f32x16_store_f16(uint16_t *p, f32x16 a) {
 #define X(i) vf_store_f16(p + i * W, a.r##i);
   EACH(X)
@@ -642,6 +666,9 @@ LIFT0(i32x16_load, i32x16, (const int32_t *p), EACH(X))
 #undef X
 #define X(i) out.r##i = vi_load_i8(p + i * W);
 LIFT0(i32x16_load_i8, i32x16, (const int8_t *p), EACH(X))
+#undef X
+#define X(i) out.r##i = vi_load_u8(p + i * W);
+LIFT0(i32x16_load_u8, i32x16, (const uint8_t *p), EACH(X))
 #undef X
 #define X(i) out.r##i = vi_add(a.r##i, b.r##i);
 LIFT0(i32x16_add, i32x16, (i32x16 a, i32x16 b), EACH(X))
@@ -673,6 +700,10 @@ LIFT0(mask16_and, mask16, (mask16 a, mask16 b), EACH(X))
 #define X(i) out.r##i = vi_shl(a.r##i, n);
 LIFT0(i32x16_shift_left, i32x16, (i32x16 a, const int n), EACH(X))
 #undef X
+#define i32x16_shr(a, n) i32x16_shift_right(a, n)
+#define X(i) out.r##i = vi_shr(a.r##i, n);
+LIFT0(i32x16_shift_right, i32x16, (i32x16 a, const int n), EACH(X))
+#undef X
 INLINE void i32x16_store(int32_t *p, i32x16 a) {
 #define X(i) vi_store(p + i * W, a.r##i);
   EACH(X)
@@ -685,6 +716,14 @@ INLINE void i32x16_store_i8(int8_t *p, i32x16 a) {
 #undef X
 }
 INLINE int32_t i32x16_reduce_add(i32x16 a) { return REDUCE(vi_add, vi_reduce_add, a); }
+// Bit l is set where lane l is.
+INLINE uint32_t mask16_bits(mask16 a) {
+  uint32_t bits = 0;
+#define X(i) bits |= vm_bits(a.r##i) << (i * W);
+  EACH(X)
+#undef X
+  return bits;
+}
 INLINE int mask16_any(mask16 a) {
   int any = 0;
 #define X(i) any |= vm_any(a.r##i);
