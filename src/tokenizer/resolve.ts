@@ -1,5 +1,6 @@
 import { MillraceError } from "../errors.js";
 import type { TokenizerSource } from "../formats/checkpoint.js";
+import { createBytePairEncoding } from "./bpe.js";
 import type { Tokenizer } from "./contract.js";
 import { createSentencePiece } from "./sentencepiece.js";
 
@@ -14,8 +15,9 @@ export function resolveTokenizer(source: TokenizerSource): Tokenizer | null {
     case "gguf": {
       const model = source.metadata.get("tokenizer.ggml.model");
       if (model === "llama") return createSentencePiece(source.metadata);
+      if (model === "gpt2") return createBytePairEncoding(source.metadata);
       if (model === undefined || model === "none") return null;
-      throw unsupported(String(model), ["llama"]);
+      throw unsupported(String(model), ["llama", "gpt2"]);
     }
     case "huggingface":
       throw unsupported("tokenizer.json", ["llama"]);
