@@ -1,0 +1,133 @@
+import { codecs } from "../../cache/codecs/index.js";
+import { MillraceError } from "../../errors.js";
+import type { Op, RopeRef } from "../../tape/tape.js";
+import type { KvView, Span } from "../contract.js";
+import { rotate } from "./rotate.js";
+import { findLane, type Run } from "./state.js";
+
+type OpOf<Name extends Op["op"]> = Extract<Op, { op: Name }>;
+
+/** Encodes each token's key and value, lane by lane, into its slot of its span's first view. */
+export function append(run: Run, { k, v, layer }: OpOf<"append">): void {
+  const { numKvHeads, headWidth: width } = run.tape.kv[layer]!;
+  const keys = run.buffers[k.id]!;
+  const values = run.buffers[v.id]!;
+  for (let head = 0; head < numKvHeads; head++) {
+    const { group, lane } = findLane(run.kv, layer, head);
+    for (const span of run.step.spans) {
+      const view = span.views[group]!;
+      for (let t = span.start; t < span.start + span.count; t++) {
+        const slot = run.step.slots[group]![t]!;
+        const page = pageOf(run, view, Math.floor(slot / view.pageTokens), lane);
+        const at = (t * numKvHeads + head) * width;
+        codecs[view.codec].store(
+          page,
+          slot % view.pageTokens,
+          keys.subarray(at, at + width),
+          values.subarray(at, at + width),
+        );
+      }
+    }
+  }
+}
+
+/** A stored token of one lane, decoded. */
+interface Stored {
+  readonly position: number;
+  readonly rotation: number;
+  readonly key: Float32Array;
+  readonly value: Float32Array;
+  readonly slot: number;
+  /** Where the lane's slots add up the probability that they received, if the view asks. */
+  readonly mass: Float32Array | null;
+}
+
+/** A query that sees no stored token at all gives zeros. */
+export function attention(run: Run, op: OpOf<"attention">): void {
+  const { numKvHeads } = run.tape.kv[op.layer]!;
+  for (let head = 0; head < numKvHeads; head++) {
+    const { group, lane } = findLane(run.kv, op.layer, head);
+    for (const span of run.step.spans) {
+      const stored = gather(run, span, group, lane);
+      for (let t = span.start; t < span.start + span.count; t++) {
+        const seen = stored.filter(({ position }) => isSeen(position, run.step.positions[t]!, op.window));
+        const perKvHead = op.numHeads / numKvHeads;
+        for (let h = head * perKvHead; h < (head + 1) * perKvHead; h++) attend(run, op, t, h, seen);
+      }
+    }
+  }
+}
+
+const isSeen = (key: number, query: number, window: number | null): boolean =>
+  key >= 0 && key <= query && (window === null || query - key < window);
+
+/** All filled slots of one lane, over the chain of views. */
+function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
+  const width = run.kv.groups[group]!.headWidth;
+  const stored: Stored[] = [];
+  for (let view: KvView | null = span.views[group]!; view; view = view.next) {
+    const { region, pageTokens, numPages, codec } = view;
+    const numSlots = numPages * pageTokens;
+    const positions = region.int32(view.positionsAt, numSlots);
+    const rotations = region.int32(view.rotationsAt, numPages);
+    const mass = view.mass?.float32(lane * numSlots * 4, numSlots) ?? null;
+    for (let slot = 0; slot < numSlots; slot++) {
+      const position = positions[slot]!;
+      if (position < 0) continue;
+      const page = Math.floor(slot / pageTokens);
+      const key = new Float32Array(width);
+      const value = new Float32Array(width);
+      codecs[codec].load(pageOf(run, view, page, lane), slot % pageTokens, key, value);
+      stored.push({ position, rotation: rotations[page]!, key, value, slot, mass });
+    }
+  }
+  return stored;
+}
+
+/** One query head of one token over the tokens that it sees. */
+function attend(run: Run, op: OpOf<"attention">, t: number, h: number, seen: readonly Stored[]): void {
+  const { headWidth: width } = run.tape.kv[op.layer]!;
+  const at = (t * op.numHeads + h) * width;
+  const query = run.buffers[op.q.id]!.subarray(at, at + width);
+  const rotated = new Map<number, Float64Array>();
+  const scores = seen.map(({ key, rotation }) => {
+    const q = rotated.get(rotation) ?? moveQuery(run, query, op.rope, rotation);
+    rotated.set(rotation, q);
+    let sum = 0;
+    for (let i = 0; i < width; i++) sum += q[i]! * key[i]!;
+    const score = op.scale * sum;
+    return op.softcap > 0 ? op.softcap * Math.tanh(score / op.softcap) : score;
+  });
+  const max = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const exponentials = scores.map((score) => Math.exp(score - max));
+  const total = exponentials.reduce((a, b) => a + b, 0);
+  const result = new Float64Array(width);
+  seen.forEach(({ value, slot, mass }, s) => {
+    const probability = exponentials[s]! / total;
+    for (let i = 0; i < width; i++) result[i] = result[i]! + probability * value[i]!;
+    if (mass) mass[slot] = mass[slot]! + probability;
+  });
+  run.buffers[op.out.id]!.set(result, at);
+}
+
+/** The query as a moved segment's keys must meet it; unmoved for rotation -1 and for attention without rope. */
+function moveQuery(run: Run, query: Float32Array, rope: RopeRef | null, rotation: number): Float64Array {
+  const moved = Float64Array.from(query);
+  if (rope && rotation >= 0) rotate(moved, 0, rope, run.ropes[rope.id]!, run.step.tokens.length + rotation);
+  return moved;
+}
+
+/** Bytes of one lane's page. Throws INVALID_ARGUMENT for a page number outside the arena. */
+function pageOf(run: Run, view: KvView, page: number, lane: number): Uint8Array {
+  const { arena } = run.step;
+  const { pageBytes } = run.kv;
+  const id = view.region.int32(view.pageIdsAt, view.numPages * view.lanes)[page * view.lanes + lane]!;
+  if (id < 0 || (id + 1) * pageBytes > arena.byteLength) {
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `Page ${page} of lane ${lane} is number ${id}; the arena has ${Math.floor(arena.byteLength / pageBytes)}.`,
+      { page, lane, id },
+    );
+  }
+  return arena.bytes(id * pageBytes, pageBytes);
+}

@@ -1,0 +1,29 @@
+import { f16ToF32, f32ToF16 } from "../../formats/f16.js";
+import type { Codec } from "./contract.js";
+import { GROUP } from "./contract.js";
+import { groupBytes, paddedWidth } from "./layout.js";
+
+/** Half precision, rounded to nearest, ties to even; what lies past 65504 becomes infinite. */
+export const f16: Codec = {
+  name: "f16",
+  id: 1,
+  groupBytes: (headWidth) => groupBytes(headWidth, 2, 0),
+  store(page, slot, key, value) {
+    const group = groupOf(page, slot, key.length);
+    const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
+    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = f32ToF16(key[i]!);
+    for (let i = 0; i < value.length; i++) group[values + i] = f32ToF16(value[i]!);
+    group.fill(0, values + value.length, values + paddedWidth(value.length));
+  },
+  load(page, slot, key, value) {
+    const group = groupOf(page, slot, key.length);
+    const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
+    for (let i = 0; i < key.length; i++) key[i] = f16ToF32(group[i * GROUP + (slot % GROUP)]!);
+    for (let i = 0; i < value.length; i++) value[i] = f16ToF32(group[values + i]!);
+  },
+};
+
+function groupOf(page: Uint8Array, slot: number, headWidth: number): Uint16Array {
+  const bytes = f16.groupBytes(headWidth);
+  return new Uint16Array(page.buffer, page.byteOffset + Math.floor(slot / GROUP) * bytes, bytes / 2);
+}

@@ -1,0 +1,28 @@
+import type { Codec } from "./contract.js";
+import { GROUP } from "./contract.js";
+import { groupBytes, paddedWidth } from "./layout.js";
+
+/** Keys and values as they are. */
+export const f32: Codec = {
+  name: "f32",
+  id: 0,
+  groupBytes: (headWidth) => groupBytes(headWidth, 4, 0),
+  store(page, slot, key, value) {
+    const group = groupOf(page, slot, key.length);
+    const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
+    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = key[i]!;
+    group.set(value, values);
+    group.fill(0, values + value.length, values + paddedWidth(value.length));
+  },
+  load(page, slot, key, value) {
+    const group = groupOf(page, slot, key.length);
+    const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
+    for (let i = 0; i < key.length; i++) key[i] = group[i * GROUP + (slot % GROUP)]!;
+    value.set(group.subarray(values, values + value.length));
+  },
+};
+
+function groupOf(page: Uint8Array, slot: number, headWidth: number): Float32Array {
+  const bytes = f32.groupBytes(headWidth);
+  return new Float32Array(page.buffer, page.byteOffset + Math.floor(slot / GROUP) * bytes, bytes / 4);
+}

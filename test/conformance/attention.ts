@@ -1,0 +1,199 @@
+import type { KvView } from "../../src/backends/contract.js";
+import type { BufferRef } from "../../src/tape/tape.js";
+import { TestRandom } from "../support/random.js";
+import { expectClose } from "./compare.js";
+import { type KvShape, kvBatch } from "./kv.js";
+import { frequencies, HEAD_WIDTHS } from "./rope.js";
+import { type Batch, Scene, type Stage } from "./scene.js";
+import { EPSILON, type Suite } from "./suite.js";
+
+export interface AttentionCase extends KvShape {
+  readonly queriesPerKvHead: number;
+  readonly window: number | null;
+  readonly softcap: number;
+  readonly style: "interleaved" | "half";
+}
+
+const QUERY_SIZE = 3;
+const KEY_SIZE = 1;
+
+/** A scene of one attention per layer, its inputs random; `results` are the attentions' outputs. */
+export function attentionScene(
+  random: TestRandom,
+  shape: AttentionCase,
+  numTokens: number,
+): { scene: Scene; results: BufferRef[] } {
+  const { numLayers, numKvHeads, headWidth, queriesPerKvHead, window, softcap, style } = shape;
+  const numHeads = numKvHeads * queriesPerKvHead;
+  const scene = new Scene();
+  const rope = scene.tape.rope({ frequencies: frequencies(headWidth / 2), magnitude: 1, style });
+  const results = Array.from({ length: numLayers }, (_, layer) => {
+    const kvWidth = numKvHeads * headWidth;
+    const k = scene.input(random.floats(numTokens * kvWidth, KEY_SIZE), kvWidth);
+    const v = scene.input(random.floats(numTokens * kvWidth), kvWidth);
+    const q = scene.input(random.floats(numTokens * numHeads * headWidth, QUERY_SIZE), numHeads * headWidth);
+    scene.tape.append({ layer, numKvHeads, headWidth, window }, k, v);
+    return scene.tape.attention(q, { layer, numHeads, scale: headWidth ** -0.5, softcap, rope });
+  });
+  return { scene: scene.finish(results[0]!), results };
+}
+
+/**
+ * Bound of one output: a probability's relative error is the absolute error of its score, both in the numerator and
+ * in the sum; values lie within 1. A score is a sum of D products of queries up to QUERY_SIZE and keys up to
+ * KEY_SIZE: about (4 sqrt(D) + 16) roundings of a quarter of the largest possible sum, and the cap's tanh adds 8 of
+ * its own size. The exponential, the sum over the tokens and the weighted sum add 64.
+ */
+export function attentionBound({ headWidth, softcap }: AttentionCase): number {
+  const largest = headWidth ** 0.5 * QUERY_SIZE * KEY_SIZE * 0.25;
+  const score = (4 * headWidth ** 0.5 + 16) * largest + 8 * softcap;
+  return (2 * score + 64) * EPSILON;
+}
+
+export function attentionCases(suite: Suite): void {
+  const plain: AttentionCase = {
+    numLayers: 1,
+    numKvHeads: 2,
+    headWidth: 64,
+    codec: "f32",
+    pageTokens: 32,
+    groups: "together",
+    spans: [{ stored: 20, count: 5 }],
+    queriesPerKvHead: 2,
+    window: null,
+    softcap: 0,
+    style: "half",
+  };
+  const codecs = ["f32", "f16", "int8"] as const;
+
+  for (const [c, codec] of codecs.entries()) {
+    HEAD_WIDTHS.forEach((headWidth, i) => {
+      const shape: AttentionCase = {
+        ...plain,
+        codec,
+        headWidth,
+        numLayers: 1 + (i % 2),
+        numKvHeads: [1, 2, 4][(i + c) % 3]!,
+        queriesPerKvHead: 1 + ((3 * i + c) % 8),
+        pageTokens: [16, 32, 64][(i + c) % 3]!,
+        style: i % 2 ? "half" : "interleaved",
+        spans: [
+          { stored: 7, count: 1 },
+          { stored: 0, count: 17 },
+          { stored: 70, count: 3 },
+          { stored: 0, count: 1 },
+        ],
+      };
+      const { numKvHeads, queriesPerKvHead, pageTokens } = shape;
+      const name = `${codec}, ${numKvHeads} x ${queriesPerKvHead} heads of ${headWidth}, pages of ${pageTokens}, ragged`;
+      suite.case(name, () => check(suite, shape));
+    });
+    for (let queriesPerKvHead = 1; queriesPerKvHead <= 8; queriesPerKvHead++) {
+      const shape = { ...plain, codec, queriesPerKvHead, numKvHeads: 1, spans: [{ stored: 33, count: 2 }] };
+      suite.case(`${codec}, ${queriesPerKvHead} query heads per kv head`, () => check(suite, shape));
+    }
+    const variants: Record<string, Partial<AttentionCase>> = {
+      "a window that hides the first tokens": { window: 9, spans: [{ stored: 40, count: 17 }] },
+      "a window of one token": { window: 1 },
+      "capped scores": { softcap: 2.5 },
+      "segments rotated forth and back": {
+        rotations: [-17, 1000, 0, 5_000_000],
+        pageTokens: 16,
+        style: "interleaved",
+        spans: [
+          { stored: 90, count: 4 },
+          { stored: 30, count: 1 },
+        ],
+      },
+      "a further table of another codec": { chained: 45, rotations: [33], wantsMass: true },
+      "every kv head in a group of its own": {
+        numKvHeads: 4,
+        numLayers: 2,
+        groups: "apart",
+        queriesPerKvHead: 3,
+      },
+      "apart, chained, rotated, windowed and capped at once": {
+        numKvHeads: 4,
+        groups: "apart",
+        chained: 20,
+        rotations: [-3, 8],
+        window: 12,
+        softcap: 20,
+        wantsMass: true,
+        spans: [
+          { stored: 30, count: 7 },
+          { stored: 3, count: 1 },
+          { stored: 0, count: 2 },
+        ],
+      },
+      "the mass that keys receive": { wantsMass: true, numLayers: 2 },
+      "one query over a long past": { pageTokens: 64, spans: [{ stored: 1500, count: 1 }], wantsMass: true },
+      "three long pasts of different lengths": {
+        queriesPerKvHead: 4,
+        spans: [
+          { stored: 700, count: 1 },
+          { stored: 129, count: 1 },
+          { stored: 400, count: 2 },
+        ],
+      },
+      "a long chunk": { spans: [{ stored: 100, count: 65 }] },
+    };
+    for (const [name, variant] of Object.entries(variants)) {
+      suite.case(`${codec}, ${name}`, () => check(suite, { ...plain, codec, ...variant }));
+    }
+  }
+
+  suite.case("a query that sees nothing gives zeros", async () => {
+    const random = new TestRandom(9);
+    const { scene, results } = attentionScene(random, plain, 5);
+    const { groups, batch, numPages, maxTokens } = kvBatch(random, plain);
+    // All stored tokens lie in the future of queries at position 0, and their own slots stay unlisted.
+    const spans = batch.spans!.map(({ count, tables }) => ({
+      count,
+      tables: tables.map((table) => ({
+        ...table,
+        positions: table.positions.map((p) => (p < 0 ? -1 : 1000)),
+      })),
+    }));
+    const stage = await scene.on(suite.backend, { maxTokens, groups, numPages });
+    await stage.run({ ...batch, spans, positions: batch.positions!.map(() => 0) });
+    const got = stage.read(results[0]!);
+    expectClose("output", got, new Float32Array(got.length), () => 0);
+    stage.dispose();
+  });
+}
+
+async function check(suite: Suite, shape: AttentionCase): Promise<void> {
+  const random = new TestRandom(shape.headWidth * 100 + shape.queriesPerKvHead);
+  const { groups, batch, numPages, maxTokens } = kvBatch(random, shape);
+  const { scene, results } = attentionScene(random, shape, maxTokens);
+  const stages: Stage[] = [];
+  for (const backend of [suite.backend, suite.reference]) {
+    const stage = await scene.on(backend, { maxTokens, groups, numPages });
+    stages.push(stage);
+    await stage.run(batch);
+  }
+  const [got, want] = stages as [Stage, Stage];
+  const bound = suite.slack * attentionBound(shape);
+  for (const [layer, result] of results.entries()) {
+    expectClose(`layer ${layer}`, got.read(result), want.read(result), () => bound);
+  }
+  if (shape.wantsMass) compareMass(got, want, shape, batch, bound);
+  for (const stage of stages) stage.dispose();
+}
+
+/** Mass adds up probabilities of all queries of a span: the bound grows with their number. */
+function compareMass(got: Stage, want: Stage, shape: AttentionCase, batch: Batch, bound: number): void {
+  got.views.forEach((views, s) => {
+    const numQueries = batch.spans![s]!.count * shape.queriesPerKvHead;
+    views.forEach((view, g) => {
+      let [mine, theirs]: [KvView | null, KvView | null] = [view, want.views[s]![g]!];
+      for (let depth = 0; mine && theirs; depth++) {
+        const length = mine.lanes * mine.numPages * mine.pageTokens;
+        const [a, b] = [mine.mass!.float32(0, length), theirs.mass!.float32(0, length)];
+        expectClose(`mass of span ${s} group ${g} table ${depth}`, a, b, () => bound * numQueries);
+        [mine, theirs] = [mine.next, theirs.next];
+      }
+    });
+  });
+}
