@@ -79,6 +79,7 @@ static const uint8_t table_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141,
 // so a tile of rows r .. r+n-1 starts at byte r * K/32 * 60.
 #define TILE_BLOCK 60
 #define MAX_TILE 16
+#define MAX_COLUMNS 65536  // of a block-quantised matrix
 
 // The tile that row `row` of `rows` opens: 16 while they last, then the largest power of two that is left.
 static inline int tile_width(int row, int rows) {

@@ -11,7 +11,7 @@ EXPORT int32_t mill_wants_quantized(int32_t type) { return !is_float(type); }
 EXPORT int64_t mill_panel_bytes(int32_t type, int32_t columns) {
   if (type < 0 || type >= NUM_WEIGHT_TYPES || columns <= 0) return 0;
   if (is_float(type)) return (int64_t)columns * PANEL * (type == W_F32 ? 4 : 2);
-  if (columns % (has_supers(type) ? 256 : BLOCK) != 0) return 0;
+  if (columns % (has_supers(type) ? 256 : BLOCK) != 0 || columns > MAX_COLUMNS) return 0;
   const int64_t blocks = columns / BLOCK;
   int64_t bytes = blocks * (block_code_bytes(type) + block_scale_bytes(type)) + blocks / 8 * super_bytes(type);
   return (bytes + 63) & ~(int64_t)63;
