@@ -1,0 +1,102 @@
+/**
+ * What a cache policy is. A policy decides which stored tokens stay; it never touches memory. It reads a view of one
+ * lane group of one sequence and returns a plan; only `LaneTable` carries plans out, and every step of a plan is
+ * counted in the report and told to listeners.
+ *
+ * A policy is one file in policies/. Most write only a score and let `byScore` (score.ts) make the plan; those that
+ * need more (their own segment, other moves) write `plan`. Policies compose by wrapping (policies/visible.ts) and by
+ * giving lanes policies of their own (`perLayer`, `perHead` in lanes.ts), never by flags.
+ *
+ * To add a kind of plan step (merge, demote, recode): add it to `PlanStep`, carry it out in `LaneTable.apply`, count
+ * it in `LaneCounts`, and give it a case in the conformance suite. The union holds only what is carried out.
+ */
+
+/** One kv head of one layer. */
+export interface Lane {
+  readonly layer: number;
+  readonly head: number;
+}
+
+/**
+ * Where a token lies: "sinks" holds the first `CachePolicy.sinks` tokens of the stream, "stream" all others. The
+ * tokens of a segment have pages of their own and one offset, so that a segment can be moved at no cost.
+ */
+export type Segment = "sinks" | "stream";
+
+/** Tokens that a cache must expect. */
+export interface Demand {
+  /** Most tokens of the whole stream; Infinity where it never ends. */
+  readonly tokens: number;
+  /** Most tokens that one step brings. */
+  readonly step: number;
+}
+
+/** What a policy sees of one lane group just before `incoming` tokens are stored. Valid during `plan` only. */
+export interface LaneView {
+  readonly lanes: readonly Lane[];
+  /** Tokens ever stored, those dropped since included. */
+  readonly seen: number;
+  /** Tokens held now. */
+  readonly length: number;
+  /** Tokens about to be stored. */
+  readonly incoming: number;
+  /** Position of the first of them. */
+  readonly nextPosition: number;
+  /** Most tokens that may be held, the incoming ones included: the policy's capacity. */
+  readonly budget: number;
+  /** Original position of the token in each slot, -1 where there is none. Read only. */
+  readonly positions: Int32Array;
+  /** Tokens held in a segment. */
+  lengthOf(segment: Segment): number;
+  segmentOf(slot: number): Segment;
+  /** Offset that a segment was last moved by; 0 at first. */
+  offsetOf(segment: Segment): number;
+  /** Slots that hold tokens, oldest first. */
+  oldest(): IterableIterator<number>;
+  /** Slots that hold tokens, newest first. */
+  newest(): IterableIterator<number>;
+  /**
+   * Attention probability that each slot has received since its token was stored, summed over the group's query
+   * heads and lanes; a fresh array, [slots]. Throws INTERNAL where the policy does not declare `mass`.
+   */
+  mass(): Float32Array;
+}
+
+export type PlanStep =
+  /** These tokens go for good although later queries could have seen them. */
+  | { readonly kind: "drop"; readonly slots: ArrayLike<number> }
+  /** These tokens lie outside the layer's own sliding window: no later query could see them. Nothing is lost. */
+  | { readonly kind: "expire"; readonly slots: ArrayLike<number> }
+  /**
+   * From now on the segment's keys count as stored `offset` positions further on (negative: back) than they were.
+   * Visibility still follows original positions.
+   */
+  | { readonly kind: "move"; readonly segment: Segment; readonly offset: number };
+
+export type Plan = readonly PlanStep[];
+
+export interface CachePolicy {
+  /** Name and options in one canonical line, e.g. "window(tokens=512)"; policies with one id behave alike. */
+  readonly id: string;
+  /** First tokens of the stream that get a segment of their own. Default 0. */
+  readonly sinks?: number;
+  /** Whether attention shall keep the mass that each slot received. Default false; nobody pays otherwise. */
+  readonly mass?: boolean;
+  /** Most tokens that a lane ever holds under this demand, so that admission knows the worst case. */
+  capacity(demand: Demand): number;
+  /**
+   * Most incoming tokens that this policy takes at once when `length` are held; longer runs are to be cut. At least
+   * 1. Default: no limit.
+   */
+  maxIncoming?(length: number): number;
+  /**
+   * Called before every step. Pure: mutates nothing. After the plan at most `view.budget - view.incoming` tokens may
+   * be left.
+   */
+  plan(view: LaneView): Plan;
+}
+
+/** Which policy a lane has. */
+export type PolicyOfLane = (lane: Lane) => CachePolicy;
+
+export const NOTHING: Plan = [];

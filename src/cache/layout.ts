@@ -1,0 +1,107 @@
+import type { KvGroup, KvLayout } from "../backends/contract.js";
+import { MillraceError } from "../errors.js";
+import type { KvLayer } from "../tape/tape.js";
+import { type CodecName, GROUP } from "./codecs/contract.js";
+import { codecs } from "./codecs/index.js";
+import type { CachePolicy, Demand, Lane, PolicyOfLane } from "./contract.js";
+import { visible } from "./policies/visible.js";
+
+/** Lanes that share a page table: same policy, same codec, same head width, same sliding window. */
+export interface CacheGroup extends KvGroup {
+  readonly policy: CachePolicy;
+}
+
+/** How a model's cache is cut. Fixed for the life of a program; shared by all its sequences. */
+export interface CacheLayout extends KvLayout {
+  readonly groups: readonly CacheGroup[];
+  /** Most tokens that one step may bring to one sequence. */
+  readonly step: number;
+  /** Says all that saved pages depend on, in one line. */
+  readonly fingerprint: string;
+}
+
+export interface LayoutOptions {
+  /** Tape.kv of the model. */
+  readonly kv: readonly KvLayer[];
+  readonly policy: CachePolicy | PolicyOfLane;
+  readonly codec: CodecName | ((lane: Lane) => CodecName);
+  /** Most tokens that one step may bring to one sequence. */
+  readonly step: number;
+  /** Tokens of a page of the widest group, a multiple of 16. Default: 64, less where a policy holds little. */
+  readonly pageTokens?: number;
+}
+
+const DEFAULT_PAGE_TOKENS = 64;
+/** A bounded lane is cut into at least this many pages where pages can be made that small. */
+const MIN_PAGES = 4;
+
+/** Groups lanes and sizes pages. Throws INVALID_ARGUMENT for page sizes that are none. */
+export function planLayout(options: LayoutOptions): CacheLayout {
+  const { step, pageTokens = defaultPageTokens(options) } = options;
+  if (!Number.isSafeInteger(step) || step < 1) {
+    throw new MillraceError("INVALID_ARGUMENT", `A step of ${step} tokens; at least 1 is wanted.`, { step });
+  }
+  if (!Number.isSafeInteger(pageTokens) || pageTokens < GROUP || pageTokens % GROUP !== 0) {
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `pageTokens is ${pageTokens}; a multiple of ${GROUP} is wanted.`,
+      { pageTokens },
+    );
+  }
+  const groups = groupLanes(options);
+  const groupBytes = groups.map(({ codec, headWidth }) => codecs[codec].groupBytes(headWidth));
+  const pageBytes = Math.max(...groupBytes) * (pageTokens / GROUP);
+  const sized = groups.map((group, i) => ({
+    ...group,
+    pageTokens: Math.floor(pageBytes / groupBytes[i]!) * GROUP,
+  }));
+  return { pageBytes, groups: sized, step, fingerprint: fingerprintOf(pageBytes, sized) };
+}
+
+/** Most pages that a sequence of `tokens` tokens (Infinity: endless) ever holds; copies of pages shared by forks are not counted. */
+export function pagesFor(layout: CacheLayout, tokens: number): number {
+  const demand: Demand = { tokens, step: layout.step };
+  let pages = 0;
+  for (const { policy, lanes, pageTokens } of layout.groups) {
+    const held = policy.capacity(demand);
+    const sinks = Math.min(policy.sinks ?? 0, held);
+    pages += lanes.length * (Math.ceil(sinks / pageTokens) + Math.ceil((held - sinks) / pageTokens));
+  }
+  return pages;
+}
+
+type Unsized = Omit<CacheGroup, "pageTokens">;
+
+function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
+  const groups = new Map<string, Unsized & { lanes: Lane[] }>();
+  for (const { layer, numKvHeads, headWidth, window } of kv) {
+    for (let head = 0; head < numKvHeads; head++) {
+      const lane: Lane = { layer, head };
+      const inner = typeof policy === "function" ? policy(lane) : policy;
+      const own = window === null ? inner : visible(window, inner);
+      const codecName = typeof codec === "function" ? codec(lane) : codec;
+      const key = `${own.id} ${codecName} ${headWidth}`;
+      const group = groups.get(key);
+      if (group) group.lanes.push(lane);
+      else groups.set(key, { codec: codecName, headWidth, lanes: [lane], policy: own });
+    }
+  }
+  return [...groups.values()];
+}
+
+function defaultPageTokens(options: LayoutOptions): number {
+  let least = Number.POSITIVE_INFINITY;
+  const endless: Demand = { tokens: Number.POSITIVE_INFINITY, step: options.step };
+  for (const { policy } of groupLanes(options)) least = Math.min(least, policy.capacity(endless));
+  let pageTokens = DEFAULT_PAGE_TOKENS;
+  while (pageTokens > GROUP && pageTokens * MIN_PAGES > least) pageTokens /= 2;
+  return pageTokens;
+}
+
+function fingerprintOf(pageBytes: number, groups: readonly CacheGroup[]): string {
+  const parts = groups.map(({ codec, headWidth, pageTokens, policy, lanes }) => {
+    const names = lanes.map(({ layer, head }) => `${layer}.${head}`).join(" ");
+    return `${codec} ${headWidth} ${pageTokens} ${policy.id} [${names}]`;
+  });
+  return `${pageBytes}: ${parts.join("; ")}`;
+}

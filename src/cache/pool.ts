@@ -1,0 +1,152 @@
+import type { Backend, Region } from "../backends/contract.js";
+import { MillraceError } from "../errors.js";
+
+export interface PoolUsage {
+  readonly pages: number;
+  readonly free: number;
+  readonly used: number;
+  /** Used pages that more than one sequence holds. */
+  readonly shared: number;
+  /** Most pages ever used at once. */
+  readonly peak: number;
+  readonly pageBytes: number;
+}
+
+/**
+ * All pages of a model's caches: one region of backend memory, allocated once, cut into pages of equal size that are
+ * reference-counted. Its size is the hard budget: no page exists outside it.
+ */
+export class KvPool implements Disposable {
+  readonly arena: Region;
+  readonly pageBytes: number;
+  readonly numPages: number;
+  readonly backend: Backend;
+  /** Free page numbers; the next to be taken stands last. */
+  readonly #free: Int32Array;
+  #numFree: number;
+  readonly #references: Int32Array;
+  #shared = 0;
+  #peak = 0;
+
+  /**
+   * Takes as many pages as fit `budgetBytes`. Throws OUT_OF_BUDGET where not even one fits, INVALID_ARGUMENT for
+   * sizes that are none.
+   */
+  constructor(backend: Backend, options: { readonly pageBytes: number; readonly budgetBytes: number }) {
+    const { pageBytes, budgetBytes } = options;
+    if (!Number.isSafeInteger(pageBytes) || pageBytes <= 0 || pageBytes % 64 !== 0) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `A page of ${pageBytes} bytes; a multiple of 64 is wanted.`,
+      );
+    }
+    if (!(budgetBytes >= 0) || !Number.isFinite(budgetBytes)) {
+      throw new MillraceError("INVALID_ARGUMENT", `A cache budget of ${budgetBytes} bytes; give a size.`);
+    }
+    const numPages = Math.floor(budgetBytes / pageBytes);
+    if (numPages === 0) {
+      throw new MillraceError(
+        "OUT_OF_BUDGET",
+        `A cache of ${budgetBytes} bytes cannot hold one page of ${pageBytes}; give it more.`,
+        { budgetBytes, pageBytes },
+      );
+    }
+    this.backend = backend;
+    this.pageBytes = pageBytes;
+    this.numPages = numPages;
+    this.arena = backend.allocate(numPages * pageBytes);
+    this.#references = new Int32Array(numPages);
+    this.#free = Int32Array.from({ length: numPages }, (_, i) => numPages - 1 - i);
+    this.#numFree = numPages;
+  }
+
+  get numFree(): number {
+    return this.#numFree;
+  }
+
+  usage(): PoolUsage {
+    const { numPages, pageBytes } = this;
+    const used = numPages - this.#numFree;
+    return { pages: numPages, free: this.#numFree, used, shared: this.#shared, peak: this.#peak, pageBytes };
+  }
+
+  /**
+   * Throws OUT_OF_BUDGET, with the numbers, unless `needed` pages could be taken once `returned` more have come
+   * back. Takes nothing.
+   */
+  require(needed: number, returned = 0): void {
+    if (needed <= this.#numFree + returned) return;
+    const free = this.#numFree + returned;
+    throw new MillraceError(
+      "OUT_OF_BUDGET",
+      `The cache needs ${needed} more pages (${needed * this.pageBytes} bytes) and ${free} of ${this.numPages} are ` +
+        `free; end other sequences, choose a policy that keeps less, or raise the cache budget.`,
+      { needed, free, pages: this.numPages, pageBytes: this.pageBytes },
+    );
+  }
+
+  /** Fills `into` with fresh pages, zeroed and held once. Throws OUT_OF_BUDGET before taking any. */
+  take(into: Int32Array): void {
+    this.require(into.length);
+    for (let i = 0; i < into.length; i++) {
+      const page = this.#free[--this.#numFree]!;
+      this.#references[page] = 1;
+      into[i] = page;
+      // Else empty slots could hold another codec's bits, which may read as NaN.
+      this.arena.bytes(page * this.pageBytes, this.pageBytes).fill(0);
+    }
+    this.#peak = Math.max(this.#peak, this.numPages - this.#numFree);
+  }
+
+  retain(pages: Int32Array): void {
+    for (const page of pages) {
+      const references = this.#held(page);
+      if (references === 1) this.#shared++;
+      this.#references[page] = references + 1;
+    }
+  }
+
+  /** Throws INTERNAL for a page that nobody holds. */
+  release(pages: Int32Array): void {
+    for (const page of pages) {
+      const references = this.#held(page) - 1;
+      this.#references[page] = references;
+      if (references === 1) this.#shared--;
+      if (references === 0) this.#free[this.#numFree++] = page;
+    }
+  }
+
+  isShared(page: number): boolean {
+    return this.#held(page) > 1;
+  }
+
+  /** Replaces the shared pages in `pages` by copies held once (copy-on-write). Throws OUT_OF_BUDGET, changing none. */
+  unshare(pages: Int32Array): void {
+    const copies = new Int32Array(pages.length);
+    this.take(copies);
+    for (let i = 0; i < pages.length; i++) {
+      const from = pages[i]! * this.pageBytes;
+      this.backend.copy(this.arena, from, this.arena, copies[i]! * this.pageBytes, this.pageBytes);
+    }
+    this.release(pages);
+    pages.set(copies);
+  }
+
+  dispose(): void {
+    this.arena.free();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #held(page: number): number {
+    const references = this.#references[page];
+    if (references === undefined || references === 0) {
+      throw new MillraceError("INTERNAL", `Page ${page} of ${this.numPages} is not held by anyone.`, {
+        page,
+      });
+    }
+    return references;
+  }
+}

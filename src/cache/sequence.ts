@@ -1,0 +1,338 @@
+import type { KvView } from "../backends/contract.js";
+import { MillraceError } from "../errors.js";
+import type { Lane, Plan, Segment } from "./contract.js";
+import type { CacheLayout } from "./layout.js";
+import type { KvPool } from "./pool.js";
+import type { Rotations } from "./rotations.js";
+import { LaneTable, type PageNeed, type Removal } from "./table.js";
+
+/** What a step needs of one sequence. Both arrays are reused by the next `prepare`. */
+export interface Prepared {
+  /** By group of the layout: for each incoming token the slot that it gets, [count]. */
+  readonly slots: readonly Int32Array[];
+  /** By group: for `Span.views`. */
+  readonly views: readonly KvView[];
+}
+
+/** Tokens of one lane group: kept + dropped + expired = seen, always. */
+export interface GroupReport {
+  readonly lanes: readonly Lane[];
+  readonly policy: string;
+  readonly seen: number;
+  readonly kept: number;
+  readonly dropped: number;
+  /** Out of sight of the layer's own sliding window; nothing was lost with them. */
+  readonly expired: number;
+  readonly pages: number;
+  readonly bytes: number;
+}
+
+export interface CacheReport {
+  /** Tokens of the stream so far. */
+  readonly seen: number;
+  /** seen - dropped. */
+  readonly kept: number;
+  /** Tokens that the lane group which lost most has lost. */
+  readonly dropped: number;
+  /** Bytes of the pages that this sequence holds, shared ones included, and of its tables. */
+  readonly bytes: number;
+  readonly groups: readonly GroupReport[];
+}
+
+/** Told for every change that a plan or a rewind makes. Ranges are [first, last] original positions. */
+export type CacheEvent =
+  | {
+      readonly kind: "drop" | "expire" | "rewind";
+      readonly group: number;
+      readonly count: number;
+      readonly ranges: readonly (readonly [number, number])[];
+    }
+  | { readonly kind: "move"; readonly group: number; readonly segment: Segment; readonly offset: number };
+
+/** A table with what is fixed about it. */
+interface Group {
+  readonly table: LaneTable;
+  /** Most tokens that it may hold, the incoming ones included. */
+  readonly budget: number;
+  plan: Plan;
+  slots: Int32Array;
+}
+
+/**
+ * The cached keys and values of one sequence: one page table per lane group of the layout, all drawing on one pool.
+ *
+ * `prepare` before every step, then run the step with what it returned. Nothing here reads or writes keys and values;
+ * the backend does, in the slots it is told.
+ */
+export class SequenceCache implements Disposable {
+  readonly layout: CacheLayout;
+  readonly #pool: KvPool;
+  readonly #groups: readonly Group[];
+  readonly #listeners = new Set<(event: CacheEvent) => void>();
+  readonly #slots: Int32Array[];
+  readonly #views: readonly KvView[];
+  #nextPosition: number;
+  #disposed = false;
+
+  /** An empty cache. Throws INVALID_ARGUMENT where the pool's pages are not the layout's, OUT_OF_BUDGET. */
+  constructor(pool: KvPool, layout: CacheLayout, tables?: readonly LaneTable[]) {
+    if (pool.pageBytes !== layout.pageBytes) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `The pool has pages of ${pool.pageBytes} bytes, the layout wants ${layout.pageBytes}.`,
+        { poolPageBytes: pool.pageBytes, layoutPageBytes: layout.pageBytes },
+      );
+    }
+    this.layout = layout;
+    this.#pool = pool;
+    this.#groups = (tables ?? makeTables(pool, layout)).map((table) => ({
+      table,
+      budget: table.group.policy.capacity({ tokens: Number.POSITIVE_INFINITY, step: layout.step }),
+      plan: [],
+      slots: new Int32Array(1),
+    }));
+    this.#slots = this.#groups.map(({ slots }) => slots);
+    this.#views = this.#groups.map(({ table }) => table.view);
+    this.#nextPosition = Math.max(...this.#groups.map(({ table }) => table.lastPosition)) + 1;
+  }
+
+  /** Tokens seen. */
+  get length(): number {
+    return this.#groups[0]!.table.counts().seen;
+  }
+
+  /** Least position that the next token may have. */
+  get nextPosition(): number {
+    return this.#nextPosition;
+  }
+
+  /** Most tokens that `prepare` takes now; longer runs are to be cut. At least 1, at most the layout's step. */
+  maxIncoming(): number {
+    let most = this.layout.step;
+    for (const { table } of this.#groups) {
+      most = Math.min(most, table.group.policy.maxIncoming?.(table.length) ?? Number.POSITIVE_INFINITY);
+    }
+    return Math.max(1, most);
+  }
+
+  /** Pages that `prepare` would draw from the pool for `count` tokens now, less those that it would give back. */
+  pagesNeeded(count: number): number {
+    this.#checkOpen();
+    const need = this.#stage(count, this.#nextPosition);
+    this.#rollback();
+    return need.taken - need.returned;
+  }
+
+  /**
+   * Makes room for the tokens of the next step and finds their slots: plans evictions first, then takes pages, so
+   * that neither the policy's nor the byte budget is passed at any moment. What it returns is valid until the next
+   * call; `rotations` gathers the offsets of the step's segments and goes into the Step together with it.
+   *
+   * Positions are ascending and at least `nextPosition`. Throws INVALID_ARGUMENT otherwise, and for more tokens than
+   * `maxIncoming()`; OUT_OF_BUDGET where the pool has too few pages; either way the cache stays as it was.
+   */
+  prepare(positions: Int32Array, rotations: Rotations): Prepared {
+    this.#checkOpen();
+    this.#checkPositions(positions);
+    const count = positions.length;
+    const first = positions[0]!;
+    const need = this.#stage(count, first);
+    try {
+      this.#pool.require(need.taken, need.returned);
+    } catch (error) {
+      this.#rollback();
+      throw error;
+    }
+    const events = this.#listeners.size > 0 ? this.#stagedEvents() : [];
+    for (const { table, plan } of this.#groups) table.evict(plan, count, first);
+    for (const [i, group] of this.#groups.entries()) {
+      if (group.slots.length < count) group.slots = new Int32Array(Math.max(count, group.slots.length * 2));
+      const slots = group.slots.length === count ? group.slots : group.slots.subarray(0, count);
+      group.table.append(positions, slots);
+      group.table.rotate(rotations);
+      this.#slots[i] = slots;
+    }
+    this.#nextPosition = positions[count - 1]! + 1;
+    for (const event of events) this.#tell(event);
+    return { slots: this.#slots, views: this.#views };
+  }
+
+  /**
+   * What `rewind(to)` would leave: "exact", the cache as it was before position `to`; "shortened", the same less what
+   * policies have taken out since; "gone", the tokens around `to` are no longer held.
+   */
+  rewindable(to: number): "exact" | "shortened" | "gone" {
+    let worst: "exact" | "shortened" = "exact";
+    for (const { table } of this.#groups) {
+      const state = table.rewindable(to);
+      if (state === "gone") return state;
+      if (state === "shortened") worst = state;
+    }
+    return worst;
+  }
+
+  /** Forgets every token at position `to` and after. Throws INVALID_ARGUMENT, changing nothing, where that is gone. */
+  rewind(to: number): void {
+    this.#checkOpen();
+    if (!Number.isSafeInteger(to) || to < 0 || this.rewindable(to) === "gone") {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `Cannot rewind to position ${to}: the cache no longer holds the tokens before it. ` +
+          `Start again from the beginning, or fork the sequence before going on.`,
+        { to, nextPosition: this.#nextPosition },
+      );
+    }
+    if (to >= this.#nextPosition) return;
+    const last = this.#nextPosition - 1;
+    for (const [group, { table }] of this.#groups.entries()) {
+      const count = table.rewind(to);
+      this.#tell({ kind: "rewind", group, count, ranges: [[to, last]] });
+    }
+    this.#nextPosition = to;
+  }
+
+  /** A second sequence with the same tokens; pages are shared until either writes to them. Listeners stay here. */
+  fork(): SequenceCache {
+    this.#checkOpen();
+    const tables: LaneTable[] = [];
+    try {
+      for (const { table } of this.#groups) tables.push(table.fork());
+    } catch (error) {
+      for (const table of tables) table.dispose();
+      throw error;
+    }
+    const fork = new SequenceCache(this.#pool, this.layout, tables);
+    fork.#nextPosition = this.#nextPosition;
+    return fork;
+  }
+
+  report(): CacheReport {
+    this.#checkOpen();
+    const groups = this.#groups.map(({ table }): GroupReport => {
+      const { lanes, policy } = table.group;
+      const pages = table.numPages;
+      const bytes = pages * this.layout.pageBytes + table.tableBytes;
+      return { lanes, policy: policy.id, ...table.counts(), pages, bytes };
+    });
+    const seen = this.length;
+    const dropped = Math.max(...groups.map((group) => group.dropped));
+    const bytes = groups.reduce((sum, group) => sum + group.bytes, 0);
+    return { seen, kept: seen - dropped, dropped, bytes, groups };
+  }
+
+  /** Calls `listener` for every change until the returned function is called. */
+  onChange(listener: (event: CacheEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Gives all pages back. Idempotent. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const { table } of this.#groups) table.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #stage(count: number, first: number): PageNeed {
+    let taken = 0;
+    let returned = 0;
+    try {
+      for (const group of this.#groups) {
+        const { table, budget } = group;
+        group.plan = table.group.policy.plan(table.look(count, first, budget));
+        const need = table.stage(group.plan, count);
+        if (table.length + count > budget) {
+          throw new MillraceError(
+            "INTERNAL",
+            `Policy ${table.group.policy.id} leaves ${table.length} tokens beside ${count} incoming; it may hold ${budget}.`,
+            { kept: table.length, incoming: count, budget },
+          );
+        }
+        taken += need.taken;
+        returned += need.returned;
+      }
+    } catch (error) {
+      this.#rollback();
+      throw error;
+    }
+    return { taken, returned };
+  }
+
+  #rollback(): void {
+    for (const { table } of this.#groups) table.rollback();
+  }
+
+  /** What the staged plans will have done. */
+  #stagedEvents(): CacheEvent[] {
+    const events: CacheEvent[] = [];
+    for (const [group, { table, plan }] of this.#groups.entries()) {
+      for (const kind of ["drop", "expire"] as const) {
+        const removed = table.removals.filter((removal) => removal.kind === kind);
+        if (removed.length > 0)
+          events.push({ kind, group, count: removed.length, ranges: rangesOf(removed) });
+      }
+      for (const step of plan) {
+        if (step.kind === "move")
+          events.push({ kind: "move", group, segment: step.segment, offset: step.offset });
+      }
+    }
+    return events;
+  }
+
+  #tell(event: CacheEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  #checkOpen(): void {
+    if (this.#disposed) throw new MillraceError("CLOSED", "This sequence's cache was disposed.");
+  }
+
+  #checkPositions(positions: Int32Array): void {
+    const most = this.maxIncoming();
+    if (positions.length < 1 || positions.length > most) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `${positions.length} tokens for one step; this sequence takes 1 to ${most} now.`,
+        { tokens: positions.length, most },
+      );
+    }
+    let least = this.#nextPosition;
+    for (const position of positions) {
+      if (position < least) {
+        throw new MillraceError(
+          "INVALID_ARGUMENT",
+          `Position ${position} comes where at least ${least} is wanted; positions of a sequence ascend.`,
+          { position, least },
+        );
+      }
+      least = position + 1;
+    }
+  }
+}
+
+function makeTables(pool: KvPool, layout: CacheLayout): LaneTable[] {
+  const tables: LaneTable[] = [];
+  try {
+    for (const group of layout.groups) tables.push(new LaneTable(pool, group));
+  } catch (error) {
+    for (const table of tables) table.dispose();
+    throw error;
+  }
+  return tables;
+}
+
+/** Original positions as ascending runs. */
+function rangesOf(removals: readonly Removal[]): [number, number][] {
+  const positions = Int32Array.from(removals, ({ position }) => position).sort();
+  const ranges: [number, number][] = [];
+  for (const position of positions) {
+    const last = ranges.at(-1);
+    if (last && last[1] === position - 1) last[1] = position;
+    else ranges.push([position, position]);
+  }
+  return ranges;
+}

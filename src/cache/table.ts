@@ -1,0 +1,542 @@
+import { MillraceError } from "../errors.js";
+import type { LaneView, Plan, Segment } from "./contract.js";
+import type { CacheGroup } from "./layout.js";
+import type { KvPool } from "./pool.js";
+import type { Rotations } from "./rotations.js";
+import { SlotCopier } from "./slots.js";
+import { TableView } from "./view.js";
+
+/** Tokens of one table; kept + dropped + expired = seen. */
+export interface LaneCounts {
+  readonly seen: number;
+  readonly kept: number;
+  readonly dropped: number;
+  readonly expired: number;
+}
+
+/** Pages that what is staged will take from the pool and give back to it. */
+export interface PageNeed {
+  readonly taken: number;
+  readonly returned: number;
+}
+
+/** A token that a plan takes out. */
+export interface Removal {
+  readonly kind: "drop" | "expire";
+  readonly slot: number;
+  readonly position: number;
+}
+
+interface SegmentState {
+  readonly name: Segment;
+  /** Rows with a free slot; the one to be filled next stands last. */
+  readonly open: number[];
+  held: number;
+  /** Free slots of the segment's rows. */
+  room: number;
+  /** Positions by which the segment was moved. */
+  offset: number;
+  /** Row of the step's rotations, or NONE. */
+  rotation: number;
+}
+
+const NONE = -1;
+const SEGMENTS: readonly Segment[] = ["sinks", "stream"];
+const FIRST_ROWS = 4;
+
+/**
+ * The page table of one sequence and one lane group, and the only place where tokens enter and leave it. A row is
+ * one page per lane, all holding the same tokens; a slot is a token's place among the rows. A segment's rows hold no
+ * other segment's tokens.
+ *
+ * A step is `stage` (takes the plan's tokens out, undone by `rollback`), `evict`, `append`. Each takes time by the
+ * tokens it touches, amortised, not by the tokens held. Slots stay what they are until the next `evict`, `rewind`.
+ */
+export class LaneTable {
+  readonly group: CacheGroup;
+  readonly view: TableView;
+  readonly #pool: KvPool;
+  readonly #copier: SlotCopier;
+  readonly #lanes: number;
+  readonly #pageTokens: number;
+
+  #numRows = 0;
+  /** Host views of the table; taken anew at every entry, since backend memory may move. */
+  #pageIds: Int32Array = new Int32Array();
+  #positions: Int32Array = new Int32Array();
+  #rotations: Int32Array = new Int32Array();
+  /** By row: tokens held; index of the segment; a slot of the row below which it is full. */
+  #used: Int32Array;
+  #segmentOf: Uint8Array;
+  #cursor: Int32Array;
+  /** By slot: neighbours in order of position. */
+  #older: Int32Array;
+  #newer: Int32Array;
+  #oldest = NONE;
+  #newest = NONE;
+
+  readonly #segments: readonly SegmentState[] = SEGMENTS.map((name) => ({
+    name,
+    open: [],
+    held: 0,
+    room: 0,
+    offset: 0,
+    rotation: NONE,
+  }));
+
+  #seen = 0;
+  #dropped = 0;
+  #expired = 0;
+  /** Position of the newest token that a plan ever took out. */
+  #newestLost = NONE;
+  /** Least position to which a rewind is exact: where the step began that last took something out. */
+  #exactFrom = 0;
+
+  #removals: Removal[] = [];
+  /** Rows that the staged removals leave empty. */
+  #emptied: number[] = [];
+
+  /** Throws OUT_OF_BUDGET where the backend has no memory for the table. */
+  constructor(pool: KvPool, group: CacheGroup, maxRows = FIRST_ROWS) {
+    this.group = group;
+    this.#pool = pool;
+    this.#lanes = group.lanes.length;
+    this.#pageTokens = group.pageTokens;
+    this.#copier = new SlotCopier(group.codec, group.headWidth);
+    this.view = new TableView(pool.backend, group, maxRows);
+    this.#used = new Int32Array(maxRows);
+    this.#segmentOf = new Uint8Array(maxRows);
+    this.#cursor = new Int32Array(maxRows);
+    this.#older = new Int32Array(maxRows * group.pageTokens);
+    this.#newer = new Int32Array(maxRows * group.pageTokens);
+  }
+
+  /** Tokens held. */
+  get length(): number {
+    return this.#segments[0]!.held + this.#segments[1]!.held;
+  }
+
+  get numPages(): number {
+    return this.#numRows * this.#lanes;
+  }
+
+  /** Bytes of the table itself, pages not counted. */
+  get tableBytes(): number {
+    return this.view.region.byteLength + (this.view.mass?.byteLength ?? 0);
+  }
+
+  /** Position of the newest token held, -1 for none. */
+  get lastPosition(): number {
+    this.#map();
+    return this.#newest === NONE ? NONE : this.#positions[this.#newest]!;
+  }
+
+  counts(): LaneCounts {
+    return { seen: this.#seen, kept: this.length, dropped: this.#dropped, expired: this.#expired };
+  }
+
+  /** What the policy sees before `incoming` tokens are stored. Valid until the table changes. */
+  look(incoming: number, nextPosition: number, budget: number): LaneView {
+    this.#map();
+    const segment = (name: Segment) => this.#segments[SEGMENTS.indexOf(name)]!;
+    return {
+      lanes: this.group.lanes,
+      seen: this.#seen,
+      length: this.length,
+      incoming,
+      nextPosition,
+      budget,
+      positions: this.#positions.subarray(0, this.#numRows * this.#pageTokens),
+      lengthOf: (name) => segment(name).held,
+      segmentOf: (slot) => SEGMENTS[this.#segmentOf[this.#rowOf(slot)]!]!,
+      offsetOf: (name) => segment(name).offset,
+      oldest: () => walk(this.#oldest, this.#newer),
+      newest: () => walk(this.#newest, this.#older),
+      mass: () => {
+        if (this.view.received) return this.view.received.total();
+        const message = `Policy ${this.group.policy.id} reads attention mass but does not declare "mass: true".`;
+        throw new MillraceError("INTERNAL", message);
+      },
+    };
+  }
+
+  /**
+   * Takes the plan's tokens out but keeps their bytes, so that `rollback` can put them back, and says which pages
+   * storing `incoming` tokens will take. Throws INTERNAL, with nothing changed, for a plan that names a slot twice or
+   * one that holds no token, OUT_OF_BUDGET where the table cannot grow.
+   */
+  stage(plan: Plan, incoming: number): PageNeed {
+    this.#map();
+    try {
+      for (const step of plan) {
+        if (step.kind === "move") continue;
+        for (let i = 0; i < step.slots.length; i++) this.#stageRemoval(step.kind, step.slots[i]!);
+      }
+      return this.#need(incoming);
+    } catch (error) {
+      this.rollback();
+      throw error;
+    }
+  }
+
+  /** Tokens that the staged plan takes out. */
+  get removals(): readonly Removal[] {
+    return this.#removals;
+  }
+
+  /** Puts back what `stage` took out. */
+  rollback(): void {
+    this.#map();
+    for (let removal = this.#removals.pop(); removal; removal = this.#removals.pop()) {
+      const { slot, position } = removal;
+      const row = this.#rowOf(slot);
+      const segment = this.#segments[this.#segmentOf[row]!]!;
+      if (this.#used[row] === 0) this.#emptied.pop();
+      this.#used[row]!++;
+      if (this.#used[row] === this.#pageTokens) segment.open.pop();
+      segment.held++;
+      segment.room--;
+      this.#positions[slot] = position;
+      this.#link(slot);
+    }
+  }
+
+  /** Carries the staged plan out for good: counts, moves segments, gives back pages that became empty. */
+  evict(plan: Plan, incoming: number, nextPosition: number): void {
+    this.#map();
+    for (const { kind, position } of this.#removals) {
+      if (kind === "drop") this.#dropped++;
+      else this.#expired++;
+      this.#newestLost = Math.max(this.#newestLost, position);
+      this.#exactFrom = nextPosition;
+    }
+    this.#removals.length = 0;
+    for (const step of plan) {
+      if (step.kind === "move") this.#segments[SEGMENTS.indexOf(step.segment)]!.offset = step.offset;
+    }
+    this.#removeEmptied();
+    const [toSinks, toStream] = this.#split(incoming);
+    this.#compact(this.#segments[0]!, toSinks);
+    this.#compact(this.#segments[1]!, toStream);
+  }
+
+  /**
+   * Stores tokens at ascending positions and writes their slots to `slots`. Rows that other sequences share are
+   * copied before they are written. To be called after `stage` and `evict` with the same number of tokens.
+   */
+  append(positions: Int32Array, slots: Int32Array): void {
+    this.#map();
+    for (let i = 0; i < positions.length; i++) {
+      const index = this.#seen < (this.group.policy.sinks ?? 0) ? 0 : 1;
+      const segment = this.#segments[index]!;
+      const row = segment.open.at(-1) ?? this.#addRow(index);
+      this.#unshare(row);
+      const slot = this.#freeSlot(row);
+      this.#positions[slot] = positions[i]!;
+      this.#fill(row, slot);
+      this.#older[slot] = this.#newest;
+      this.#newer[slot] = NONE;
+      this.#link(slot);
+      if (this.#used[row] === this.#pageTokens) segment.open.pop();
+      this.#seen++;
+      slots[i] = slot;
+    }
+    this.#settle();
+    if (this.view.received) for (const slot of slots) this.view.received.clear(slot);
+  }
+
+  /** Writes the segments' offsets into the table as rows of this step's rotations. */
+  rotate(rotations: Rotations): void {
+    this.#map();
+    for (const [index, segment] of this.#segments.entries()) {
+      // Keys that count as stored `offset` further on meet a query that is rotated back by as much.
+      const rotation = segment.offset === 0 ? NONE : rotations.rowOf(-segment.offset);
+      if (rotation === segment.rotation) continue;
+      segment.rotation = rotation;
+      for (let row = 0; row < this.#numRows; row++) {
+        if (this.#segmentOf[row] === index) this.#rotations[row] = rotation;
+      }
+    }
+  }
+
+  /** See SequenceCache.rewindable. */
+  rewindable(to: number): "exact" | "shortened" | "gone" {
+    if (to >= this.#exactFrom) return "exact";
+    return to > this.#newestLost + 1 ? "shortened" : "gone";
+  }
+
+  /** Forgets tokens at position `to` and after, as if never stored. Returns how many; throws nothing. */
+  rewind(to: number): number {
+    this.#map();
+    let removed = 0;
+    while (this.#newest !== NONE && this.#positions[this.#newest]! >= to) {
+      this.#remove(this.#newest);
+      removed++;
+    }
+    this.#seen -= removed;
+    this.#removeEmptied();
+    this.#settle();
+    return removed;
+  }
+
+  /** A table with the same tokens on the same pages; either copies a page before writing to it. */
+  fork(): LaneTable {
+    const fork = new LaneTable(this.#pool, this.group, this.view.maxRows);
+    this.#map();
+    fork.view.copyFrom(this.view);
+    fork.#numRows = this.#numRows;
+    fork.#used = this.#used.slice();
+    fork.#segmentOf = this.#segmentOf.slice();
+    fork.#cursor = this.#cursor.slice();
+    fork.#older = this.#older.slice();
+    fork.#newer = this.#newer.slice();
+    fork.#oldest = this.#oldest;
+    fork.#newest = this.#newest;
+    for (const [i, { open, held, room, offset, rotation }] of this.#segments.entries()) {
+      Object.assign(fork.#segments[i]!, { open: [...open], held, room, offset, rotation });
+    }
+    fork.#seen = this.#seen;
+    fork.#dropped = this.#dropped;
+    fork.#expired = this.#expired;
+    fork.#newestLost = this.#newestLost;
+    fork.#exactFrom = this.#exactFrom;
+    this.#pool.retain(this.#pageIds.subarray(0, this.numPages));
+    return fork;
+  }
+
+  dispose(): void {
+    this.#map();
+    this.#pool.release(this.#pageIds.subarray(0, this.numPages));
+    this.#numRows = 0;
+    this.view.dispose();
+  }
+
+  #rowOf(slot: number): number {
+    return Math.floor(slot / this.#pageTokens);
+  }
+
+  #map(): void {
+    this.#pageIds = this.view.pageIds();
+    this.#positions = this.view.positions();
+    this.#rotations = this.view.rotations();
+  }
+
+  /** How many of the next tokens go to either segment. */
+  #split(incoming: number): [number, number] {
+    const toSinks = Math.min(incoming, Math.max(0, (this.group.policy.sinks ?? 0) - this.#seen));
+    return [toSinks, incoming - toSinks];
+  }
+
+  /** Pages for `incoming` tokens: fresh rows, and copies of shared rows that they would be written to. */
+  #need(incoming: number): PageNeed {
+    let rows = 0;
+    for (const [i, count] of this.#split(incoming).entries()) {
+      const { open } = this.#segments[i]!;
+      let left = count;
+      let copies = 0;
+      for (let at = open.length - 1; at >= 0 && left > 0; at--) {
+        const row = open[at]!;
+        if (this.#used[row] === 0) continue;
+        if (this.#isShared(row)) copies++;
+        left -= this.#pageTokens - this.#used[row]!;
+      }
+      const fresh = Math.ceil(Math.max(0, left) / this.#pageTokens);
+      this.#reserve(this.#numRows + fresh);
+      rows += fresh + copies;
+    }
+    let emptied = 0;
+    for (const row of this.#emptied) if (!this.#isShared(row)) emptied++;
+    return { taken: rows * this.#lanes, returned: emptied * this.#lanes };
+  }
+
+  #reserve(rows: number): void {
+    if (rows <= this.view.maxRows) return;
+    let maxRows = this.view.maxRows;
+    while (maxRows < rows) maxRows *= 2;
+    this.view.grow(maxRows);
+    this.#used = grown(this.#used, maxRows);
+    this.#cursor = grown(this.#cursor, maxRows);
+    this.#older = grown(this.#older, maxRows * this.#pageTokens);
+    this.#newer = grown(this.#newer, maxRows * this.#pageTokens);
+    const segmentOf = new Uint8Array(maxRows);
+    segmentOf.set(this.#segmentOf);
+    this.#segmentOf = segmentOf;
+    this.#map();
+  }
+
+  #stageRemoval(kind: Removal["kind"], slot: number): void {
+    const position = this.#rowOf(slot) < this.#numRows ? (this.#positions[slot] ?? NONE) : NONE;
+    if (position === NONE) {
+      throw new MillraceError(
+        "INTERNAL",
+        `Policy ${this.group.policy.id} planned to ${kind} slot ${slot}, which holds no token.`,
+        { slot },
+      );
+    }
+    this.#removals.push({ kind, slot, position });
+    this.#remove(slot);
+  }
+
+  /** Takes a token out; its neighbours stay noted in its slot, so that `#link` in reverse order puts it back. */
+  #remove(slot: number): void {
+    const row = this.#rowOf(slot);
+    const segment = this.#segments[this.#segmentOf[row]!]!;
+    if (this.#used[row] === this.#pageTokens) segment.open.push(row);
+    this.#used[row]!--;
+    if (this.#used[row] === 0) this.#emptied.push(row);
+    this.#cursor[row] = Math.min(this.#cursor[row]!, slot - row * this.#pageTokens);
+    segment.held--;
+    segment.room++;
+    this.#positions[slot] = NONE;
+    const older = this.#older[slot]!;
+    const newer = this.#newer[slot]!;
+    if (older === NONE) this.#oldest = newer;
+    else this.#newer[older] = newer;
+    if (newer === NONE) this.#newest = older;
+    else this.#older[newer] = older;
+  }
+
+  /** Makes the neighbours noted in `slot` point at it. */
+  #link(slot: number): void {
+    const older = this.#older[slot]!;
+    const newer = this.#newer[slot]!;
+    if (older === NONE) this.#oldest = slot;
+    else this.#newer[older] = slot;
+    if (newer === NONE) this.#newest = slot;
+    else this.#older[newer] = slot;
+  }
+
+  #isShared(row: number): boolean {
+    return this.#pool.isShared(this.#pageIds[row * this.#lanes]!);
+  }
+
+  #unshare(row: number): void {
+    if (!this.#isShared(row)) return;
+    this.#pool.unshare(this.#pageIds.subarray(row * this.#lanes, (row + 1) * this.#lanes));
+  }
+
+  #addRow(index: number): number {
+    const row = this.#numRows;
+    this.#reserve(row + 1);
+    this.#pool.take(this.#pageIds.subarray(row * this.#lanes, (row + 1) * this.#lanes));
+    this.#numRows++;
+    this.#positions.fill(NONE, row * this.#pageTokens, (row + 1) * this.#pageTokens);
+    const segment = this.#segments[index]!;
+    this.#rotations[row] = segment.rotation;
+    this.#used[row] = 0;
+    this.#cursor[row] = 0;
+    this.#segmentOf[row] = index;
+    segment.open.push(row);
+    segment.room += this.#pageTokens;
+    return row;
+  }
+
+  /** First free slot of an open row. */
+  #freeSlot(row: number): number {
+    let slot = row * this.#pageTokens + this.#cursor[row]!;
+    while (this.#positions[slot] !== NONE) slot++;
+    return slot;
+  }
+
+  /** Counts a token that was put into the first free slot of `row`. */
+  #fill(row: number, slot: number): void {
+    const segment = this.#segments[this.#segmentOf[row]!]!;
+    this.#used[row]!++;
+    this.#cursor[row] = slot + 1 - row * this.#pageTokens;
+    segment.held++;
+    segment.room--;
+  }
+
+  #removeEmptied(): void {
+    // From the end, so that the row which takes a removed row's place is never one to be removed itself.
+    this.#emptied.sort((a, b) => b - a);
+    for (const row of this.#emptied) this.#removeRow(row);
+    this.#emptied.length = 0;
+  }
+
+  /** Gives an empty row back; the last row takes its place. */
+  #removeRow(row: number): void {
+    const segment = this.#segments[this.#segmentOf[row]!]!;
+    const { open } = segment;
+    open.splice(open.indexOf(row), 1);
+    segment.room -= this.#pageTokens;
+    this.#pool.release(this.#pageIds.subarray(row * this.#lanes, (row + 1) * this.#lanes));
+    const last = --this.#numRows;
+    if (row === last) return;
+    this.#pageIds.copyWithin(row * this.#lanes, last * this.#lanes, (last + 1) * this.#lanes);
+    this.#rotations[row] = this.#rotations[last]!;
+    this.#used[row] = this.#used[last]!;
+    this.#cursor[row] = this.#cursor[last]!;
+    this.#segmentOf[row] = this.#segmentOf[last]!;
+    const renamed = this.#segments[this.#segmentOf[row]!]!.open;
+    const at = renamed.indexOf(last);
+    if (at >= 0) renamed[at] = row;
+    for (let i = 0; i < this.#pageTokens; i++)
+      this.#rename(last * this.#pageTokens + i, row * this.#pageTokens + i);
+    this.view.received?.moveRow(last, row);
+  }
+
+  /** The token (or none) of slot `from` counts as that of slot `to`. */
+  #rename(from: number, to: number): void {
+    this.#positions[to] = this.#positions[from]!;
+    if (this.#positions[from] === NONE) return;
+    this.#positions[from] = NONE;
+    this.#older[to] = this.#older[from]!;
+    this.#newer[to] = this.#newer[from]!;
+    this.#link(to);
+  }
+
+  /**
+   * Gives rows back while the segment has two rows' worth of holes beyond what the next tokens will fill: the tokens
+   * of the emptiest row move into holes of the others, fullest first. Not while one of these rows is shared: to fill
+   * the holes of the rest could send the next tokens to a row that must be copied, for which no page was counted.
+   */
+  #compact(segment: SegmentState, incoming: number): void {
+    while (segment.room - incoming >= 2 * this.#pageTokens) {
+      if (segment.open.some((row) => this.#isShared(row))) return;
+      const targets = [...segment.open].sort((a, b) => this.#used[b]! - this.#used[a]!);
+      const source = targets.pop()!;
+      for (let i = 0; i < this.#pageTokens; i++) {
+        const from = source * this.#pageTokens + i;
+        if (this.#positions[from] === NONE) continue;
+        while (this.#used[targets[0]!] === this.#pageTokens) targets.shift();
+        this.#moveToken(segment, from, targets[0]!);
+      }
+      this.#removeRow(source);
+    }
+  }
+
+  #moveToken(segment: SegmentState, from: number, row: number): void {
+    const to = this.#freeSlot(row);
+    const source = this.#rowOf(from);
+    const { arena, pageBytes } = this.#pool;
+    for (let lane = 0; lane < this.#lanes; lane++) {
+      const fromPage = this.#pageIds[source * this.#lanes + lane]! * pageBytes;
+      const toPage = this.#pageIds[row * this.#lanes + lane]! * pageBytes;
+      this.#copier.copy(arena, fromPage, from % this.#pageTokens, toPage, to % this.#pageTokens);
+    }
+    this.#rename(from, to);
+    this.view.received?.moveSlot(from, to);
+    this.#used[source]!--;
+    segment.held--;
+    segment.room++;
+    this.#fill(row, to);
+    if (this.#used[row] === this.#pageTokens) segment.open.splice(segment.open.indexOf(row), 1);
+  }
+
+  /** Tells the view how many rows there are now. */
+  #settle(): void {
+    this.view.numPages = this.#numRows;
+    this.view.received?.resize(this.#numRows);
+  }
+}
+
+function* walk(from: number, next: Int32Array): IterableIterator<number> {
+  for (let slot = from; slot !== NONE; slot = next[slot]!) yield slot;
+}
+
+function grown(array: Int32Array, length: number): Int32Array<ArrayBuffer> {
+  const copy = new Int32Array(length);
+  copy.set(array);
+  return copy;
+}
