@@ -12,6 +12,8 @@ export interface WaitingRequest {
   readonly pending: number;
   /** "last": logits of the last pending token only. "all": of every token (scoring). */
   readonly outputs: "last" | "all";
+  /** Most tokens that its cache takes at once. */
+  readonly chunk: number;
   /** Most pages that the request will ever hold. */
   readonly pages: number;
 }
@@ -21,6 +23,7 @@ export interface RunningRequest {
   readonly phase: Phase;
   /** As above; 1 while decoding, 0 while the request is paused (its consumer is behind). */
   readonly pending: number;
+  readonly chunk: number;
   readonly outputs: "last" | "all";
 }
 

@@ -7,7 +7,9 @@
  * can hold the most it will ever need; so nothing that runs can run out of pages, nothing is preempted, and a large
  * request at the head of the line is not overtaken for ever by small ones.
  */
-import type { Plan, Queue, Scheduler, Work } from "./contract.js";
+import type { Plan, Queue, RunningRequest, Scheduler, Work } from "./contract.js";
+
+type Chunked = Pick<RunningRequest, "id" | "pending" | "chunk" | "outputs">;
 
 export const firstCome: Scheduler = {
   name: "first-come",
@@ -25,8 +27,8 @@ export const firstCome: Scheduler = {
     }
     if (work.length > 0) tokens = Math.min(tokens, limits.maxTokensBesideDecode);
 
-    const prefill = (id: number, pending: number, wanted: "last" | "all") => {
-      let count = Math.min(pending, tokens);
+    const prefill = ({ id, pending, chunk, outputs: wanted }: Chunked) => {
+      let count = Math.min(pending, chunk, tokens);
       // A chunk is as long as the rows of logits that it must give allow.
       if (wanted === "all") count = Math.min(count, outputs);
       else if (count === pending && outputs === 0) count -= 1;
@@ -38,7 +40,7 @@ export const firstCome: Scheduler = {
     };
 
     for (const request of running) {
-      if (request.phase === "prefill") prefill(request.id, request.pending, request.outputs);
+      if (request.phase === "prefill") prefill(request);
     }
 
     const admit: number[] = [];
@@ -48,7 +50,7 @@ export const firstCome: Scheduler = {
         break;
       admit.push(request.id);
       pages -= request.pages;
-      prefill(request.id, request.pending, request.outputs);
+      prefill(request);
     }
     return { admit, work };
   },

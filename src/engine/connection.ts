@@ -1,0 +1,169 @@
+/**
+ * The main thread's end of the wire: numbers calls, pairs answers with them, and turns the worker's end, however it
+ * came, into a typed error for everything that was still waiting.
+ */
+import { Worker } from "node:worker_threads";
+import type { Emission } from "../decoding/contract.js";
+import { MillraceError } from "../errors.js";
+import type { CallName, Calls, FromWorker, OpenProgress, ToWorker } from "./protocol.js";
+
+/** Whatever carries an engine: a worker thread, or the other end of a message channel in the same thread. */
+export interface EngineThread {
+  post(message: ToWorker): void;
+  /** `onEnd` is called once, with what is known of the reason, when no further message can come. */
+  listen(onMessage: (message: FromWorker) => void, onEnd: (reason: string) => void): void;
+  /** Whether this thread keeps the process alive. */
+  hold(alive: boolean): void;
+  /** Resolves when the thread has ended and its memory is free. Idempotent. */
+  terminate(): Promise<void>;
+}
+
+/** Starts the engine's worker; `entry` is a compiled module that calls `serve`. */
+export function startWorker(entry: URL = new URL("./worker.js", import.meta.url)): EngineThread {
+  const worker = new Worker(entry, { name: "millrace" });
+  worker.unref();
+  let failure: string | null = null;
+  return {
+    post: (message) => worker.postMessage(message),
+    listen(onMessage, onEnd) {
+      worker.on("message", onMessage);
+      worker.on("messageerror", (error) => onEnd(`a message could not be read: ${error.message}`));
+      worker.on("error", (error: NodeJS.ErrnoException) => {
+        failure = error.code === "ERR_WORKER_OUT_OF_MEMORY" ? "out of memory" : error.message;
+      });
+      worker.on("exit", (code) => onEnd(failure ?? `exit code ${code}`));
+    },
+    hold: (alive) => (alive ? worker.ref() : worker.unref()),
+    async terminate() {
+      await worker.terminate();
+    },
+  };
+}
+
+interface Listeners {
+  readonly onProgress?: (progress: OpenProgress) => void;
+  readonly onPiece?: (piece: Emission) => void;
+}
+
+interface PendingCall extends Listeners {
+  readonly resolve: (value: never) => void;
+  readonly reject: (error: MillraceError) => void;
+}
+
+export class Connection {
+  readonly #thread: EngineThread;
+  readonly #pending = new Map<number, PendingCall>();
+  #nextId = 1;
+  #holds = 0;
+  /** Why nothing can be asked any more. */
+  #end: MillraceError | null = null;
+  #closing: Promise<void> | null = null;
+
+  constructor(thread: EngineThread) {
+    this.#thread = thread;
+    thread.listen(
+      (message) => this.#receive(message),
+      (reason) =>
+        this.#finish(
+          new MillraceError(
+            "WORKER_CRASHED",
+            `The engine's worker ended unexpectedly (${reason}). The process goes on; open the model again to continue.`,
+            { reason },
+          ),
+        ),
+    );
+  }
+
+  /**
+   * Asks the worker. The call alone does not keep the process alive: see `hold`.
+   * Rejects with what the worker threw, WORKER_CRASHED where it ended first, CLOSED after `close`.
+   */
+  call<N extends CallName>(
+    name: N,
+    parameters: Calls[N]["parameters"],
+    listeners: Listeners = {},
+  ): { readonly id: number; readonly result: Promise<Calls[N]["result"]> } {
+    const id = this.#nextId++;
+    const result = new Promise<Calls[N]["result"]>((resolve, reject) => {
+      if (this.#end) return reject(this.#end);
+      this.#pending.set(id, { resolve, reject, ...listeners });
+      try {
+        this.#thread.post({ type: "call", id, name, parameters } as ToWorker);
+      } catch (error) {
+        this.#pending.delete(id);
+        reject(MillraceError.from(error));
+      }
+    });
+    return { id, result };
+  }
+
+  /** Tells the worker something that has no answer. */
+  tell(message: Extract<ToWorker, { type: "read" | "cancel" }>): void {
+    if (!this.#end) this.#thread.post(message);
+  }
+
+  /** `promise`, during which the process stays alive. An idle model does not hold the process. */
+  async hold<T>(promise: Promise<T>): Promise<T> {
+    if (this.#holds++ === 0) this.#thread.hold(true);
+    try {
+      return await promise;
+    } finally {
+      if (--this.#holds === 0) this.#thread.hold(false);
+    }
+  }
+
+  /**
+   * Ends the worker: in order where it answers within `patienceMs`, by force where it does not. Everything still
+   * waiting is rejected with CLOSED. Idempotent; resolves when the worker's memory is free.
+   */
+  close(patienceMs = 5000): Promise<void> {
+    this.#closing ??= this.hold(this.#shutDown(patienceMs));
+    return this.#closing;
+  }
+
+  async #shutDown(patienceMs: number): Promise<void> {
+    if (!this.#end) {
+      const waiting = [...this.#pending.values()];
+      const { id, result } = this.call("close", null);
+      const last = this.#pending.get(id);
+      this.#pending.clear();
+      if (last) this.#pending.set(id, last);
+      this.#end = new MillraceError("CLOSED", "The model was closed before or during the call.");
+      for (const { reject } of waiting) reject(this.#end);
+      const answered = result.then(
+        () => undefined,
+        () => undefined,
+      );
+      let timer: NodeJS.Timeout | undefined;
+      const patience = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, patienceMs);
+      });
+      await Promise.race([answered, patience]);
+      clearTimeout(timer);
+    }
+    await this.#thread.terminate();
+  }
+
+  #receive(message: FromWorker): void {
+    if (message.type === "step") {
+      for (const { id, piece } of message.pieces) this.#pending.get(id)?.onPiece?.(piece);
+      return;
+    }
+    const call = this.#pending.get(message.id);
+    if (!call) return;
+    if (message.type === "progress") {
+      call.onProgress?.(message.progress);
+      return;
+    }
+    this.#pending.delete(message.id);
+    if (message.type === "result") call.resolve(message.value as never);
+    else call.reject(MillraceError.fromJSON(message.error));
+  }
+
+  #finish(error: MillraceError): void {
+    this.#end ??= error;
+    const waiting = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const { reject } of waiting) reject(error);
+  }
+}

@@ -1,0 +1,215 @@
+/** One answer, as the caller sees it. */
+
+import type { CacheReport } from "../cache/sequence.js";
+import type { Emission, FinishReason, TokenScore } from "../decoding/contract.js";
+import { MillraceError } from "../errors.js";
+import type { Connection } from "./connection.js";
+import { type GenerateParameters, type GenerationEnd, MAX_UNREAD_PIECES } from "./protocol.js";
+
+/** A piece of an answer. Text is whole: never half a character, never part of a stop string. */
+export interface Piece {
+  /** What to print. Empty only where the model has no tokenizer. */
+  readonly text: string;
+  /** Ids of the tokens that the text came from, usually one. */
+  readonly tokens: readonly number[];
+  /** Place of the first of these tokens in the answer, from 0. */
+  readonly index: number;
+  /** One per token; only where `logprobs` was asked for. */
+  readonly scores?: readonly TokenScore[];
+}
+
+/** The whole answer. */
+export interface GenerationResult {
+  readonly text: string;
+  /** Generated ids; an end token that stopped the answer is not among them. */
+  readonly tokens: readonly number[];
+  /** One per token; only where `logprobs` was asked for. */
+  readonly scores?: readonly TokenScore[];
+  readonly finishReason: FinishReason;
+  /** The seed in use: give it again, with the same options and backend, for the same answer. */
+  readonly seed: number;
+  readonly usage: { readonly promptTokens: number; readonly generatedTokens: number };
+  /** Milliseconds: waiting for room; prompt until the first token; first token until the last. */
+  readonly timings: { readonly queueMs: number; readonly prefillMs: number; readonly decodeMs: number };
+  /** What the cache did with every token that it saw. */
+  readonly cache: CacheReport;
+}
+
+interface Waiting {
+  resolve(result: IteratorResult<Piece, undefined>): void;
+  reject(error: MillraceError): void;
+}
+
+/**
+ * An answer under way: an async iterable of pieces, to be iterated once. Nothing runs until it is iterated or its
+ * `result` is asked for.
+ *
+ *   - A reader that falls behind pauses its own generation, and no other; unread pieces are bounded.
+ *   - `break` cancels: the pages it held are free for the next request.
+ *   - A signal ends the iteration with ABORTED after the pieces that came before.
+ *   - Where only `result` is asked for, pieces gather in it.
+ */
+export class Generation implements AsyncIterableIterator<Piece, undefined>, AsyncDisposable {
+  readonly #connection: Connection;
+  readonly #parameters: GenerateParameters;
+  readonly #signal: AbortSignal | undefined;
+
+  #call: { readonly id: number; readonly end: Promise<GenerationEnd> } | null = null;
+  /** Somebody iterates: pieces wait for the reader. Until then they only gather in what `result` will hold. */
+  #iterated = false;
+  #queue: Piece[] = [];
+  #waiting: Waiting[] = [];
+  /** Pieces read since the worker was last told. */
+  #read = 0;
+  /** No more pieces will come: "done", or the error that ended it. */
+  #ended: "done" | MillraceError | null = null;
+  #result: Promise<GenerationResult> | null = null;
+
+  #text = "";
+  readonly #tokens: number[] = [];
+  readonly #scores: TokenScore[] = [];
+
+  /** Made by `Model.generate`. */
+  constructor(connection: Connection, parameters: GenerateParameters, signal: AbortSignal | undefined) {
+    this.#connection = connection;
+    this.#parameters = parameters;
+    this.#signal = signal;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  /** The next piece. Throws what ended the generation early: ABORTED, PROMPT_TOO_LONG, INVALID_TOKEN, WORKER_CRASHED, CLOSED, ... */
+  next(): Promise<IteratorResult<Piece, undefined>> {
+    if (!this.#iterated) this.#iterate();
+    const piece = this.#queue.shift();
+    if (piece) {
+      this.#acknowledge();
+      return Promise.resolve({ done: false, value: piece });
+    }
+    const outcome = new Promise<IteratorResult<Piece, undefined>>((resolve, reject) => {
+      if (this.#ended) this.#settle(resolve, reject);
+      else this.#waiting.push({ resolve, reject });
+    });
+    return this.#connection.hold(outcome);
+  }
+
+  /** Cancels what is still to come; `for await` calls it on `break`. `result` then has finish reason "aborted". */
+  return(): Promise<IteratorResult<Piece, undefined>> {
+    this.#iterated = true;
+    this.#queue = [];
+    if (this.#call && !this.#ended) this.#connection.tell({ type: "cancel", id: this.#call.id });
+    this.#finish("done");
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+
+  /**
+   * The whole answer, when it has ended. Rejects with what ended it early (ABORTED for a signal); after `break` it
+   * holds what was generated until then. Asking for it starts the generation.
+   */
+  get result(): Promise<GenerationResult> {
+    this.#result ??= this.#connection.hold(this.#gather());
+    return this.#result;
+  }
+
+  async #gather(): Promise<GenerationResult> {
+    const { end } = this.#start();
+    const { finishReason, seed, promptTokens, generatedTokens, queueMs, prefillMs, decodeMs, cache } =
+      await end;
+    return {
+      text: this.#text,
+      tokens: this.#tokens,
+      ...(this.#parameters.sampling.logprobs === undefined ? {} : { scores: this.#scores }),
+      finishReason,
+      seed,
+      usage: { promptTokens, generatedTokens },
+      timings: { queueMs, prefillMs, decodeMs },
+      cache,
+    };
+  }
+
+  #start(): { readonly id: number; readonly end: Promise<GenerationEnd> } {
+    if (this.#call) return this.#call;
+    const signal = this.#signal;
+    if (signal?.aborted) {
+      this.#call = { id: 0, end: Promise.reject(aborted()) };
+      this.#call.end.catch(() => {});
+      this.#finish(aborted());
+      return this.#call;
+    }
+    const { id, result } = this.#connection.call("generate", this.#parameters, {
+      onPiece: (emission) => this.#take(emission),
+    });
+    let onAbort = () => {};
+    const abort = new Promise<never>((_, reject) => {
+      onAbort = () => {
+        this.#connection.tell({ type: "cancel", id });
+        this.#finish(aborted());
+        reject(aborted());
+      };
+    });
+    signal?.addEventListener("abort", onAbort, { once: true });
+    const end = Promise.race([result, abort]);
+    this.#call = { id, end };
+    end
+      .then(
+        () => this.#finish("done"),
+        (error: unknown) => this.#finish(MillraceError.from(error)),
+      )
+      .finally(() => signal?.removeEventListener("abort", onAbort));
+    return this.#call;
+  }
+
+  #take(emission: Emission): void {
+    const piece: Piece = { ...emission, index: this.#tokens.length };
+    this.#text += emission.text;
+    for (const id of emission.tokens) this.#tokens.push(id);
+    for (const score of emission.scores ?? []) this.#scores.push(score);
+    if (this.#ended) return;
+    const waiting = this.#waiting.shift();
+    if (waiting) waiting.resolve({ done: false, value: piece });
+    else if (this.#iterated) this.#queue.push(piece);
+    if (waiting || !this.#iterated) this.#acknowledge();
+  }
+
+  /** What has gathered for `result` before anybody iterated is the first piece. */
+  #iterate(): void {
+    this.#iterated = true;
+    this.#start();
+    if (this.#tokens.length === 0) return;
+    const scores = this.#scores.slice();
+    const piece = { text: this.#text, tokens: this.#tokens.slice(), index: 0 };
+    this.#queue.push(scores.length > 0 ? { ...piece, scores } : piece);
+  }
+
+  #acknowledge(): void {
+    if (!this.#call || ++this.#read < MAX_UNREAD_PIECES / 2) return;
+    this.#connection.tell({ type: "read", id: this.#call.id, pieces: this.#read });
+    this.#read = 0;
+  }
+
+  #finish(how: "done" | MillraceError): void {
+    if (this.#ended) return;
+    this.#ended = how;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const { resolve, reject } of waiting) this.#settle(resolve, reject);
+  }
+
+  /** One reader learns of the error; those behind it, that there is nothing more. */
+  #settle(resolve: Waiting["resolve"], reject: Waiting["reject"]): void {
+    const how = this.#ended;
+    this.#ended = "done";
+    if (how instanceof MillraceError) reject(how);
+    else resolve({ done: true, value: undefined });
+  }
+}
+
+function aborted(): MillraceError {
+  return new MillraceError("ABORTED", "The caller's signal ended the generation.");
+}

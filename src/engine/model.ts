@@ -1,0 +1,305 @@
+/** The public face: `open` a model, ask it, close it. Everything heavy happens in the engine's worker. */
+import type { BackendName } from "../backends/contract.js";
+import type { CacheReport } from "../cache/sequence.js";
+import { MillraceError } from "../errors.js";
+import { SAMPLING_OPTION_NAMES, type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
+import { parseBytes } from "./bytes.js";
+import { Connection, type EngineThread, startWorker } from "./connection.js";
+import { Generation } from "./generation.js";
+import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
+import { type CacheSpec, cacheSpec } from "./policies.js";
+import type {
+  CallName,
+  Calls,
+  EngineUsage,
+  GenerateParameters,
+  Message,
+  ModelInfo,
+  OpenParameters,
+  OpenProgress,
+  Prompt,
+} from "./protocol.js";
+
+export interface OpenOptions {
+  /** Where the arithmetic runs. "auto" (the default) takes "native", else "wasm". */
+  readonly backend?: BackendName | "auto";
+  /** Threads that compute. Default: the machine's cores. */
+  readonly threads?: number;
+  /** Tokens, prompt and answer, of one request. Default: what the model was trained for, at most 8192. */
+  readonly context?: number;
+  /** Requests that run at once; further ones wait their turn. Default 4. */
+  readonly sequences?: number;
+  /**
+   * Hard limit on weights, cache and scratch together: bytes, or "2 GiB", "512MB". The cache then takes what the
+   * weights leave, up to what `context` and `sequences` can fill. Default: no limit but the machine's memory, and a
+   * cache for `sequences` requests of `context` tokens, which the system backs as it fills.
+   */
+  readonly memory?: number | string;
+  /** How keys and values are kept. Default: `full()` as "f16". */
+  readonly cache?: Partial<CacheSpec>;
+  /** Told as bytes arrive: downloaded, then loaded. */
+  readonly onProgress?: (progress: OpenProgress) => void;
+  /** Ends the opening with ABORTED; of no effect afterwards. */
+  readonly signal?: AbortSignal;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Most tokens to generate. Default: as many as the context holds; Infinity needs a policy such as `window`. */
+  readonly maxTokens?: number;
+  /** Text that ends the answer and is no part of it. */
+  readonly stop?: string | readonly string[];
+  /** Go on past the model's end tokens. Default false. */
+  readonly ignoreEos?: boolean;
+  /** Ends the generation with ABORTED, after what came before. */
+  readonly signal?: AbortSignal;
+}
+
+export interface TokenizeOptions {
+  /** Add the BOS and EOS tokens that the file asks for. Default true. */
+  readonly addSpecial?: boolean;
+  /** Take the names of control tokens in the text for those tokens. Default false. */
+  readonly parseSpecial?: boolean;
+}
+
+export interface ScoreResult {
+  /** [n] the tokens that were scored. */
+  readonly tokens: Int32Array;
+  /** [n - 1] natural-log probability of token i + 1 given tokens 0 .. i. */
+  readonly logprobs: Float32Array;
+  /** exp of minus the mean of `logprobs`. */
+  readonly perplexity: number;
+  readonly ms: number;
+  readonly cache: CacheReport;
+}
+
+const OPEN_OPTIONS: readonly (keyof OpenOptions)[] = [
+  "backend",
+  "threads",
+  "context",
+  "sequences",
+  "memory",
+  "cache",
+  "onProgress",
+  "signal",
+];
+const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
+  "maxTokens",
+  "stop",
+  "ignoreEos",
+  "signal",
+  ...SAMPLING_OPTION_NAMES,
+];
+const BACKENDS: readonly (BackendName | "auto")[] = ["auto", "native", "wasm", "reference", "null"];
+const DEFAULT_SEQUENCES = 4;
+
+/**
+ * Opens a model: a GGUF file, a folder (or `model.safetensors`, or an index) of safetensors, or "hf:owner/repo/file".
+ *
+ * Throws INVALID_ARGUMENT for unknown or wrong options; FILE_NOT_FOUND, BAD_FORMAT, UNSUPPORTED_* and MISSING_* for
+ * the file; OUT_OF_BUDGET, with what is needed and what there is, before anything is allocated; BACKEND_UNAVAILABLE,
+ * SELF_CHECK_FAILED; DOWNLOAD_FAILED; ABORTED; WORKER_CRASHED.
+ *
+ * The model holds memory until it is closed: use `await using`, or call `close`. While nothing is awaited it does not
+ * keep the process alive.
+ */
+export async function open(source: string, options: OpenOptions = {}): Promise<Model> {
+  const parameters = openParameters(source, options);
+  return openOn(startWorker(), parameters, options);
+}
+
+/** `open` on a thread that is there already; it ends with the model, or when opening fails. */
+export async function openOn(
+  thread: EngineThread,
+  parameters: OpenParameters,
+  { onProgress, signal }: Pick<OpenOptions, "onProgress" | "signal"> = {},
+): Promise<Model> {
+  const connection = new Connection(thread);
+  let onAbort = () => {};
+  try {
+    const aborted = new Promise<never>((_, reject) => {
+      onAbort = () =>
+        reject(new MillraceError("ABORTED", "The caller's signal ended the opening of the model."));
+      if (signal?.aborted) onAbort();
+      signal?.addEventListener("abort", onAbort);
+    });
+    const { result } = connection.call("open", parameters, onProgress ? { onProgress } : {});
+    const info = await connection.hold(Promise.race([result, aborted]));
+    return new Model(connection, info);
+  } catch (error) {
+    await connection.close(0);
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+/** What `open` was given, checked and with defaults. Throws INVALID_ARGUMENT. */
+export function openParameters(source: string, options: OpenOptions): OpenParameters {
+  refuseUnknown("open", options, OPEN_OPTIONS);
+  if (typeof source !== "string" || source === "")
+    throw invalid("source", source, "a path or hf:owner/repo/file");
+  const threads = wholeNumber("threads", options.threads, 1, 1024);
+  const context = wholeNumber("context", options.context, 1);
+  if (options.onProgress !== undefined && typeof options.onProgress !== "function") {
+    throw invalid("onProgress", options.onProgress, "a function");
+  }
+  checkSignal(options.signal);
+  return {
+    path: source,
+    backend: oneOf("backend", options.backend, BACKENDS) ?? "auto",
+    sequences: wholeNumber("sequences", options.sequences, 1, 256) ?? DEFAULT_SEQUENCES,
+    cache: cacheSpec(options.cache),
+    ...(threads === undefined ? {} : { threads }),
+    ...(context === undefined ? {} : { context }),
+    ...(options.memory === undefined ? {} : { memoryBytes: parseBytes(options.memory) }),
+  };
+}
+
+/** A loaded model. All its methods may be called at once, any number of times; requests share the engine's steps. */
+export class Model implements AsyncDisposable {
+  /** What was loaded, where it runs and what it takes. */
+  readonly info: ModelInfo;
+  readonly #connection: Connection;
+
+  /** Made by `open`. */
+  constructor(connection: Connection, info: ModelInfo) {
+    this.#connection = connection;
+    this.info = info;
+  }
+
+  /**
+   * Continues `prompt`: text, token ids (run as they are, no BOS added), or a conversation, which the model's chat
+   * template renders. Nothing runs until the generation is iterated or its `result` asked for.
+   *
+   * Throws INVALID_ARGUMENT for unknown or wrong options and INVALID_TOKEN for wrong ids, both at once; what shows
+   * only later ends the iteration: PROMPT_TOO_LONG, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, BAD_LOGITS, ABORTED, CLOSED,
+   * WORKER_CRASHED.
+   */
+  generate(
+    prompt: string | readonly number[] | Int32Array | readonly Message[],
+    options: GenerateOptions = {},
+  ): Generation {
+    refuseUnknown("generate", options, GENERATE_OPTIONS);
+    const { maxTokens, stop = [], ignoreEos = false, signal, ...sampling } = options;
+    validateSamplingOptions(sampling, this.info.vocabularySize);
+    if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
+    const stops = typeof stop === "string" ? [stop] : stop;
+    if (!Array.isArray(stops) || stops.some((text) => typeof text !== "string" || text === "")) {
+      throw invalid("stop", stop, "a text or a list of texts, none of them empty");
+    }
+    if (typeof ignoreEos !== "boolean") throw invalid("ignoreEos", ignoreEos, "true or false");
+    checkSignal(signal);
+    const parameters: GenerateParameters = {
+      prompt: this.#prompt(prompt),
+      sampling,
+      stop: [...stops],
+      ignoreEos,
+      ...(maxTokens === undefined ? {} : { maxTokens }),
+    };
+    return new Generation(this.#connection, parameters, signal);
+  }
+
+  /**
+   * Log-probabilities that the model gives to the tokens of a text or stream, and its perplexity on them. Runs as a
+   * prompt in chunks beside whatever else runs; with a policy such as `window` streams may be of any length.
+   * Throws INVALID_ARGUMENT for fewer than two tokens, and what `generate` throws.
+   */
+  async score(
+    text: string | readonly number[] | Int32Array,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<ScoreResult> {
+    refuseUnknown("score", options, ["signal"]);
+    const { signal } = options;
+    checkSignal(signal);
+    if (signal?.aborted) throw new MillraceError("ABORTED", "The caller's signal ended the scoring.");
+    const { id, result } = this.#connection.call("score", {
+      text: typeof text === "string" ? text : this.#tokenIds(text),
+    });
+    const cancel = () => this.#connection.tell({ type: "cancel", id });
+    signal?.addEventListener("abort", cancel);
+    try {
+      const { tokens, logprobs, ms, cache } = await this.#connection.hold(result);
+      const sum = logprobs.reduce((total, logprob) => total + logprob, 0);
+      return { tokens, logprobs, perplexity: Math.exp(-sum / logprobs.length), ms, cache };
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+  }
+
+  /** Ids of `text`, BOS and EOS added as the file asks. Throws UNSUPPORTED_TOKENIZER where the file has none. */
+  async tokenize(text: string, options: TokenizeOptions = {}): Promise<number[]> {
+    refuseUnknown("tokenize", options, ["addSpecial", "parseSpecial"]);
+    if (typeof text !== "string") throw invalid("text", text, "a string");
+    const { addSpecial = true, parseSpecial = false } = options;
+    return Array.from(await this.#ask("tokenize", { text, addSpecial, parseSpecial }));
+  }
+
+  /** Text of `tokens`, control tokens left out. Throws INVALID_TOKEN, UNSUPPORTED_TOKENIZER. */
+  async detokenize(tokens: readonly number[] | Int32Array): Promise<string> {
+    return this.#ask("detokenize", { tokens: this.#tokenIds(tokens) });
+  }
+
+  /** The prompt that the model's chat template makes of a conversation, ready for an answer. Throws BAD_TEMPLATE. */
+  async renderChat(messages: readonly Message[]): Promise<string> {
+    return this.#ask("renderChat", { messages: checkMessages(messages) });
+  }
+
+  /** What the engine holds at this moment: pages, requests waiting and running. */
+  async usage(): Promise<EngineUsage> {
+    return this.#ask("usage", null);
+  }
+
+  /** Ends the worker and frees its memory; what is still under way is rejected with CLOSED. Idempotent. */
+  close(): Promise<void> {
+    return this.#connection.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #ask<N extends CallName>(name: N, parameters: Calls[N]["parameters"]): Promise<Calls[N]["result"]> {
+    return this.#connection.hold(this.#connection.call(name, parameters).result);
+  }
+
+  #prompt(prompt: string | readonly number[] | Int32Array | readonly Message[]): Prompt {
+    if (typeof prompt === "string") return prompt;
+    if (prompt instanceof Int32Array) return this.#tokenIds(prompt);
+    if (!Array.isArray(prompt)) throw invalid("prompt", prompt, "a text, token ids or chat messages");
+    const list = prompt as readonly (number | Message)[];
+    return list.some((item) => typeof item === "object") ? checkMessages(list) : this.#tokenIds(list);
+  }
+
+  #tokenIds(tokens: ArrayLike<unknown>): Int32Array {
+    const { vocabularySize } = this.info;
+    const ids = new Int32Array(tokens.length);
+    for (let at = 0; at < ids.length; at++) {
+      const id = tokens[at];
+      if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= vocabularySize) {
+        throw new MillraceError(
+          "INVALID_TOKEN",
+          `Token ${at} is ${String(id)}; this model's ids are whole numbers from 0 to ${vocabularySize - 1}.`,
+          { at, got: String(id), vocabularySize },
+        );
+      }
+      ids[at] = id;
+    }
+    return ids;
+  }
+}
+
+function checkMessages(messages: readonly unknown[]): readonly Message[] {
+  const expected = "chat messages: a list of { role, content }, both strings";
+  if (!Array.isArray(messages) || messages.length === 0) throw invalid("messages", messages, expected);
+  return messages.map((message: Partial<Message> | null) => {
+    if (typeof message?.role !== "string" || typeof message.content !== "string") {
+      throw invalid("messages", message, expected);
+    }
+    return { role: message.role, content: message.content };
+  });
+}
+
+function checkSignal(signal: unknown): void {
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw invalid("signal", signal, "an AbortSignal");
+}

@@ -1,0 +1,150 @@
+/**
+ * What the main thread and the engine's worker say to each other: plain objects that survive structured clone.
+ * Every call has an id and ends with exactly one `result` or `failed`; generations send `step` messages before it,
+ * opening sends `progress`. All that the sequences of one step have to say travels in one message.
+ */
+import type { BackendName } from "../backends/contract.js";
+import type { PoolUsage } from "../cache/pool.js";
+import type { CacheReport } from "../cache/sequence.js";
+import type { Emission, FinishReason } from "../decoding/contract.js";
+import type { ErrorCode, ErrorDetails } from "../errors.js";
+import type { SamplingOptions } from "../sampling/options.js";
+import type { CacheSpec } from "./policies.js";
+
+export interface OpenParameters {
+  /** A file or folder on this machine. */
+  readonly path: string;
+  readonly backend: BackendName | "auto";
+  readonly threads?: number;
+  readonly context?: number;
+  readonly sequences: number;
+  readonly memoryBytes?: number;
+  readonly cache: CacheSpec;
+}
+
+/** Loading, for progress bars. */
+export interface OpenProgress {
+  /** "download": from the hub. "load": weights into the backend's memory, repacked for its kernels. */
+  readonly phase: "download" | "load";
+  readonly loadedBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface ModelInfo {
+  readonly path: string;
+  readonly format: "gguf" | "safetensors";
+  readonly architecture: string;
+  readonly numLayers: number;
+  readonly embeddingWidth: number;
+  readonly vocabularySize: number;
+  /** Tokens that the model was trained for. */
+  readonly trainedContext: number;
+  /** Most tokens (prompt and answer) that one request may have here; with an evicting policy, that it may hold. */
+  readonly context: number;
+  /** Most requests that run at once; further ones wait. */
+  readonly sequences: number;
+  readonly tokenizer: {
+    readonly kind: "gguf" | "huggingface" | "none";
+    readonly bosId: number | null;
+    readonly eosIds: readonly number[];
+    readonly hasChatTemplate: boolean;
+  };
+  readonly backend: { readonly name: BackendName; readonly description: string; readonly threads: number };
+  readonly cache: { readonly policy: string; readonly codec: string };
+  readonly memory: {
+    readonly weightBytes: number;
+    readonly cacheBytes: number;
+    readonly scratchBytes: number;
+    /** The budget that was asked for, or null. */
+    readonly budgetBytes: number | null;
+  };
+  readonly fileBytes: number;
+  readonly loadMs: number;
+}
+
+export interface Message {
+  readonly role: string;
+  readonly content: string;
+}
+
+/** Text, token ids (run as they are), or a conversation that the model's chat template renders. */
+export type Prompt = string | Int32Array | readonly Message[];
+
+export interface GenerateParameters {
+  readonly prompt: Prompt;
+  readonly sampling: SamplingOptions;
+  /** Absent: as many as the context holds. */
+  readonly maxTokens?: number;
+  readonly stop: readonly string[];
+  readonly ignoreEos: boolean;
+}
+
+export interface GenerationEnd {
+  readonly finishReason: FinishReason;
+  /** The seed in use: the caller's, or the one that was drawn. */
+  readonly seed: number;
+  readonly promptTokens: number;
+  readonly generatedTokens: number;
+  /** From admission to the first token. */
+  readonly prefillMs: number;
+  /** From the first token to the last. */
+  readonly decodeMs: number;
+  /** Waiting for room before admission. */
+  readonly queueMs: number;
+  readonly cache: CacheReport;
+}
+
+export interface ScoreEnd {
+  /** [n] what was scored. */
+  readonly tokens: Int32Array;
+  /** [n - 1] natural-log probability of token i + 1 given those before it. */
+  readonly logprobs: Float32Array;
+  readonly cache: CacheReport;
+  readonly ms: number;
+}
+
+/** What the engine holds at this moment. */
+export interface EngineUsage extends PoolUsage {
+  /** Requests in the line, and under way. */
+  readonly waiting: number;
+  readonly running: number;
+}
+
+/** Calls that the worker answers: parameters and result of each. */
+export interface Calls {
+  open: { parameters: OpenParameters; result: ModelInfo };
+  generate: { parameters: GenerateParameters; result: GenerationEnd };
+  score: { parameters: { readonly text: string | Int32Array }; result: ScoreEnd };
+  tokenize: {
+    parameters: { readonly text: string; readonly addSpecial: boolean; readonly parseSpecial: boolean };
+    result: Int32Array;
+  };
+  detokenize: { parameters: { readonly tokens: Int32Array }; result: string };
+  renderChat: { parameters: { readonly messages: readonly Message[] }; result: string };
+  usage: { parameters: null; result: EngineUsage };
+  close: { parameters: null; result: null };
+}
+
+export type CallName = keyof Calls;
+
+export type ToWorker =
+  | { [N in CallName]: { type: "call"; id: number; name: N; parameters: Calls[N]["parameters"] } }[CallName]
+  /** `pieces` of generation `id` have been read by the caller: as many more may be sent. */
+  | { readonly type: "read"; readonly id: number; readonly pieces: number }
+  /** The caller of `id` lost interest: free what it holds; the call then ends with finish reason "aborted". */
+  | { readonly type: "cancel"; readonly id: number };
+
+export type FromWorker =
+  | { readonly type: "progress"; readonly id: number; readonly progress: OpenProgress }
+  | { readonly type: "step"; readonly pieces: readonly { readonly id: number; readonly piece: Emission }[] }
+  | { readonly type: "result"; readonly id: number; readonly value: Calls[CallName]["result"] }
+  | { readonly type: "failed"; readonly id: number; readonly error: ErrorJson };
+
+export interface ErrorJson {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly details: ErrorDetails;
+}
+
+/** Pieces that a generation may have sent and its caller not yet read; then it pauses until some are read. */
+export const MAX_UNREAD_PIECES = 64;

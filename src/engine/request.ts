@@ -1,0 +1,142 @@
+/** A request on its way through the engine, seen by the scheduler as waiting or running. */
+import type { CacheReport, SequenceCache } from "../cache/sequence.js";
+import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
+import type { MillraceError } from "../errors.js";
+import type { Phase, RunningRequest, WaitingRequest } from "../scheduler/contract.js";
+
+export interface RequestEnd {
+  readonly finishReason: FinishReason;
+  readonly promptTokens: number;
+  /** Tokens sampled, an end token included. */
+  readonly generatedTokens: number;
+  /** Milliseconds: before admission; until the first logits; from then to the last. */
+  readonly queueMs: number;
+  readonly prefillMs: number;
+  readonly decodeMs: number;
+  readonly cache: CacheReport;
+}
+
+/** Told during `Engine.step`, or `cancel`; must not call the engine. Exactly one of `end` and `fail` is called, last. */
+export interface RequestListener {
+  emit(emission: Emission): void;
+  end(end: RequestEnd): void;
+  fail(error: MillraceError): void;
+}
+
+export interface EngineRequest {
+  readonly id: number;
+  /** Tokens to run, at least one. */
+  readonly prompt: Int32Array;
+  readonly decoder: Decoder;
+  /** Most tokens, prompt included, that will go into the cache; Infinity for a stream without end. */
+  readonly maxCached: number;
+  /** Emissions that may be given before `Engine.grant` allows more; the request pauses at 0. */
+  readonly credit: number;
+  readonly listener: RequestListener;
+}
+
+const NO_CACHE: CacheReport = { seen: 0, kept: 0, dropped: 0, bytes: 0, groups: [] };
+
+export class Request implements WaitingRequest, RunningRequest {
+  readonly id: number;
+  readonly decoder: Decoder;
+  readonly listener: RequestListener;
+  readonly maxCached: number;
+  readonly pages: number;
+  readonly outputs: "last" | "all";
+  readonly #promptTokens: number;
+  readonly #firstChunk: number;
+
+  phase: Phase = "prefill";
+  cache: SequenceCache | null = null;
+  credit: number;
+  /** Why it shall end although its tokens are in a step that is under way. */
+  cancelled = false;
+
+  /** Tokens that are to run: those of `#tokens` from `#cursor` on. */
+  #tokens: Int32Array;
+  #cursor = 0;
+  #generated = 0;
+  readonly #queuedAt = performance.now();
+  #admittedAt = Number.NaN;
+  #firstAt = Number.NaN;
+  #lastAt = Number.NaN;
+
+  constructor(request: EngineRequest, pages: number, firstChunk: number) {
+    this.id = request.id;
+    this.decoder = request.decoder;
+    this.listener = request.listener;
+    this.maxCached = request.maxCached;
+    this.credit = request.credit;
+    this.outputs = request.decoder.outputs;
+    this.pages = pages;
+    this.#tokens = request.prompt;
+    this.#promptTokens = request.prompt.length;
+    this.#firstChunk = firstChunk;
+  }
+
+  /** 0 while its reader is behind. */
+  get pending(): number {
+    return this.credit > 0 ? this.#tokens.length - this.#cursor : 0;
+  }
+
+  get chunk(): number {
+    return this.cache ? this.cache.maxIncoming() : this.#firstChunk;
+  }
+
+  admit(cache: SequenceCache): void {
+    this.cache = cache;
+    this.#admittedAt = performance.now();
+  }
+
+  /** The next `count` pending tokens; valid until `follow`. */
+  take(count: number): Int32Array {
+    this.#cursor += count;
+    return this.#tokens.subarray(this.#cursor - count, this.#cursor);
+  }
+
+  /** Every token was taken. */
+  get exhausted(): boolean {
+    return this.#cursor === this.#tokens.length;
+  }
+
+  /** A row of logits of this request was sampled at `now`. */
+  sampled(now: number): void {
+    if (this.#generated++ === 0) this.#firstAt = now;
+    this.#lastAt = now;
+  }
+
+  /** `token` runs next. */
+  follow(token: number): void {
+    if (this.phase === "prefill") {
+      this.phase = "decode";
+      this.#tokens = new Int32Array(1);
+    }
+    this.#tokens[0] = token;
+    this.#cursor = 0;
+  }
+
+  /** Frees its pages and says what it did. The request is of no use afterwards. */
+  finish(finishReason: FinishReason): RequestEnd {
+    const now = performance.now();
+    const admittedAt = Number.isNaN(this.#admittedAt) ? now : this.#admittedAt;
+    const firstAt = Number.isNaN(this.#firstAt) ? now : this.#firstAt;
+    const lastAt = Number.isNaN(this.#lastAt) ? firstAt : this.#lastAt;
+    const cache = this.cache?.report() ?? NO_CACHE;
+    this.release();
+    return {
+      finishReason,
+      promptTokens: this.#promptTokens,
+      generatedTokens: this.#generated,
+      queueMs: admittedAt - this.#queuedAt,
+      prefillMs: firstAt - admittedAt,
+      decodeMs: lastAt - firstAt,
+      cache,
+    };
+  }
+
+  release(): void {
+    this.cache?.dispose();
+    this.cache = null;
+  }
+}

@@ -1,0 +1,31 @@
+/**
+ * Millrace: language models on endless streams in bounded memory.
+ *
+ * ```ts
+ * import { open } from "millrace";
+ *
+ * await using model = await open("model.gguf");
+ * for await (const piece of model.generate("Once upon a time", { maxTokens: 200 })) {
+ *   process.stdout.write(piece.text);
+ * }
+ * ```
+ */
+export type { BackendName } from "./backends/contract.js";
+export type { CodecName } from "./cache/codecs/contract.js";
+export type { CacheReport, GroupReport } from "./cache/sequence.js";
+export type { FinishReason, TokenScore } from "./decoding/contract.js";
+export { formatBytes, parseBytes } from "./engine/bytes.js";
+export { Generation, type GenerationResult, type Piece } from "./engine/generation.js";
+export {
+  type GenerateOptions,
+  Model,
+  type OpenOptions,
+  open,
+  type ScoreResult,
+  type TokenizeOptions,
+} from "./engine/model.js";
+export { type CacheSpec, full, type PolicySpec, window } from "./engine/policies.js";
+export type { EngineUsage, Message, ModelInfo, OpenProgress } from "./engine/protocol.js";
+export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
+export type { SamplingOptions } from "./sampling/options.js";
+export type { TokenLogprob } from "./sampling/sampler.js";
