@@ -36,7 +36,7 @@ const PROMPT = 40;
 const GENERATED = 24;
 const TOP = 4;
 /** Greedy choices must be clear: a nearer runner-up means that a recipe needs another seed or scale. */
-const MARGIN = 0.02;
+const MARGIN = 0.015;
 
 /** Models that llama.cpp runs without something that their file asks for: it knows no window for "llama". */
 const SKIPPED = new Set<string>(["mistral"]);

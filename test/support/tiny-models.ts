@@ -8,8 +8,10 @@
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { array, f32, type GgufValue, string, u32 } from "../../src/formats/gguf-values.js";
+import type { Checkpoint, MetadataValue } from "../../src/formats/checkpoint.js";
+import { array, f32, type GgufValue, plainValue, string, u32 } from "../../src/formats/gguf-values.js";
 import { type GgufTensor, writeGguf } from "../../src/formats/gguf-writer.js";
+import { memoryCheckpoint } from "../../src/formats/memory.js";
 import { TestRandom } from "./random.js";
 
 export interface TinyTensor {
@@ -31,37 +33,38 @@ export interface TinyModel {
   };
 }
 
-export const TINY_SEED = 20260101;
+export const TINY_SEED = 7;
 const VOCABULARY = 320;
 const CONTEXT = 512;
 
-/** Letters and pieces of words after the 3 control and 256 byte tokens. */
+/** Letters and pieces of words after the 3 control and 256 byte tokens; then one token that ends a text. */
 const PIECES = [
   ..."▁etaoinshrdlcumwfgypbvkxjqzETAOINSHR.,!?'-0123456789",
-  ...["▁t", "▁a", "he", "▁the", "in", "er", "an", "▁s", "nd"],
+  ...["▁t", "▁a", "he", "▁the", "in", "er", "an", "▁s"],
 ];
 
-/** A SentencePiece vocabulary of 320 tokens: <unk>, <s>, </s>, all bytes, pieces. */
+/** A SentencePiece vocabulary of 320 tokens: <unk>, <s>, </s>, all bytes, pieces, <|endoftext|>. */
 function tokenizerMetadata(): Record<string, GgufValue> {
   const bytes = Array.from(
     { length: 256 },
     (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`,
   );
-  const tokens = ["<unk>", "<s>", "</s>", ...bytes, ...PIECES].slice(0, VOCABULARY);
+  const tokens = ["<unk>", "<s>", "</s>", ...bytes, ...PIECES, "<|endoftext|>"];
   if (tokens.length !== VOCABULARY || new Set(tokens).size !== VOCABULARY) {
     throw new Error(`The tiny vocabulary has ${new Set(tokens).size} tokens, expected ${VOCABULARY}`);
   }
   const firstPiece = 3 + bytes.length;
+  const last = tokens.length - 1;
   return {
     "tokenizer.ggml.model": string("llama"),
     "tokenizer.ggml.tokens": array("string", tokens),
     "tokenizer.ggml.scores": array(
       "f32",
-      tokens.map((_, id) => (id < firstPiece ? 0 : firstPiece - id)),
+      tokens.map((_, id) => (id < firstPiece || id === last ? 0 : firstPiece - id)),
     ),
     "tokenizer.ggml.token_type": array(
       "i32",
-      tokens.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < firstPiece ? 6 : 1)),
+      tokens.map((_, id) => (id === 0 ? 2 : id < 3 || id === last ? 3 : id < firstPiece ? 6 : 1)),
     ),
     "tokenizer.ggml.bos_token_id": u32(1),
     "tokenizer.ggml.eos_token_id": u32(2),
@@ -120,9 +123,15 @@ class Recipe {
     this.huggingFace[huggingFace] = { shape: [width], data };
   }
 
-  /** Norm weights in 0.5 .. 1.5, on a grid so that storing them less `minus` loses nothing. */
-  norm(gguf: string, huggingFace: string, width: number, minus = 0): void {
-    const data = this.#random(gguf, width, 0.5).map((x) => 1 + Math.round(x * 256) / 256);
+  /** Norm weights about `mean`, on a grid so that storing them less `minus` loses nothing. */
+  norm(
+    gguf: string,
+    huggingFace: string,
+    width: number,
+    options: { mean?: number; minus?: number } = {},
+  ): void {
+    const { mean = 1, minus = 0 } = options;
+    const data = this.#random(gguf, width, 0.5).map((x) => mean + Math.round(x * 256) / 256);
     this.gguf[gguf] = { shape: [width], data };
     this.huggingFace[huggingFace] = { shape: [width], data: data.map((x) => x - minus) };
   }
@@ -141,9 +150,9 @@ class Recipe {
   embedding(options: { tied: boolean; scale: number; prefix?: string }): void {
     const { embeddingWidth } = this.sizes;
     const { prefix = "model.", scale } = options;
-    const gain = (scale * Math.sqrt(embeddingWidth)) / 1;
+    const gain = scale * Math.sqrt(embeddingWidth);
     this.matrix("token_embd.weight", `${prefix}embed_tokens.weight`, VOCABULARY, embeddingWidth, gain);
-    if (!options.tied) this.matrix("output.weight", "lm_head.weight", VOCABULARY, embeddingWidth, 4);
+    if (!options.tied) this.matrix("output.weight", "lm_head.weight", VOCABULARY, embeddingWidth, 6);
   }
 
   attention(layer: number, options: { gain: number; bias?: boolean }): void {
@@ -180,8 +189,8 @@ class Recipe {
   headNorms(layer: number, minus = 0): void {
     const { headWidth } = this.sizes;
     const hf = `model.layers.${layer}.self_attn.`;
-    this.norm(`blk.${layer}.attn_q_norm.weight`, `${hf}q_norm.weight`, headWidth, minus);
-    this.norm(`blk.${layer}.attn_k_norm.weight`, `${hf}k_norm.weight`, headWidth, minus);
+    this.norm(`blk.${layer}.attn_q_norm.weight`, `${hf}q_norm.weight`, headWidth, { minus });
+    this.norm(`blk.${layer}.attn_k_norm.weight`, `${hf}k_norm.weight`, headWidth, { minus });
   }
 
   #random(name: string, length: number, scale: number): Float32Array {
@@ -425,11 +434,15 @@ function qwen3moe(seed: number): TinyModel {
   });
 }
 
-/** Seven layers, so that the sixth sees all and the last the window again. */
+/**
+ * Seven layers, so that the sixth sees all and the last the window again. Large norms after the blocks keep the
+ * shared embedding from repeating its own token.
+ */
 function gemma3(seed: number): TinyModel {
   const sizes: Sizes = { ...SIZES, numLayers: 7, headWidth: 32 };
   const width = sizes.embeddingWidth;
   const recipe = new Recipe(seed, sizes, false);
+  const post = { mean: 3, minus: 1 };
   recipe.embedding({ tied: true, scale: 0.2 });
   for (let layer = 0; layer < sizes.numLayers; layer++) {
     const at = `blk.${layer}.`;
@@ -437,12 +450,12 @@ function gemma3(seed: number): TinyModel {
     recipe.attention(layer, { gain: 1 });
     recipe.headNorms(layer, 1);
     recipe.feedForward(layer);
-    recipe.norm(`${at}attn_norm.weight`, `${hf}input_layernorm.weight`, width, 1);
-    recipe.norm(`${at}post_attention_norm.weight`, `${hf}post_attention_layernorm.weight`, width, 1);
-    recipe.norm(`${at}ffn_norm.weight`, `${hf}pre_feedforward_layernorm.weight`, width, 1);
-    recipe.norm(`${at}post_ffw_norm.weight`, `${hf}post_feedforward_layernorm.weight`, width, 1);
+    recipe.norm(`${at}attn_norm.weight`, `${hf}input_layernorm.weight`, width, { minus: 1 });
+    recipe.norm(`${at}post_attention_norm.weight`, `${hf}post_attention_layernorm.weight`, width, post);
+    recipe.norm(`${at}ffn_norm.weight`, `${hf}pre_feedforward_layernorm.weight`, width, { minus: 1 });
+    recipe.norm(`${at}post_ffw_norm.weight`, `${hf}post_feedforward_layernorm.weight`, width, post);
   }
-  recipe.norm("output_norm.weight", "model.norm.weight", width, 1);
+  recipe.norm("output_norm.weight", "model.norm.weight", width, { mean: 4, minus: 1 });
   return assemble("gemma3", { gguf: "gemma3", huggingFace: "gemma3_text" }, recipe, 1e6, {
     metadata: {
       "attention.sliding_window": u32(16),
@@ -533,6 +546,30 @@ export function tinyModel(name: TinyName, seed = TINY_SEED): TinyModel {
 export function tinyPrompt(length: number, seed = TINY_SEED): number[] {
   const random = new TestRandom(seed);
   return [1, ...Array.from({ length: length - 1 }, () => 3 + random.below(VOCABULARY - 3))];
+}
+
+/** The model as a checkpoint in memory, in either format: what an opened file would show, without the file. */
+export function tinyCheckpoint(model: TinyModel, format: Checkpoint["format"]): Checkpoint {
+  if (format === "gguf") {
+    const metadata = Object.entries(model.metadata).map(([key, value]) => [key, plainValue(value)] as const);
+    const architecture = String(plainValue(model.metadata["general.architecture"]!));
+    return memoryCheckpoint(model.tensors, { format, architecture, metadata });
+  }
+  const { config, tensors } = model.huggingFace;
+  return memoryCheckpoint(tensors, {
+    format,
+    architecture: String(config.model_type),
+    metadata: flatten(config),
+  });
+}
+
+/** config.json's values under dotted names; lists stay whole, null counts as absent. */
+function flatten(values: object, prefix = ""): [string, MetadataValue][] {
+  return Object.entries(values).flatMap(([key, value]): [string, MetadataValue][] => {
+    if (value === null) return [];
+    if (typeof value === "object" && !Array.isArray(value)) return flatten(value, `${prefix}${key}.`);
+    return [[prefix + key, value as MetadataValue]];
+  });
 }
 
 /** Writes the model as one GGUF file; its path is `${folder}/${name}.gguf`. */
