@@ -22,6 +22,12 @@ export interface Candidates {
 /** A truncation: takes tokens out of the set (`keep`). It never empties the set. */
 export type Truncation = (candidates: Candidates) => void;
 
+/**
+ * A change of the whole vocabulary's logits [V], before anything is taken out. `window` holds how often each token
+ * stands in the penalty window.
+ */
+export type LogitStep = (logits: Float64Array, window: ReadonlyMap<number, number>) => void;
+
 export function createCandidates(vocabularySize: number): Candidates {
   return {
     count: 0,

@@ -10,12 +10,28 @@
  *   draw
  */
 import { MillraceError } from "../errors.js";
-import { type Candidates, createCandidates, loadCandidates, type Truncation } from "./candidates.js";
+import {
+  type Candidates,
+  createCandidates,
+  type LogitStep,
+  loadCandidates,
+  type Truncation,
+} from "./candidates.js";
 import { draw } from "./draw.js";
+import { frequencyPenalty } from "./frequency-penalty.js";
 import { greedy } from "./greedy.js";
+import { logitBias } from "./logit-bias.js";
+import { logprobs } from "./logprobs.js";
+import { minP } from "./min-p.js";
 import { type SamplingOptions, validateSamplingOptions } from "./options.js";
+import { presencePenalty } from "./presence-penalty.js";
 import { createRandom, type RandomState } from "./random.js";
+import { repetitionPenalty } from "./repetition-penalty.js";
 import { temperature } from "./temperature.js";
+import { topK } from "./top-k.js";
+import { topP } from "./top-p.js";
+import { typical } from "./typical.js";
+import { countWindow } from "./window.js";
 
 export interface TokenLogprob {
   readonly id: number;
@@ -61,16 +77,23 @@ export function createSampler(
   candidates?: Candidates,
 ): Sampler {
   validateSamplingOptions(options, vocabularySize);
+  const { penaltyWindow = 64, logprobs: numTop } = options;
+  const heat = options.temperature ?? 0;
+  const changes = logitSteps(options);
+  const narrow = heat === 0 ? [] : [temperature(heat), ...truncations(options)];
   let seed = options.seed ?? globalThis.crypto.getRandomValues(new Uint32Array(1))[0]!;
   const random = createRandom(seed);
-  const heat = options.temperature ?? 0;
-  const narrow: Truncation[] = heat === 0 ? [] : [temperature(heat)];
   let scratch = candidates;
 
-  const choose = (logits: Float32Array): number => {
-    if (heat === 0) return greedy(logits);
+  const choose = (logits: Float32Array, context: ArrayLike<number>): number => {
+    if (heat === 0 && changes.length === 0) return greedy(logits);
     scratch ??= createCandidates(vocabularySize);
     loadCandidates(scratch, logits);
+    if (changes.length > 0) {
+      const window = countWindow(context, penaltyWindow, vocabularySize);
+      for (const step of changes) step(scratch.logits, window);
+    }
+    if (heat === 0) return greedy(scratch.logits.subarray(0, vocabularySize));
     for (const step of narrow) step(scratch);
     return draw(scratch, random.next());
   };
@@ -79,7 +102,7 @@ export function createSampler(
     get seed() {
       return seed;
     },
-    sample(logits, _context) {
+    sample(logits, context) {
       if (logits.length !== vocabularySize) {
         throw new MillraceError(
           "INVALID_ARGUMENT",
@@ -91,7 +114,12 @@ export function createSampler(
           },
         );
       }
-      return { id: choose(logits) };
+      const id = choose(logits, context);
+      if (numTop === undefined) return { id };
+      scratch ??= createCandidates(vocabularySize);
+      const scores = logprobs(logits, scratch.places);
+      const logprob = scores.of(id);
+      return numTop === 0 ? { id, logprob } : { id, logprob, top: scores.top(numTop) };
     },
     save: () => ({ seed, random: random.save() }),
     restore(state) {
@@ -99,4 +127,28 @@ export function createSampler(
       seed = state.seed;
     },
   };
+}
+
+function logitSteps(options: SamplingOptions): LogitStep[] {
+  const {
+    logitBias: bias,
+    repetitionPenalty: r = 1,
+    presencePenalty: p = 0,
+    frequencyPenalty: f = 0,
+  } = options;
+  const steps: LogitStep[] = [];
+  if (bias !== undefined) steps.push(logitBias(bias));
+  if (r !== 1) steps.push(repetitionPenalty(r));
+  if (p !== 0) steps.push(presencePenalty(p));
+  if (f !== 0) steps.push(frequencyPenalty(f));
+  return steps;
+}
+
+function truncations(options: SamplingOptions): Truncation[] {
+  const steps: Truncation[] = [];
+  if (options.topK !== undefined) steps.push(topK(options.topK));
+  if (options.typicalP !== undefined) steps.push(typical(options.typicalP));
+  if (options.topP !== undefined) steps.push(topP(options.topP));
+  if (options.minP !== undefined) steps.push(minP(options.minP));
+  return steps;
 }
