@@ -17,8 +17,11 @@ export function createNull(_options: BackendOptions = {}): Backend {
     numThreads: 1,
     plan: (tape, { maxOutputs }) => ({ weightBytes: 0, scratchBytes: 4 * maxOutputs * tape.logits.width }),
     allocate: (byteLength) => memory.allocate(byteLength),
-    load: async (): Promise<LoadedWeights> => ({ byteLength: 0, dispose() {} }),
-    async compile(tape, _weights, limits) {
+    load: async () => new NullWeights(),
+    async compile(tape, weights, limits) {
+      if (!(weights instanceof NullWeights)) {
+        throw new MillraceError("INVALID_ARGUMENT", "These weights were loaded by another backend.");
+      }
       checkLimits(tape, limits);
       return new NullProgram(tape, limits);
     },
@@ -33,6 +36,11 @@ export function nullLogit(token: number, position: number, candidate: number): n
   hash = Math.imul(hash ^ (hash >>> 15) ^ Math.imul(candidate + 1, 0x27d4eb2f), 0x165667b1);
   hash = Math.imul(hash ^ (hash >>> 13), 0x2c1b3c6d);
   return ((hash ^ (hash >>> 16)) >>> 8) / 2 ** 24;
+}
+
+class NullWeights implements LoadedWeights {
+  readonly byteLength = 0;
+  dispose(): void {}
 }
 
 class NullProgram implements Program {

@@ -12,7 +12,15 @@ import { createReference } from "../../src/backends/reference/index.js";
 import { appendCases } from "./append.js";
 import { attentionCases } from "./attention.js";
 import { addCases, gluCases, rmsNormCases, selectCases } from "./elementwise.js";
+import { expertCases } from "./experts.js";
+import { limitCases } from "./limits.js";
 import { embedCases, matmulCases } from "./matmul.js";
+import {
+  batchInvarianceCases,
+  chunkedPrefillCases,
+  pagePlacementCases,
+  positionShiftCases,
+} from "./properties.js";
 import { ropeCases } from "./rope.js";
 import { makeSuite, type Part, type Suite } from "./suite.js";
 
@@ -26,6 +34,12 @@ const PARTS: Record<Part, (suite: Suite) => void> = {
   glu: gluCases,
   add: addCases,
   select: selectCases,
+  experts: expertCases,
+  limits: limitCases,
+  batchInvariance: batchInvarianceCases,
+  chunkedPrefill: chunkedPrefillCases,
+  pagePlacement: pagePlacementCases,
+  positionShift: positionShiftCases,
 };
 
 export interface ConformanceOptions {

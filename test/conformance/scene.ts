@@ -65,9 +65,14 @@ export class Scene {
     return this;
   }
 
+  /** The tape, once `finish` was called. */
+  get finished(): Tape {
+    if (!this.#finished) throw new Error("finish() the scene first");
+    return this.#finished;
+  }
+
   /** Compiles the scene for batches of up to these sizes. Dispose the stage when done. */
   async on(backend: Backend, options: { maxTokens: number; groups?: readonly KvGroup[]; numPages?: number }) {
-    if (!this.#finished) throw new Error("finish() the scene first");
     const { maxTokens, groups = [], numPages = 1 } = options;
     const pageBytes = Math.max(
       64,
@@ -75,8 +80,8 @@ export class Scene {
         Object.values(codecs).map((codec) => (pageTokens / 16) * codec.groupBytes(headWidth)),
       ),
     );
-    const weights = await backend.load(this.#finished, memoryCheckpoint(this.#tensors));
-    const program = await backend.compile(this.#finished, weights, {
+    const weights = await backend.load(this.finished, memoryCheckpoint(this.#tensors));
+    const program = await backend.compile(this.finished, weights, {
       maxTokens,
       maxOutputs: maxTokens,
       kv: { pageBytes, groups },

@@ -11,7 +11,13 @@ export type Part =
   | "attention"
   | "glu"
   | "add"
-  | "select";
+  | "select"
+  | "experts"
+  | "limits"
+  | "batchInvariance"
+  | "chunkedPrefill"
+  | "pagePlacement"
+  | "positionShift";
 
 /** What a part's cases need: the backend, the reference, and how far off a result may be. */
 export interface Suite {
