@@ -1,7 +1,4 @@
-/**
- * Golden tests of the architectures on the reference backend, against what llama.cpp said about the same seeded
- * weights (test/fixtures/models/, written by test/oracles/models.oracle.ts).
- */
+/** The architectures on the reference backend: golden tokens, windows, files. */
 import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,63 +6,13 @@ import { join, resolve } from "node:path";
 import { describe, expect, it } from "vitest";
 import { createReference } from "../src/backends/reference/index.js";
 import { openGguf } from "../src/formats/gguf.js";
-import { readModelFixture } from "./support/model-fixtures.js";
-import { argmax, logSoftmax, TapeRunner } from "./support/run-tape.js";
-import {
-  TINY_NAMES,
-  type TinyName,
-  tinyCheckpoint,
-  tinyModel,
-  tinyPrompt,
-  writeTinyGguf,
-} from "./support/tiny-models.js";
+import { describeGoldenModels } from "./support/golden-models.js";
+import { largestDifference, TapeRunner } from "./support/run-tape.js";
+import { tinyCheckpoint, tinyModel, tinyPrompt, writeTinyGguf } from "./support/tiny-models.js";
 
 const backend = createReference();
 
-/**
- * Largest difference of a logprob to llama.cpp's, which sums in single precision, with fixtures rounded to 1e-5.
- * Gemma's GELU is read there from a table of half-precision values.
- */
-const BOUND: Partial<Record<TinyName, number>> = { gemma3: 2e-2 };
-const DEFAULT_BOUND = 5e-4;
-
-/** llama.cpp knows no window for "llama" files; the window has a test of its own below. */
-const GOLDEN = TINY_NAMES.filter((name) => name !== "mistral");
-
-describe.each(GOLDEN)("%s", (name) => {
-  const fixture = readModelFixture(name);
-  const model = tinyModel(name, fixture.seed);
-  const open = (format: "gguf" | "safetensors") =>
-    TapeRunner.open(backend, tinyCheckpoint(model, format), { context: fixture.context, capacity: 64 });
-
-  it("predicts and continues as llama.cpp does", async () => {
-    using runner = await open("gguf");
-    const prompt = await runner.evaluate(fixture.prompt);
-    expect(prompt.map(argmax)).toEqual(fixture.predicted);
-    runner.reset();
-    const { ids, logits } = await runner.greedy(fixture.prompt, fixture.greedy.length);
-    expect(ids).toEqual(fixture.greedy);
-    let worst = 0;
-    for (const [step, top] of fixture.top.entries()) {
-      const ours = logSoftmax(logits[step]!);
-      for (const [id, logprob] of top) worst = Math.max(worst, Math.abs(ours[id]! - logprob));
-    }
-    expect(worst).toBeLessThan(BOUND[name] ?? DEFAULT_BOUND);
-  });
-
-  it("says the same from safetensors, and token by token", async () => {
-    using gguf = await open("gguf");
-    using safetensors = await open("safetensors");
-    const atOnce = await gguf.evaluate(fixture.prompt);
-    gguf.reset();
-    const cached = await gguf.evaluate(fixture.prompt, 1);
-    const other = await safetensors.evaluate(fixture.prompt, 7);
-    for (const [t, logits] of atOnce.entries()) {
-      expect(largestDifference(cached[t]!, logits), `token ${t}, cached`).toBeLessThan(1e-4);
-      expect(largestDifference(other[t]!, logits), `token ${t}, safetensors`).toBeLessThan(1e-3);
-    }
-  });
-});
+describeGoldenModels("reference", createReference);
 
 describe("sliding windows", () => {
   it("hides what lies before the window of every layer, and nothing nearer", async () => {
@@ -111,7 +58,3 @@ describe("files", () => {
     expect([...prompt, ...ids]).toEqual(expected);
   });
 });
-
-function largestDifference(a: Float32Array, b: Float32Array): number {
-  return a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i]!)), 0);
-}

@@ -78,22 +78,25 @@ async function configure(checkpoint: Checkpoint, options: ConfigureOptions): Pro
   };
 }
 
-function readLocalLayers(values: Hyperparameters, numLayers: number): boolean[] {
-  const types = values.texts({ gguf: null, huggingFace: "layer_types" }, null);
-  if (types) {
+/** One entry per layer where the file lists them; otherwise a period, at whose end stands a layer that sees all. */
+function readLocalLayers(values: Hyperparameters, numLayers: number): readonly boolean[] {
+  const key = {
+    gguf: "attention.sliding_window_pattern",
+    huggingFace: ["sliding_window_pattern", "_sliding_window_pattern"],
+  };
+  const listed = values.isList(key)
+    ? values.flags(key)
+    : values
+        .texts({ gguf: null, huggingFace: "layer_types" }, null)
+        ?.map((type) => type === "sliding_attention");
+  if (listed) {
     values.check(
-      types.length === numLayers,
-      `"layer_types" has ${types.length} entries; expected ${numLayers}, one per layer.`,
+      listed.length === numLayers,
+      `${listed.length} layers are said to be local or global; expected ${numLayers}.`,
     );
-    return types.map((type) => type === "sliding_attention");
+    return listed;
   }
-  const period = values.integer(
-    {
-      gguf: "attention.sliding_window_pattern",
-      huggingFace: ["sliding_window_pattern", "_sliding_window_pattern"],
-    },
-    6,
-  );
+  const period = values.integer(key, 6);
   return Array.from({ length: numLayers }, (_, layer) => (layer + 1) % period !== 0);
 }
 

@@ -29,6 +29,15 @@ export class Hyperparameters {
     });
   }
 
+  /** A whole number that a file may leave out, or set to 0, to say that there is no such thing: then null. */
+  count(key: Key): number | null {
+    const number = this.#read(key, "a whole number", [0], (value) => {
+      const parsed = typeof value === "bigint" ? Number(value) : value;
+      return typeof parsed === "number" && Number.isSafeInteger(parsed) && parsed >= 0 ? parsed : undefined;
+    });
+    return number === 0 ? null : number;
+  }
+
   /** A finite number > 0. Throws as `integer` does. */
   real<T = never>(key: Key, ...fallback: [T] | []): number | T {
     return this.#read(key, "a number above 0", fallback, (value) => {
@@ -54,6 +63,21 @@ export class Hyperparameters {
       const numbers = value.map(Number);
       return numbers.every(Number.isFinite) ? numbers : undefined;
     });
+  }
+
+  /** Whether the first of the key's names that the file has holds a list. */
+  isList(key: Key): boolean {
+    const name = this.#names(key).find((each) => this.#checkpoint.metadata.get(each) !== undefined);
+    return name !== undefined && Array.isArray(this.#checkpoint.metadata.get(name));
+  }
+
+  /** A list of true and false. */
+  flags<T = never>(key: Key, ...fallback: [T] | []): readonly boolean[] | T {
+    return this.#read(key, "a list of true and false", fallback, (value) =>
+      Array.isArray(value) && value.every((item): item is boolean => typeof item === "boolean")
+        ? value
+        : undefined,
+    );
   }
 
   /** A list of texts. */

@@ -33,7 +33,7 @@ export async function configureLlama(
   const values = new Hyperparameters(checkpoint);
   const decoder = readDecoder(checkpoint, values);
   const { headWidth, contextLength } = decoder;
-  const numExperts = values.integer({ gguf: "expert_count", huggingFace: "num_local_experts" }, null);
+  const numExperts = values.count({ gguf: "expert_count", huggingFace: "num_local_experts" });
   return {
     ...decoder,
     rope: await readRope(checkpoint, values, {
@@ -42,7 +42,7 @@ export async function configureLlama(
       contextLength,
       context: options.context ?? contextLength,
     }),
-    window: values.integer({ gguf: "attention.sliding_window", huggingFace: "sliding_window" }, null),
+    window: values.count({ gguf: "attention.sliding_window", huggingFace: "sliding_window" }),
     experts: numExperts === null ? null : readMixtralExperts(values, numExperts, decoder.feedForwardWidth),
     attentionScale: values.real({ gguf: "attention.scale", huggingFace: null }, 1 / Math.sqrt(headWidth)),
   };

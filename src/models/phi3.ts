@@ -30,7 +30,7 @@ async function configure(checkpoint: Checkpoint, options: ConfigureOptions): Pro
       contextLength,
       context: options.context ?? contextLength,
     }),
-    window: values.integer({ gguf: "attention.sliding_window", huggingFace: "sliding_window" }, null),
+    window: values.count({ gguf: "attention.sliding_window", huggingFace: "sliding_window" }),
   };
 }
 

@@ -32,7 +32,7 @@ export async function configureQwen(checkpoint: Checkpoint, options: ConfigureOp
       contextLength,
       context: options.context ?? contextLength,
     }),
-    window: windowed ? values.integer({ gguf: null, huggingFace: "sliding_window" }, null) : null,
+    window: windowed ? values.count({ gguf: null, huggingFace: "sliding_window" }) : null,
     firstWindowLayer: windowed ? values.integer({ gguf: null, huggingFace: "max_window_layers" }, 28) : 0,
   };
 }

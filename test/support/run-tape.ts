@@ -167,3 +167,9 @@ export function logSoftmax(logits: Float32Array): Float64Array {
   for (const logit of logits) sum += Math.exp(logit - max);
   return Float64Array.from(logits, (logit) => logit - max - Math.log(sum));
 }
+
+/** Largest absolute difference of two vectors of one length. */
+export function largestDifference(a: Float32Array, b: Float32Array): number {
+  if (a.length !== b.length) throw new Error(`Vectors of ${a.length} and ${b.length} have no difference`);
+  return a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i]!)), 0);
+}
