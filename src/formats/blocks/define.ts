@@ -14,35 +14,38 @@ interface BlockCodec {
 
 export function defineBlocks(codec: BlockCodec): BlockFormat {
   const { blockElements, blockBytes } = LAYOUTS[codec.name];
-  const countBlocks = (values: Float32Array, bytes: Uint8Array): number => {
-    const count = values.length / blockElements;
-    if (!Number.isInteger(count) || bytes.length !== count * blockBytes) {
-      throw new MillraceError(
-        "INVALID_ARGUMENT",
-        `${codec.name}: got ${values.length} values and ${bytes.length} bytes, expected ${blockBytes} bytes for ` +
-          `every ${blockElements} values.`,
-        { type: codec.name, values: values.length, bytes: bytes.length },
-      );
-    }
-    return count;
-  };
   return {
     name: codec.name,
     blockElements,
     blockBytes,
     decode(bytes, out) {
-      const count = countBlocks(out, bytes);
+      const count = countBlocks(codec.name, out, bytes);
       for (let block = 0; block < count; block++) {
         codec.decodeBlock(bytes, block * blockBytes, out, block * blockElements);
       }
     },
     encode(values, out) {
-      const count = countBlocks(values, out);
+      const count = countBlocks(codec.name, values, out);
       for (let block = 0; block < count; block++) {
         codec.encodeBlock(values, block * blockElements, out, block * blockBytes);
       }
     },
   };
+}
+
+/** How many blocks both arrays hold. Throws INVALID_ARGUMENT where that is not the same whole number. */
+export function countBlocks(type: TensorType, values: Float32Array, bytes: Uint8Array): number {
+  const { blockElements, blockBytes } = LAYOUTS[type];
+  const count = values.length / blockElements;
+  if (!Number.isInteger(count) || bytes.length !== count * blockBytes) {
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `${type}: got ${values.length} values and ${bytes.length} bytes, expected ${blockBytes} bytes for ` +
+        `every ${blockElements} values.`,
+      { type, values: values.length, bytes: bytes.length },
+    );
+  }
+  return count;
 }
 
 /** The half at byte `at`. */

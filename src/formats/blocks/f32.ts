@@ -1,12 +1,17 @@
-import { defineBlocks } from "./define.js";
+import { type BlockFormat, LAYOUTS } from "./contract.js";
+import { countBlocks } from "./define.js";
 
-/** Singles, little endian, as they are. */
-export const F32 = defineBlocks({
+/** Singles, little endian, as every machine that Millrace runs on holds them. */
+export const F32: BlockFormat = {
   name: "F32",
-  decodeBlock(bytes, at, out, to) {
-    out[to] = new DataView(bytes.buffer, bytes.byteOffset + at, 4).getFloat32(0, true);
+  blockElements: LAYOUTS.F32.blockElements,
+  blockBytes: LAYOUTS.F32.blockBytes,
+  decode(bytes, out) {
+    countBlocks("F32", out, bytes);
+    new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(bytes);
   },
-  encodeBlock(values, from, out, at) {
-    new DataView(out.buffer, out.byteOffset + at, 4).setFloat32(0, values[from]!, true);
+  encode(values, out) {
+    countBlocks("F32", values, out);
+    out.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
   },
-});
+};

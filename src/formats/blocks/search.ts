@@ -23,7 +23,7 @@ export function integers(low: number, high: number): Grid {
     extreme: low,
     opposite: high,
     step: 0.1,
-    round: (x) => Math.max(low, Math.min(high, Math.round(x))),
+    round: (x) => Math.max(low, Math.min(high, Math.floor(x + 0.5))),
   };
 }
 
@@ -89,7 +89,7 @@ export function fitAffine(
     let sumQQ = 0;
     let sumXQ = 0;
     for (let i = from; i < from + count; i++) {
-      const q = Math.max(0, Math.min(top, Math.round((values[i]! - low) * inverse)));
+      const q = Math.min(top, Math.floor((values[i]! - low) * inverse + 0.5));
       sumQ += q;
       sumQQ += q * q;
       sumXQ += values[i]! * q;
@@ -114,7 +114,7 @@ export function fitAffine(
 
 /** q from 0 to `top` for which scale * q + min is nearest to x. */
 export function quantizeAffine(x: number, scale: number, min: number, top: number): number {
-  return scale === 0 ? 0 : Math.max(0, Math.min(top, Math.round((x - min) / scale)));
+  return scale === 0 ? 0 : Math.max(0, Math.min(top, Math.floor((x - min) / scale + 0.5)));
 }
 
 /** Of the integers next to `guess`, inside [low, high], the one with the least `error`. */
