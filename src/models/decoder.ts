@@ -5,7 +5,7 @@
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Activation, BufferRef, RopeRef, Tape, TapeBuilder, WeightRef } from "../tape/tape.js";
 import type { ModelConfig } from "./contract.js";
-import type { Hyperparameters } from "./hyperparameters.js";
+import type { Hyperparameters, Key } from "./hyperparameters.js";
 import { embeddingName, tensorPrefix } from "./names.js";
 import type { MatrixShape, WeightSource } from "./weights.js";
 
@@ -67,6 +67,11 @@ export function readDecoder(
     defaults.headWidth ?? embeddingWidth / numHeads,
   );
   const valueWidth = values.integer({ gguf: "attention.value_length", huggingFace: null }, headWidth);
+  const numLayers = integer("block_count", "num_hidden_layers");
+  values.check(
+    numLayers <= checkpoint.tensors.size,
+    `${numLayers} layers are made of ${checkpoint.tensors.size} tensors; expected at least one a layer.`,
+  );
   values.check(
     numHeads % numKvHeads === 0,
     `${numHeads} attention heads cannot share ${numKvHeads} key-value heads; expected a multiple.`,
@@ -83,7 +88,7 @@ export function readDecoder(
   return {
     architecture: checkpoint.architecture,
     contextLength: integer("context_length", "max_position_embeddings", defaults.contextLength),
-    numLayers: integer("block_count", "num_hidden_layers"),
+    numLayers,
     embeddingWidth,
     vocabularySize: embedding?.shape[0] ?? values.integer({ gguf: "vocab_size", huggingFace: "vocab_size" }),
     numHeads,
@@ -97,6 +102,23 @@ export function readDecoder(
     tied: values.flag({ gguf: null, huggingFace: "tie_word_embeddings" }, defaults.tied ?? false),
     prefix: tensorPrefix(checkpoint),
   };
+}
+
+const MAX_EXPERTS = 65536;
+
+/** How many experts there are, and how many a token visits. Throws as `readDecoder` does. */
+export function readExpertCounts(
+  values: Hyperparameters,
+  key: Key,
+): Pick<ExpertsConfig, "numExperts" | "numExpertsPerToken"> {
+  const numExperts = values.integer(key);
+  const perToken = { gguf: "expert_used_count", huggingFace: "num_experts_per_tok" };
+  const numExpertsPerToken = values.integer(perToken);
+  values.check(
+    numExpertsPerToken <= numExperts && numExperts <= MAX_EXPERTS,
+    `${numExpertsPerToken} of ${numExperts} experts; expected at most as many as there are, and those at most ${MAX_EXPERTS}.`,
+  );
+  return { numExperts, numExpertsPerToken };
 }
 
 /** Rotated elements of a head: all of them unless the file says otherwise. */

@@ -12,13 +12,19 @@ export interface Key {
   readonly huggingFace: string | readonly string[] | null;
 }
 
+const NESTED = "text_config.";
+
 export class Hyperparameters {
   readonly format: Checkpoint["format"];
   readonly #checkpoint: Checkpoint;
+  /** Multi-modal checkpoints keep the language model's values under "text_config"; those come first. */
+  readonly #prefixes: readonly string[];
 
   constructor(checkpoint: Checkpoint) {
     this.format = checkpoint.format;
     this.#checkpoint = checkpoint;
+    const nested = [...checkpoint.metadata.keys()].some((name) => name.startsWith(NESTED));
+    this.#prefixes = nested ? [NESTED, ""] : [""];
   }
 
   /** A whole number >= 1. Throws MISSING_METADATA unless `fallback` is given, BAD_FORMAT for anything else. */
@@ -94,10 +100,7 @@ export class Hyperparameters {
     if (!holds) throw new MillraceError("BAD_FORMAT", `${this.#checkpoint.path}: ${message}`);
   }
 
-  /**
-   * Multi-modal checkpoints keep the language model's values under "text_config"; those come first. A JSON null
-   * counts as absent.
-   */
+  /** The first of the key's names that the file has, parsed. A JSON null counts as absent. */
   #read<R, T>(
     key: Key,
     expected: string,
@@ -133,7 +136,7 @@ export class Hyperparameters {
     if (this.format === "gguf")
       return key.gguf === null ? [] : [`${this.#checkpoint.architecture}.${key.gguf}`];
     const plain = key.huggingFace === null ? [] : [key.huggingFace].flat();
-    return plain.flatMap((name) => [`text_config.${name}`, name]);
+    return plain.flatMap((name) => this.#prefixes.map((prefix) => prefix + name));
   }
 }
 

@@ -12,6 +12,7 @@ import {
   DecoderWriter,
   type ExpertsConfig,
   readDecoder,
+  readExpertCounts,
   readRotaryWidth,
 } from "./decoder.js";
 import { Hyperparameters } from "./hyperparameters.js";
@@ -33,7 +34,6 @@ export async function configureLlama(
   const values = new Hyperparameters(checkpoint);
   const decoder = readDecoder(checkpoint, values);
   const { headWidth, contextLength } = decoder;
-  const numExperts = values.count({ gguf: "expert_count", huggingFace: "num_local_experts" });
   return {
     ...decoder,
     rope: await readRope(checkpoint, values, {
@@ -43,19 +43,16 @@ export async function configureLlama(
       context: options.context ?? contextLength,
     }),
     window: values.count({ gguf: "attention.sliding_window", huggingFace: "sliding_window" }),
-    experts: numExperts === null ? null : readMixtralExperts(values, numExperts, decoder.feedForwardWidth),
+    experts: readMixtralExperts(values, decoder.feedForwardWidth),
     attentionScale: values.real({ gguf: "attention.scale", huggingFace: null }, 1 / Math.sqrt(headWidth)),
   };
 }
 
 /** Mixtral (2401.04088): a softmax over the chosen experts' logits, which equals normalised probabilities. */
-function readMixtralExperts(
-  values: Hyperparameters,
-  numExperts: number,
-  feedForwardWidth: number,
-): ExpertsConfig {
-  const perToken = { gguf: "expert_used_count", huggingFace: "num_experts_per_tok" };
-  return { numExperts, numExpertsPerToken: values.integer(perToken), feedForwardWidth, normalize: true };
+function readMixtralExperts(values: Hyperparameters, feedForwardWidth: number): ExpertsConfig | null {
+  const key = { gguf: "expert_count", huggingFace: "num_local_experts" };
+  if (values.count(key) === null) return null;
+  return { ...readExpertCounts(values, key), feedForwardWidth, normalize: true };
 }
 
 export function writeLlama(tape: TapeBuilder, config: LlamaConfig, weights: WeightSource): Tape {

@@ -5,7 +5,7 @@
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Tape, TapeBuilder } from "../tape/tape.js";
 import type { Architecture, ConfigureOptions } from "./contract.js";
-import { DecoderWriter, type ExpertsConfig } from "./decoder.js";
+import { DecoderWriter, type ExpertsConfig, readExpertCounts } from "./decoder.js";
 import { Hyperparameters } from "./hyperparameters.js";
 import { huggingFaceNames } from "./names.js";
 import { configureQwen, type QwenConfig } from "./qwen2.js";
@@ -25,8 +25,10 @@ const LAYER = {
 async function configure(checkpoint: Checkpoint, options: ConfigureOptions): Promise<Qwen3MoeConfig> {
   const values = new Hyperparameters(checkpoint);
   const experts = {
-    numExperts: values.integer({ gguf: "expert_count", huggingFace: ["num_experts", "num_local_experts"] }),
-    numExpertsPerToken: values.integer({ gguf: "expert_used_count", huggingFace: "num_experts_per_tok" }),
+    ...readExpertCounts(values, {
+      gguf: "expert_count",
+      huggingFace: ["num_experts", "num_local_experts"],
+    }),
     feedForwardWidth: values.integer({
       gguf: "expert_feed_forward_length",
       huggingFace: "moe_intermediate_size",

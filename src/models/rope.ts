@@ -78,16 +78,21 @@ export interface RopeQuestion {
 
 /**
  * The rope that the checkpoint's metadata describes. Throws UNSUPPORTED_ARCHITECTURE for a scaling not known here,
- * MISSING_METADATA where a scaling's parameter is absent, BAD_SHAPE for factors of the wrong length.
+ * MISSING_METADATA where a scaling's parameter is absent, BAD_SHAPE for factors of the wrong number, BAD_FORMAT where
+ * the values give no finite angles.
  */
-export function readRope(
+export async function readRope(
   checkpoint: Checkpoint,
   values: Hyperparameters,
   question: RopeQuestion,
 ): Promise<RopeSpec> {
-  return values.format === "gguf"
-    ? readGgufRope(checkpoint, values, question)
-    : readHuggingFaceRope(checkpoint, values, question);
+  const read = values.format === "gguf" ? readGgufRope : readHuggingFaceRope;
+  const rope = await read(checkpoint, values, question);
+  values.check(
+    Number.isFinite(rope.magnitude) && rope.frequencies.every((frequency) => Number.isFinite(frequency)),
+    "the rotary base, factors and scaling give angles that are no numbers; expected a base above 1 and factors above 0.",
+  );
+  return rope;
 }
 
 async function readGgufRope(
