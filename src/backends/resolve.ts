@@ -19,7 +19,7 @@ export interface ResolvedBackend {
 /**
  * The backend of this name, ready to load weights. "auto" is native where it can be built and run, else wasm.
  * Throws INVALID_ARGUMENT for an unknown name, and BACKEND_UNAVAILABLE where the machine cannot run the one asked
- * for ("auto": neither of the two, with both reasons).
+ * for ("auto": neither of the two, with both reasons); SELF_CHECK_FAILED where it computes wrongly there.
  */
 export async function createBackend(
   name: BackendName | "auto",
@@ -50,6 +50,7 @@ function unavailable(error: unknown): MillraceError {
   throw known;
 }
 
+/** The compiled backends must prove themselves; the reference is the proof, and null claims nothing. */
 async function create(name: BackendName, options: BackendOptions): Promise<Backend> {
   switch (name) {
     case "reference":
@@ -57,14 +58,26 @@ async function create(name: BackendName, options: BackendOptions): Promise<Backe
     case "null":
       return (await import("./null.js")).createNull(options);
     case "wasm":
-      return (await import("./wasm/index.js")).createWasm(options);
+      return checked(await (await import("./wasm/index.js")).createWasm(options));
     case "native":
-      return (await import("./native/index.js")).createNative(options);
+      return checked(await (await import("./native/index.js")).createNative(options));
     default:
       name satisfies never;
       throw new MillraceError(
         "INVALID_ARGUMENT",
         `Unknown backend "${name}"; expected one of ${BACKEND_NAMES.join(", ")} or auto.`,
       );
+  }
+}
+
+/** The backend, once it has passed its self-check; it is disposed of where it fails. */
+async function checked(backend: Backend): Promise<Backend> {
+  try {
+    const { selfCheck } = await import("./selfcheck.js");
+    await selfCheck(backend);
+    return backend;
+  } catch (error) {
+    await backend.dispose();
+    throw error;
   }
 }

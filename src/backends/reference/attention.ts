@@ -71,14 +71,18 @@ function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
     const positions = region.int32(view.positionsAt, numSlots);
     const rotations = region.int32(view.rotationsAt, numPages);
     const mass = view.mass?.float32(lane * numSlots * 4, numSlots) ?? null;
-    for (let slot = 0; slot < numSlots; slot++) {
-      const position = positions[slot]!;
-      if (position < 0) continue;
-      const page = Math.floor(slot / pageTokens);
-      const key = new Float32Array(width);
-      const value = new Float32Array(width);
-      codecs[codec].load(pageOf(run, view, page, lane), slot % pageTokens, key, value);
-      stored.push({ position, rotation: rotations[page]!, key, value, slot, mass });
+    for (let page = 0; page < numPages; page++) {
+      const isEmpty = positions.subarray(page * pageTokens, (page + 1) * pageTokens).every((p) => p < 0);
+      if (isEmpty) continue;
+      const bytes = pageOf(run, view, page, lane);
+      for (let slot = page * pageTokens; slot < (page + 1) * pageTokens; slot++) {
+        const position = positions[slot]!;
+        if (position < 0) continue;
+        const key = new Float32Array(width);
+        const value = new Float32Array(width);
+        codecs[codec].load(bytes, slot % pageTokens, key, value);
+        stored.push({ position, rotation: rotations[page]!, key, value, slot, mass });
+      }
     }
   }
   return stored;

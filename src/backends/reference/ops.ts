@@ -90,7 +90,8 @@ function erf(x: number): number {
 function add(run: Run, { x, out }: OpOf<"add">): void {
   const from = run.buffers[x.id]!;
   const to = run.buffers[out.id]!;
-  for (let i = 0; i < rows(run, x.rows) * x.width; i++) to[i] = to[i]! + from[i]!;
+  const size = rows(run, x.rows) * x.width;
+  for (let i = 0; i < size; i++) to[i] = to[i]! + from[i]!;
 }
 
 function select(run: Run, { x, out }: OpOf<"select">): void {
