@@ -4,6 +4,15 @@ import type { Lane, Plan, Segment } from "./contract.js";
 import type { CacheLayout } from "./layout.js";
 import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
+import {
+  badSnapshot,
+  parseHeader,
+  SNAPSHOT_VERSION,
+  type Snapshot,
+  type SnapshotHeader,
+  SnapshotReader,
+  SnapshotWriter,
+} from "./snapshot.js";
 import { LaneTable, type PageNeed, type Removal } from "./table.js";
 
 /** What a step needs of one sequence. Both arrays are reused by the next `prepare`. */
@@ -101,6 +110,11 @@ export class SequenceCache implements Disposable {
     return this.#groups[0]!.table.counts().seen;
   }
 
+  /** The page tables, by group; the same objects for the life of the cache, updated in place. */
+  get views(): readonly KvView[] {
+    return this.#views;
+  }
+
   /** Least position that the next token may have. */
   get nextPosition(): number {
     return this.#nextPosition;
@@ -139,6 +153,7 @@ export class SequenceCache implements Disposable {
     const need = this.#stage(count, first);
     try {
       this.#pool.require(need.taken, need.returned);
+      for (const { table } of this.#groups) table.reserve();
     } catch (error) {
       this.#rollback();
       throw error;
@@ -158,8 +173,8 @@ export class SequenceCache implements Disposable {
   }
 
   /**
-   * What `rewind(to)` would leave: "exact", the cache as it was before position `to`; "shortened", the same less what
-   * policies have taken out since; "gone", the tokens around `to` are no longer held.
+   * What `rewind(to)` would leave: "exact", the cache as it last stood before position `to`; "shortened", the same less
+   * what policies have taken out since; "gone", the tokens around `to` are no longer held.
    */
   rewindable(to: number): "exact" | "shortened" | "gone" {
     let worst: "exact" | "shortened" = "exact";
@@ -224,6 +239,56 @@ export class SequenceCache implements Disposable {
   onChange(listener: (event: CacheEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** The whole state, for `restore`; see snapshot.ts. Checksums are the caller's. */
+  serialize(): Snapshot {
+    this.#checkOpen();
+    const byteLength = this.#groups.reduce((sum, { table }) => sum + table.savedBytes, 0);
+    const writer = new SnapshotWriter(byteLength);
+    const header: SnapshotHeader = {
+      version: SNAPSHOT_VERSION,
+      layout: this.layout.fingerprint,
+      nextPosition: this.#nextPosition,
+      byteLength,
+      groups: this.#groups.map(({ table }) => table.save(writer)),
+    };
+    return { header: JSON.stringify(header), bytes: writer.bytes };
+  }
+
+  /**
+   * A cache in the state that was saved; it goes on exactly as the saved one. Throws BAD_FORMAT where the snapshot is
+   * of another layout, incomplete or contradicts itself, OUT_OF_BUDGET where the pool has too few pages.
+   */
+  static restore(pool: KvPool, layout: CacheLayout, { header, bytes }: Snapshot): SequenceCache {
+    const state = parseHeader(header);
+    if (state.layout !== layout.fingerprint) {
+      throw badSnapshot(
+        `it was saved with the cache layout "${state.layout}", this one is "${layout.fingerprint}"`,
+      );
+    }
+    if (state.groups.length !== layout.groups.length || state.byteLength !== bytes.length) {
+      throw badSnapshot(
+        `it has ${bytes.length} bytes for ${state.groups.length} groups, not ${state.byteLength}`,
+      );
+    }
+    const seen = state.groups[0]!.seen;
+    if (state.groups.some((group) => group.seen !== seen))
+      throw badSnapshot("its groups saw different tokens");
+    const reader = new SnapshotReader(bytes);
+    const tables: LaneTable[] = [];
+    try {
+      for (const [i, group] of layout.groups.entries()) {
+        tables.push(LaneTable.restore(pool, group, state.groups[i]!, reader, state.nextPosition - 1));
+      }
+      if (reader.left > 0) throw badSnapshot(`${reader.left} bytes are left over`);
+    } catch (error) {
+      for (const table of tables) table.dispose();
+      throw error;
+    }
+    const restored = new SequenceCache(pool, layout, tables);
+    restored.#nextPosition = state.nextPosition;
+    return restored;
   }
 
   /** Gives all pages back. Idempotent. */

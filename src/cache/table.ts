@@ -4,6 +4,7 @@ import type { CacheGroup } from "./layout.js";
 import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
 import { SlotCopier } from "./slots.js";
+import { badSnapshot, type SnapshotReader, type SnapshotWriter, type TableState } from "./snapshot.js";
 import { TableView } from "./view.js";
 
 /** Tokens of one table; kept + dropped + expired = seen. */
@@ -49,7 +50,7 @@ const FIRST_ROWS = 4;
  * one page per lane, all holding the same tokens; a slot is a token's place among the rows. A segment's rows hold no
  * other segment's tokens.
  *
- * A step is `stage` (takes the plan's tokens out, undone by `rollback`), `evict`, `append`. Each takes time by the
+ * A step is `stage` (takes the plan's tokens out, undone by `rollback`), `reserve`, `evict`, `append`. Each takes time by the
  * tokens it touches, amortised, not by the tokens held. Slots stay what they are until the next `evict`, `rewind`.
  */
 export class LaneTable {
@@ -93,6 +94,8 @@ export class LaneTable {
   #exactFrom = 0;
 
   #removals: Removal[] = [];
+  /** Rows that the staged step adds. */
+  #freshRows = 0;
   /** Rows that the staged removals leave empty. */
   #emptied: number[] = [];
 
@@ -163,7 +166,7 @@ export class LaneTable {
   /**
    * Takes the plan's tokens out but keeps their bytes, so that `rollback` can put them back, and says which pages
    * storing `incoming` tokens will take. Throws INTERNAL, with nothing changed, for a plan that names a slot twice or
-   * one that holds no token, OUT_OF_BUDGET where the table cannot grow.
+   * one that holds no token.
    */
   stage(plan: Plan, incoming: number): PageNeed {
     this.#map();
@@ -177,6 +180,11 @@ export class LaneTable {
       this.rollback();
       throw error;
     }
+  }
+
+  /** Grows the table for the staged step. Throws OUT_OF_BUDGET where the backend refuses; `rollback` still works. */
+  reserve(): void {
+    this.#reserve(this.#numRows + this.#freshRows);
   }
 
   /** Tokens that the staged plan takes out. */
@@ -222,7 +230,7 @@ export class LaneTable {
 
   /**
    * Stores tokens at ascending positions and writes their slots to `slots`. Rows that other sequences share are
-   * copied before they are written. To be called after `stage` and `evict` with the same number of tokens.
+   * copied before they are written. To be called after `stage`, `reserve` and `evict`, with as many tokens.
    */
   append(positions: Int32Array, slots: Int32Array): void {
     this.#map();
@@ -274,6 +282,7 @@ export class LaneTable {
       removed++;
     }
     this.#seen -= removed;
+    this.#exactFrom = Math.min(this.#exactFrom, to);
     this.#removeEmptied();
     this.#settle();
     return removed;
@@ -304,6 +313,135 @@ export class LaneTable {
     return fork;
   }
 
+  /** Bytes that `save` writes. */
+  get savedBytes(): number {
+    const slots = this.#numRows * this.#pageTokens;
+    const mass = this.view.received ? slots * this.#lanes * 4 : 0;
+    return slots * 4 + mass + this.numPages * this.#pool.pageBytes;
+  }
+
+  /** Writes the table and its pages (see snapshot.ts). */
+  save(writer: SnapshotWriter): TableState {
+    this.#map();
+    const { arena, pageBytes } = this.#pool;
+    writer.write(this.#positions.subarray(0, this.#numRows * this.#pageTokens));
+    if (this.view.received) writer.write(this.view.received.values());
+    for (const page of this.#pageIds.subarray(0, this.numPages))
+      writer.write(arena.bytes(page * pageBytes, pageBytes));
+    const [sinks, stream] = [this.#segments[0]!, this.#segments[1]!];
+    return {
+      rows: this.#numRows,
+      segments: [...this.#segmentOf.subarray(0, this.#numRows)],
+      open: [[...sinks.open], [...stream.open]],
+      offsets: [sinks.offset, stream.offset],
+      seen: this.#seen,
+      dropped: this.#dropped,
+      expired: this.#expired,
+      newestLost: this.#newestLost,
+      exactFrom: this.#exactFrom,
+    };
+  }
+
+  /**
+   * Reads what `save` wrote. Everything but the contents of pages is checked: BAD_FORMAT for what cannot be,
+   * OUT_OF_BUDGET where the pool has too few pages. `last` is the greatest position that a token may have.
+   */
+  static restore(
+    pool: KvPool,
+    group: CacheGroup,
+    state: TableState,
+    reader: SnapshotReader,
+    last: number,
+  ): LaneTable {
+    const { rows } = state;
+    const pages = rows * group.lanes.length;
+    if (state.segments.length !== rows || pages * pool.pageBytes > reader.left) {
+      throw badSnapshot(`it claims ${rows} rows and has less`);
+    }
+    pool.require(pages);
+    const table = new LaneTable(pool, group, Math.max(rows, FIRST_ROWS));
+    try {
+      table.#load(state, reader, last);
+    } catch (error) {
+      table.dispose();
+      throw error;
+    }
+    return table;
+  }
+
+  #load(state: TableState, reader: SnapshotReader, last: number): void {
+    this.#map();
+    const { rows } = state;
+    const positions = this.#positions.subarray(0, rows * this.#pageTokens);
+    reader.read(positions);
+    this.#segmentOf.set(state.segments);
+    this.#linkAll(positions, last);
+    for (let row = 0; row < rows; row++) {
+      const segment = this.#segments[state.segments[row]!]!;
+      segment.held += this.#used[row]!;
+      segment.room += this.#pageTokens - this.#used[row]!;
+    }
+    for (const [i, segment] of this.#segments.entries()) {
+      const rowsWithRoom: number[] = [];
+      for (let row = 0; row < rows; row++) {
+        if (state.segments[row] === i && this.#used[row]! < this.#pageTokens) rowsWithRoom.push(row);
+      }
+      segment.open.push(...state.open[i]!);
+      segment.offset = state.offsets[i]!;
+      const claimed = [...segment.open].sort((a, b) => a - b);
+      if (claimed.join() !== rowsWithRoom.join())
+        throw badSnapshot("its rows with free slots are not those it lists");
+    }
+    this.#seen = state.seen;
+    this.#dropped = state.dropped;
+    this.#expired = state.expired;
+    this.#newestLost = state.newestLost;
+    this.#exactFrom = state.exactFrom;
+    if (this.length + this.#dropped + this.#expired !== this.#seen)
+      throw badSnapshot("its tokens do not add up");
+    if (this.#segments[0]!.held > (this.group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
+    if (Math.max(this.#newestLost, this.#exactFrom - 1) > last)
+      throw badSnapshot("it dropped tokens yet to come");
+    if (this.view.received) {
+      this.view.received.resize(rows);
+      const values = this.view.received.values();
+      reader.read(values);
+      if (values.some((value) => !(value >= 0 && value < Number.POSITIVE_INFINITY))) {
+        throw badSnapshot("its attention mass is not a number");
+      }
+    }
+    this.#rotations.fill(NONE, 0, rows);
+    this.#pool.take(this.#pageIds.subarray(0, rows * this.#lanes));
+    this.#numRows = rows;
+    const { arena, pageBytes } = this.#pool;
+    for (const page of this.#pageIds.subarray(0, this.numPages))
+      reader.read(arena.bytes(page * pageBytes, pageBytes));
+    this.#settle();
+  }
+
+  /** Counts and links the tokens at `positions`, which must be distinct, at most `last`, and leave no row empty. */
+  #linkAll(positions: Int32Array, last: number): void {
+    const slots: number[] = [];
+    for (const [slot, position] of positions.entries()) {
+      if (position < NONE || position > last) throw badSnapshot(`it has a token at position ${position}`);
+      if (position === NONE) continue;
+      slots.push(slot);
+      this.#used[this.#rowOf(slot)]!++;
+    }
+    for (let row = 0; row < positions.length / this.#pageTokens; row++) {
+      if (this.#used[row] === 0) throw badSnapshot(`its row ${row} holds nothing`);
+    }
+    slots.sort((a, b) => positions[a]! - positions[b]!);
+    for (const slot of slots) {
+      if (this.#newest !== NONE && positions[this.#newest] === positions[slot]) {
+        throw badSnapshot(`it has two tokens at position ${positions[slot]}`);
+      }
+      this.#older[slot] = this.#newest;
+      this.#newer[slot] = NONE;
+      this.#link(slot);
+    }
+  }
+
   dispose(): void {
     this.#map();
     this.#pool.release(this.#pageIds.subarray(0, this.numPages));
@@ -330,6 +468,7 @@ export class LaneTable {
   /** Pages for `incoming` tokens: fresh rows, and copies of shared rows that they would be written to. */
   #need(incoming: number): PageNeed {
     let rows = 0;
+    let copied = 0;
     for (const [i, count] of this.#split(incoming).entries()) {
       const { open } = this.#segments[i]!;
       let left = count;
@@ -341,12 +480,13 @@ export class LaneTable {
         left -= this.#pageTokens - this.#used[row]!;
       }
       const fresh = Math.ceil(Math.max(0, left) / this.#pageTokens);
-      this.#reserve(this.#numRows + fresh);
-      rows += fresh + copies;
+      rows += fresh;
+      copied += copies;
     }
+    this.#freshRows = rows;
     let emptied = 0;
     for (const row of this.#emptied) if (!this.#isShared(row)) emptied++;
-    return { taken: rows * this.#lanes, returned: emptied * this.#lanes };
+    return { taken: (rows + copied) * this.#lanes, returned: emptied * this.#lanes };
   }
 
   #reserve(rows: number): void {

@@ -1,0 +1,87 @@
+import { MillraceError } from "../../errors.js";
+import type { CachePolicy, PolicyOfLane } from "../contract.js";
+import { perHead, perLayer } from "../lanes.js";
+import { full } from "./full.js";
+import { window } from "./window.js";
+
+/** One policy for a lane, as plain data: what files hold and messages carry. */
+export type LanePolicySpec =
+  | { readonly policy: "full" }
+  | { readonly policy: "window"; readonly tokens: number };
+
+/** Policies of a whole model. */
+export type PolicySpec =
+  | LanePolicySpec
+  | { readonly policy: "perLayer"; readonly layers: readonly LanePolicySpec[] }
+  | { readonly policy: "perHead"; readonly heads: readonly (readonly LanePolicySpec[])[] };
+
+/** What stands beside `policy` in the spec of each. */
+const OPTIONS = {
+  full: [],
+  window: ["tokens"],
+  perLayer: ["layers"],
+  perHead: ["heads"],
+} satisfies Record<PolicySpec["policy"], readonly string[]>;
+
+/**
+ * Makes the policy that a spec (or, for one without options, its name) stands for. Throws INVALID_ARGUMENT for an
+ * unknown name, listing the known ones, for an option that the policy does not have, and as the policy itself does.
+ */
+export function resolvePolicy(spec: PolicySpec | PolicySpec["policy"]): CachePolicy | PolicyOfLane {
+  const known = checked(typeof spec === "string" ? { policy: spec } : spec);
+  switch (known.policy) {
+    case "perLayer":
+      return perLayer(listOf(known.layers, "layers").map(resolveLane));
+    case "perHead":
+      return perHead(listOf(known.heads, "heads").map((heads) => listOf(heads, "heads").map(resolveLane)));
+    default:
+      return resolveLane(known);
+  }
+}
+
+function resolveLane(spec: LanePolicySpec): CachePolicy {
+  const known = checked(spec);
+  switch (known.policy) {
+    case "full":
+      return full();
+    case "window":
+      return window(known);
+    case "perLayer":
+    case "perHead":
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `"${known.policy}" stands for a whole model, not for one lane.`,
+      );
+    default:
+      return known satisfies never;
+  }
+}
+
+function checked(spec: unknown): PolicySpec {
+  const names = Object.keys(OPTIONS);
+  const list = names.map((name) => `"${name}"`).join(", ");
+  const name = typeof spec === "object" && spec !== null && "policy" in spec ? spec.policy : undefined;
+  if (typeof name !== "string" || !Object.hasOwn(OPTIONS, name)) {
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `Unknown cache policy ${JSON.stringify(name ?? spec)}; known are ${list}.`,
+      { known: names },
+    );
+  }
+  const found = spec as PolicySpec;
+  const options: readonly string[] = OPTIONS[found.policy];
+  for (const key of Object.keys(found)) {
+    if (key === "policy" || options.includes(key)) continue;
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `Cache policy "${name}" has no option "${key}"; ${options.length > 0 ? `it has ${options.join(", ")}` : "it has none"}.`,
+      { policy: name, option: key },
+    );
+  }
+  return found;
+}
+
+function listOf<T>(list: readonly T[], name: string): readonly T[] {
+  if (Array.isArray(list)) return list;
+  throw new MillraceError("INVALID_ARGUMENT", `"${name}" of a cache policy must be a list of policies.`);
+}

@@ -1,0 +1,105 @@
+/**
+ * The raw state of a sequence's cache, as a header (JSON) and bytes: per group of the layout, in order,
+ *   positions  int32 [rows, pageTokens]
+ *   mass       f32 [lanes, rows x pageTokens], where the group's policy asks for it
+ *   pages      [rows, lanes] of pageBytes each
+ * all little-endian. Restored slots are those that were saved, so what follows is the same to the last bit.
+ */
+import { z } from "zod";
+import { MillraceError } from "../errors.js";
+
+export const SNAPSHOT_VERSION = 1;
+
+const count = z.int().min(0);
+const rows = z.array(count);
+
+const tableState = z.strictObject({
+  rows: count,
+  /** By row: 0 sinks, 1 stream. */
+  segments: z.array(z.int().min(0).max(1)),
+  /** By segment: rows with free slots, the next to be filled last. */
+  open: z.tuple([rows, rows]),
+  offsets: z.tuple([z.int(), z.int()]),
+  seen: count,
+  dropped: count,
+  expired: count,
+  newestLost: z.int().min(-1),
+  exactFrom: count,
+});
+
+const snapshotHeader = z.strictObject({
+  version: z.literal(SNAPSHOT_VERSION),
+  /** CacheLayout.fingerprint. */
+  layout: z.string(),
+  nextPosition: count,
+  byteLength: count,
+  groups: z.array(tableState),
+});
+
+export type TableState = z.infer<typeof tableState>;
+export type SnapshotHeader = z.infer<typeof snapshotHeader>;
+
+export interface Snapshot {
+  readonly header: string;
+  readonly bytes: Uint8Array;
+}
+
+/** Throws BAD_FORMAT for anything that is not a header of this version. */
+export function parseHeader(header: string): SnapshotHeader {
+  let json: unknown;
+  try {
+    json = JSON.parse(header);
+  } catch (cause) {
+    throw badSnapshot("its header is not JSON", { cause });
+  }
+  const parsed = snapshotHeader.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw badSnapshot(`its header's ${issue?.path.join(".") || "form"} is wrong (${issue?.message})`);
+}
+
+export function badSnapshot(what: string, options?: ErrorOptions): MillraceError {
+  return new MillraceError(
+    "BAD_FORMAT",
+    `This saved cache cannot be restored: ${what}. Start the sequence again from its tokens.`,
+    { what },
+    options,
+  );
+}
+
+/** Reads the parts of a snapshot's bytes one after another. */
+export class SnapshotReader {
+  readonly #bytes: Uint8Array;
+  #at = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+  }
+
+  /** Copies the next `target.byteLength` bytes into `target`. Throws BAD_FORMAT past the end. */
+  read(target: Int32Array | Float32Array | Uint8Array): void {
+    if (this.#at + target.byteLength > this.#bytes.length) throw badSnapshot("its bytes end too early");
+    const part = this.#bytes.subarray(this.#at, this.#at + target.byteLength);
+    new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(part);
+    this.#at += target.byteLength;
+  }
+
+  get left(): number {
+    return this.#bytes.length - this.#at;
+  }
+}
+
+/** Writes the parts one after another into bytes of a length known before. */
+export class SnapshotWriter {
+  readonly bytes: Uint8Array;
+  #at = 0;
+
+  constructor(byteLength: number) {
+    this.bytes = new Uint8Array(byteLength);
+  }
+
+  write(source: Int32Array | Float32Array | Uint8Array): void {
+    this.bytes.set(new Uint8Array(source.buffer, source.byteOffset, source.byteLength), this.#at);
+    this.#at += source.byteLength;
+  }
+}
