@@ -1,0 +1,24 @@
+// Builds dist/: the TypeScript sources by tsc, the kernels by scripts/wasm.js. Both skip what has not changed.
+// The native addon is not built here: it is compiled on the machine that runs it (src/backends/native/build.ts).
+import { spawn } from "node:child_process";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+/** Runs a Node script with its output shown; resolves to its exit code. */
+function node(script, ...args) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [script, ...args], { cwd: root, stdio: "inherit" });
+    child.on("error", reject);
+    child.on("exit", (code) => resolve(code ?? 1));
+  });
+}
+
+const typescript = path.dirname(createRequire(import.meta.url).resolve("typescript/package.json"));
+const codes = await Promise.all([
+  node(path.join(typescript, "bin", "tsc"), "--incremental", "--tsBuildInfoFile", "dist/.tsbuildinfo"),
+  node(path.join(root, "scripts", "wasm.js")),
+]);
+process.exitCode = Math.max(...codes);

@@ -1,0 +1,131 @@
+/**
+ * The numbers and structs that TypeScript and C agree on: kernels/millrace.h and kernels/formats.h, which a test
+ * compares with this file. Everything is little-endian; addresses take 64 bits on every target.
+ */
+import { MillraceError } from "../../errors.js";
+import type { TensorType } from "../../formats/checkpoint.js";
+import type { Activation, RowKind } from "../../tape/tape.js";
+
+export const OP = {
+  EMBED: 1,
+  RMS_NORM: 2,
+  QUANTIZE: 3,
+  MATMUL: 4,
+  ROPE: 5,
+  APPEND: 6,
+  ATTENTION: 7,
+  ATTENTION_MERGE: 8,
+  GLU: 9,
+  ADD: 10,
+  SELECT: 11,
+  ROUTE: 12,
+  MATMUL_EXPERTS: 13,
+  COMBINE: 14,
+} as const;
+
+export type OpCode = (typeof OP)[keyof typeof OP];
+
+export const ROWS = { tokens: 0, outputs: 1, routes: 2 } as const satisfies Record<RowKind, number>;
+
+export const ACTIVATIONS = { silu: 0, gelu: 1, gelu_tanh: 2 } as const satisfies Record<Activation, number>;
+
+export const ROPE_STYLES = { interleaved: 0, half: 1 } as const;
+
+/** Weight types in the order of their numbers. */
+export const WEIGHT_TYPES = [
+  "F32",
+  "F16",
+  "BF16",
+  "Q4_0",
+  "Q4_1",
+  "Q5_0",
+  "Q5_1",
+  "Q8_0",
+  "Q2_K",
+  "Q3_K",
+  "Q4_K",
+  "Q5_K",
+  "Q6_K",
+  "IQ4_NL",
+  "IQ4_XS",
+] as const satisfies readonly TensorType[];
+
+export function weightTypeNumber(type: TensorType): number {
+  const number = WEIGHT_TYPES.indexOf(type);
+  if (number < 0)
+    throw new MillraceError("UNSUPPORTED_TENSOR_TYPE", `No kernel takes weights stored as ${type}.`);
+  return number;
+}
+
+/** Rows of a packed panel, and tokens of a page's group. */
+export const PANEL = 16;
+
+/** Byte offsets in `Op`. */
+export const OP_RECORD = {
+  bytes: 128,
+  code: 0,
+  barrier: 4,
+  i: 8,
+  f: 48,
+  p: 64,
+  numI: 10,
+  numF: 4,
+  numP: 8,
+} as const;
+
+/** Byte offsets in `Program`. */
+export const PROGRAM = {
+  bytes: 40,
+  ops: 0,
+  step: 8,
+  counters: 16,
+  barrier: 24,
+  numOps: 32,
+  threads: 36,
+} as const;
+
+/** int32 words of a program's barrier. */
+export const BARRIER_WORDS = 32;
+
+/** 32-bit words of `Step`; addresses take two. */
+export const STEP = {
+  words: 22,
+  numTokens: 0,
+  numOutputs: 1,
+  numSpans: 2,
+  numGroups: 3,
+  numRotations: 4,
+  tokens: 6,
+  positions: 8,
+  outputs: 10,
+  spans: 12,
+  tokenSpan: 14,
+  slots: 16,
+  arena: 18,
+  pageBytes: 20,
+} as const;
+
+/** 32-bit words of `Span`. */
+export const SPAN = { words: 4, start: 0, count: 1, views: 2 } as const;
+
+/** 32-bit words of `View`. */
+export const VIEW = {
+  words: 14,
+  pageIds: 0,
+  positions: 2,
+  rotations: 4,
+  mass: 6,
+  next: 8,
+  numPages: 10,
+  lanes: 11,
+  pageTokens: 12,
+  codec: 13,
+} as const;
+
+/** Writes a 64-bit address (or count) below 2^53 as two words. */
+export function putAddress(words: Int32Array, at: number, address: number): void {
+  words[at] = address | 0;
+  words[at + 1] = Math.floor(address / 2 ** 32);
+}
+
+export const align = (bytes: number, to = 64): number => Math.ceil(bytes / to) * to;

@@ -1,0 +1,220 @@
+import { MillraceError } from "../../errors.js";
+import type { Checkpoint } from "../../formats/checkpoint.js";
+import type { Tape } from "../../tape/tape.js";
+import { checkLimits, checkStep, rowsOf, vocabularyOf } from "../check.js";
+import type {
+  Backend,
+  LoadedWeights,
+  LoadProgress,
+  MemoryPlan,
+  Program,
+  ProgramLimits,
+  Region,
+  Step,
+} from "../contract.js";
+import { copyRegion } from "../host-memory.js";
+import { align, BARRIER_WORDS, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
+import { encode, type Lowered, lower } from "./lower.js";
+import type { Machine } from "./machine.js";
+import { StepWriter, stepBytes } from "./step-writer.js";
+import { CompiledWeights, loadWeights, planWeights } from "./weights.js";
+
+/** A backend that runs the C kernels on a machine: native code or WebAssembly. */
+export class CompiledBackend implements Backend {
+  readonly #machine: Machine;
+
+  constructor(machine: Machine) {
+    this.#machine = machine;
+  }
+
+  get name(): Machine["name"] {
+    return this.#machine.name;
+  }
+
+  get description(): string {
+    return this.#machine.description;
+  }
+
+  get numThreads(): number {
+    return this.#machine.numThreads;
+  }
+
+  plan(tape: Tape, limits: ProgramLimits): MemoryPlan {
+    const { kernels, numThreads } = this.#machine;
+    const weights = planWeights(tape, kernels);
+    const types = weights.matrixOf.map((index) => weights.matrices[index]!.type);
+    const lowered = lower(tape, limits, kernels, types, numThreads);
+    return {
+      weightBytes: weights.byteLength,
+      scratchBytes: lowered.scratchBytes + controlLayout(tape, lowered).bytes + stepBytes(tape, limits),
+    };
+  }
+
+  allocate(byteLength: number): Region {
+    return this.#machine.allocate(byteLength);
+  }
+
+  load(
+    tape: Tape,
+    checkpoint: Checkpoint,
+    onProgress?: (progress: LoadProgress) => void,
+  ): Promise<LoadedWeights> {
+    return loadWeights(this.#machine, tape, checkpoint, onProgress);
+  }
+
+  /** Throws INVALID_ARGUMENT for weights of another backend or tape, and as `checkLimits` does. */
+  async compile(tape: Tape, weights: LoadedWeights, limits: ProgramLimits): Promise<Program> {
+    if (!(weights instanceof CompiledWeights) || weights.machine !== this.#machine || weights.tape !== tape) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        "These weights were loaded by another backend or for another tape.",
+      );
+    }
+    checkLimits(tape, limits);
+    return new CompiledProgram(this.#machine, tape, weights, limits);
+  }
+
+  copy(from: Region, fromByte: number, to: Region, toByte: number, byteLength: number): void {
+    copyRegion(from, fromByte, to, toByte, byteLength);
+  }
+
+  dispose(): Promise<void> {
+    return this.#machine.dispose();
+  }
+}
+
+/** Offsets in the control region: what the interpreter reads besides the step. */
+function controlLayout(tape: Tape, { instructions }: Lowered) {
+  let bytes = 0;
+  const take = (length: number): number => {
+    const at = bytes;
+    bytes += align(length);
+    return at;
+  };
+  return {
+    program: take(PROGRAM.bytes),
+    barrier: take(BARRIER_WORDS * 4),
+    counters: take(instructions.length * 4),
+    ops: take(instructions.length * OP_RECORD.bytes),
+    /** By layer: int32 [numKvHeads][2]. */
+    laneMaps: tape.kv.map(({ numKvHeads }) => take(numKvHeads * 8)),
+    get bytes(): number {
+      return bytes;
+    },
+  };
+}
+
+class CompiledProgram implements Program {
+  readonly #machine: Machine;
+  readonly #tape: Tape;
+  readonly #weights: CompiledWeights;
+  readonly #limits: ProgramLimits;
+  readonly #lowered: Lowered;
+  readonly #layout: ReturnType<typeof controlLayout>;
+  readonly #vocabularySize: number;
+  readonly #control: Region;
+  readonly #scratch: Region;
+  readonly #steps: StepWriter;
+  #numTokens = 0;
+  #numOutputs = 0;
+
+  constructor(machine: Machine, tape: Tape, weights: CompiledWeights, limits: ProgramLimits) {
+    this.#machine = machine;
+    this.#tape = tape;
+    this.#weights = weights;
+    this.#limits = limits;
+    this.#lowered = lower(tape, limits, machine.kernels, weights.types, machine.numThreads);
+    this.#layout = controlLayout(tape, this.#lowered);
+    this.#vocabularySize = vocabularyOf(tape);
+    const regions: { free(): void }[] = [];
+    const owned = <T extends { free(): void }>(region: T): T => {
+      regions.push(region);
+      return region;
+    };
+    try {
+      this.#control = owned(machine.allocate(this.#layout.bytes));
+      this.#scratch = owned(machine.allocate(this.#lowered.scratchBytes));
+      this.#steps = owned(new StepWriter(machine, tape, limits));
+    } catch (error) {
+      for (const region of regions) region.free();
+      throw error;
+    }
+    this.#writeProgram();
+    this.#writeLaneMaps();
+    this.#writeOps();
+  }
+
+  async run(step: Step): Promise<void> {
+    checkStep(step, this.#limits, this.#vocabularySize);
+    if (this.#steps.write(step)) this.#writeOps();
+    const { counters, program } = this.#layout;
+    this.#control.int32(counters, this.#lowered.instructions.length).fill(0);
+    this.#machine.run(this.#control.address + program);
+    this.#numTokens = step.tokens.length;
+    this.#numOutputs = step.outputs.length;
+  }
+
+  logits(): Float32Array {
+    return this.read(this.#tape.logits.id);
+  }
+
+  read(bufferId: number): Float32Array {
+    const buffer = this.#tape.buffers[bufferId];
+    const place = this.#lowered.buffers[bufferId];
+    if (!buffer || !place) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `No buffer ${bufferId}; there are ${this.#tape.buffers.length}.`,
+      );
+    }
+    if (!place.survives) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `Buffer ${bufferId} shares its memory with later ones; compile with keepBuffers to read it.`,
+        { bufferId },
+      );
+    }
+    const numRows = rowsOf(this.#tape, buffer.rows, this.#numTokens, this.#numOutputs);
+    return this.#scratch.float32(place.offset, numRows * buffer.width);
+  }
+
+  dispose(): void {
+    this.#control.free();
+    this.#scratch.free();
+    this.#steps.free();
+  }
+
+  #writeProgram(): void {
+    const at = this.#layout;
+    const { address } = this.#control;
+    const words = this.#control.int32(at.program, PROGRAM.bytes >> 2);
+    putAddress(words, PROGRAM.ops >> 2, address + at.ops);
+    putAddress(words, PROGRAM.step >> 2, this.#steps.address);
+    putAddress(words, PROGRAM.counters >> 2, address + at.counters);
+    putAddress(words, PROGRAM.barrier >> 2, address + at.barrier);
+    words[PROGRAM.numOps >> 2] = this.#lowered.instructions.length;
+    words[PROGRAM.threads >> 2] = this.#machine.numThreads;
+  }
+
+  /** Which group of the cache's layout holds a layer's head, and at which lane. */
+  #writeLaneMaps(): void {
+    this.#limits.kv.groups.forEach(({ lanes }, group) => {
+      lanes.forEach(({ layer, head }, lane) => {
+        this.#control.int32(this.#layout.laneMaps[layer]! + head * 8, 2).set([group, lane]);
+      });
+    });
+  }
+
+  #writeOps(): void {
+    const { ops, laneMaps } = this.#layout;
+    const { instructions } = this.#lowered;
+    const at = {
+      scratch: this.#scratch.address,
+      weights: this.#weights.addresses,
+      vectors: this.#weights.vectorAddresses,
+      ropes: this.#steps.ropeAddresses,
+      laneMaps: laneMaps.map((offset) => this.#control.address + offset),
+    };
+    encode(this.#lowered, at, this.#control.bytes(ops, instructions.length * OP_RECORD.bytes));
+  }
+}

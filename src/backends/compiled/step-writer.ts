@@ -1,0 +1,191 @@
+import { codecs } from "../../cache/codecs/index.js";
+import type { RopeRef, Tape } from "../../tape/tape.js";
+import type { KvView, ProgramLimits, Region, Step } from "../contract.js";
+import { fillRopeTable, ropeTableLength } from "../rope-table.js";
+import { align, putAddress, SPAN, STEP, VIEW } from "./abi.js";
+import type { Machine } from "./machine.js";
+
+/** Segment rotations that tables have room for before they are made anew. */
+const FIRST_ROTATIONS = 64;
+/** Bytes for spans and views before they are made anew; about thirty sequences. */
+const FIRST_TABLES = 8192;
+
+const u64 = 8;
+
+/** Offsets in the step's region of what has a fixed size. */
+interface StepLayout {
+  readonly tokens: number;
+  readonly positions: number;
+  readonly outputs: number;
+  readonly tokenSpan: number;
+  /** By group. */
+  readonly slots: readonly number[];
+  readonly slotPointers: number;
+  readonly bytes: number;
+}
+
+function layoutOf({ maxTokens, maxOutputs, kv }: ProgramLimits): StepLayout {
+  let bytes = align(STEP.words * 4);
+  const take = (length: number): number => {
+    const at = bytes;
+    bytes += align(length);
+    return at;
+  };
+  return {
+    tokens: take(maxTokens * 4),
+    positions: take(maxTokens * 4),
+    outputs: take(maxOutputs * 4),
+    tokenSpan: take(maxTokens * 4),
+    slots: kv.groups.map(() => take(maxTokens * 4)),
+    slotPointers: take(kv.groups.length * u64),
+    bytes,
+  };
+}
+
+const ropeBytes = (rope: RopeRef, maxTokens: number, rotations: number): number =>
+  align(ropeTableLength(rope, maxTokens, rotations) * 4);
+
+/** Bytes that a writer of these limits takes before any step asks for more. */
+export const stepBytes = (tape: Tape, limits: ProgramLimits): number =>
+  layoutOf(limits).bytes +
+  FIRST_TABLES +
+  tape.ropes.reduce((sum, rope) => sum + ropeBytes(rope, limits.maxTokens, FIRST_ROTATIONS), 0);
+
+/** Writes steps as the structs that kernels read. One step at a time; regions are reused from step to step. */
+export class StepWriter {
+  readonly #machine: Machine;
+  readonly #tape: Tape;
+  readonly #limits: ProgramLimits;
+  readonly #layout: StepLayout;
+  readonly #region: Region;
+  #tables: Region;
+  #ropes: Region[];
+  #maxRotations = FIRST_ROTATIONS;
+
+  constructor(machine: Machine, tape: Tape, limits: ProgramLimits) {
+    this.#machine = machine;
+    this.#tape = tape;
+    this.#limits = limits;
+    this.#layout = layoutOf(limits);
+    this.#region = machine.allocate(this.#layout.bytes);
+    this.#tables = machine.allocate(FIRST_TABLES);
+    this.#ropes = this.#allocateRopes();
+  }
+
+  /** Address of the `Step` struct. */
+  get address(): number {
+    return this.#region.address;
+  }
+
+  /** Addresses of the rope tables; they move where `write` returns true. */
+  get ropeAddresses(): number[] {
+    return this.#ropes.map((region) => region.address);
+  }
+
+  /** Writes a checked step. True where the rope tables have moved. */
+  write(step: Step): boolean {
+    const moved = step.rotations.length > this.#maxRotations;
+    if (moved) this.#growRopes(step.rotations.length);
+    this.#tape.ropes.forEach((rope, id) => {
+      const length = ropeTableLength(rope, step.positions.length, step.rotations.length);
+      fillRopeTable(rope, step.positions, step.rotations, this.#ropes[id]!.float32(0, length));
+    });
+    this.#growTables(step);
+    this.#writeTables(step);
+    this.#writeStep(step);
+    return moved;
+  }
+
+  free(): void {
+    for (const region of [this.#region, this.#tables, ...this.#ropes]) region.free();
+  }
+
+  #allocateRopes(): Region[] {
+    return this.#tape.ropes.map((rope) =>
+      this.#machine.allocate(ropeBytes(rope, this.#limits.maxTokens, this.#maxRotations)),
+    );
+  }
+
+  #growRopes(numRotations: number): void {
+    this.#maxRotations = Math.max(numRotations, 2 * this.#maxRotations);
+    const old = this.#ropes;
+    this.#ropes = this.#allocateRopes();
+    for (const region of old) region.free();
+  }
+
+  #growTables(step: Step): void {
+    const numGroups = this.#limits.kv.groups.length;
+    let bytes = step.spans.length * (SPAN.words * 4 + numGroups * u64);
+    for (const { views } of step.spans) {
+      for (const view of views) {
+        for (let link: KvView | null = view; link; link = link.next) bytes += VIEW.words * 4;
+      }
+    }
+    if (bytes <= this.#tables.byteLength) return;
+    const grown = this.#machine.allocate(Math.max(bytes, 2 * this.#tables.byteLength));
+    this.#tables.free();
+    this.#tables = grown;
+  }
+
+  /** Spans, then the pointers to their groups' views, then the views. */
+  #writeTables(step: Step): void {
+    const base = this.#tables.address;
+    const words = this.#tables.int32(0, this.#tables.byteLength >> 2);
+    let spanAt = 0;
+    let pointerAt = step.spans.length * SPAN.words;
+    let viewAt = pointerAt + step.spans.length * this.#limits.kv.groups.length * 2;
+    for (const { start, count, views } of step.spans) {
+      words[spanAt + SPAN.start] = start;
+      words[spanAt + SPAN.count] = count;
+      putAddress(words, spanAt + SPAN.views, base + pointerAt * 4);
+      spanAt += SPAN.words;
+      for (const first of views) {
+        putAddress(words, pointerAt, base + viewAt * 4);
+        pointerAt += 2;
+        for (let view: KvView | null = first; view; view = view.next) {
+          const { address } = view.region;
+          putAddress(words, viewAt + VIEW.pageIds, address + view.pageIdsAt);
+          putAddress(words, viewAt + VIEW.positions, address + view.positionsAt);
+          putAddress(words, viewAt + VIEW.rotations, address + view.rotationsAt);
+          putAddress(words, viewAt + VIEW.mass, view.mass?.address ?? 0);
+          putAddress(words, viewAt + VIEW.next, view.next ? base + (viewAt + VIEW.words) * 4 : 0);
+          words[viewAt + VIEW.numPages] = view.numPages;
+          words[viewAt + VIEW.lanes] = view.lanes;
+          words[viewAt + VIEW.pageTokens] = view.pageTokens;
+          words[viewAt + VIEW.codec] = codecs[view.codec].id;
+          viewAt += VIEW.words;
+        }
+      }
+    }
+  }
+
+  #writeStep(step: Step): void {
+    const at = this.#layout;
+    const { address } = this.#region;
+    const words = this.#region.int32(0, at.bytes >> 2);
+    const numTokens = step.tokens.length;
+    words[STEP.numTokens] = numTokens;
+    words[STEP.numOutputs] = step.outputs.length;
+    words[STEP.numSpans] = step.spans.length;
+    words[STEP.numGroups] = step.slots.length;
+    words[STEP.numRotations] = step.rotations.length;
+    putAddress(words, STEP.tokens, address + at.tokens);
+    putAddress(words, STEP.positions, address + at.positions);
+    putAddress(words, STEP.outputs, address + at.outputs);
+    putAddress(words, STEP.spans, this.#tables.address);
+    putAddress(words, STEP.tokenSpan, address + at.tokenSpan);
+    putAddress(words, STEP.slots, address + at.slotPointers);
+    putAddress(words, STEP.arena, step.arena.address);
+    putAddress(words, STEP.pageBytes, this.#limits.kv.pageBytes);
+    words.set(step.tokens, at.tokens >> 2);
+    words.set(step.positions, at.positions >> 2);
+    words.set(step.outputs, at.outputs >> 2);
+    step.spans.forEach(({ start, count }, span) => {
+      words.fill(span, (at.tokenSpan >> 2) + start, (at.tokenSpan >> 2) + start + count);
+    });
+    step.slots.forEach((slots, group) => {
+      words.set(slots, at.slots[group]! >> 2);
+      putAddress(words, (at.slotPointers >> 2) + 2 * group, address + at.slots[group]!);
+    });
+  }
+}
