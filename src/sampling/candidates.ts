@@ -8,15 +8,19 @@ export interface Candidates {
   /** How many entries of the arrays below count. */
   count: number;
   /** [V] token ids. */
-  readonly ids: Int32Array;
+  ids: Int32Array;
   /** [V] logits of those tokens. */
-  readonly logits: Float64Array;
+  readonly logits: Float32Array;
+  /** What logits are divided by when they become probabilities. */
+  temperature: number;
   /** [V] written by `softmax`. */
   readonly probabilities: Float64Array;
-  /** [V] work of a truncation: the keys that it selects by. */
+  /** [V] work of a truncation: keys that it selects by, and places that it chooses. */
   readonly keys: Float64Array;
-  /** [V] work of a truncation: places that are being partitioned. */
   readonly places: Int32Array;
+  /** [V] what `ids` is while nothing has been taken out, and afterwards. */
+  readonly allIds: Int32Array;
+  readonly keptIds: Int32Array;
 }
 
 /** A truncation: takes tokens out of the set (`keep`). It never empties the set. */
@@ -26,46 +30,52 @@ export type Truncation = (candidates: Candidates) => void;
  * A change of the whole vocabulary's logits [V], before anything is taken out. `window` holds how often each token
  * stands in the penalty window.
  */
-export type LogitStep = (logits: Float64Array, window: ReadonlyMap<number, number>) => void;
+export type LogitStep = (logits: Float32Array, window: ReadonlyMap<number, number>) => void;
 
 export function createCandidates(vocabularySize: number): Candidates {
+  const allIds = new Int32Array(vocabularySize).map((_, id) => id);
   return {
     count: 0,
-    ids: new Int32Array(vocabularySize),
-    logits: new Float64Array(vocabularySize),
+    ids: allIds,
+    logits: new Float32Array(vocabularySize),
+    temperature: 1,
     probabilities: new Float64Array(vocabularySize),
     keys: new Float64Array(vocabularySize),
     places: new Int32Array(vocabularySize),
+    allIds,
+    keptIds: new Int32Array(vocabularySize),
   };
 }
 
-/** Makes every token of the vocabulary a candidate. `logits` [V] is copied, not changed. */
+/** Makes every token of the vocabulary a candidate, at temperature 1. `logits` [V] is copied, not changed. */
 export function loadCandidates(candidates: Candidates, logits: Float32Array): void {
   candidates.count = logits.length;
   candidates.logits.set(logits);
-  for (let id = 0; id < logits.length; id++) candidates.ids[id] = id;
+  candidates.ids = candidates.allIds;
+  candidates.temperature = 1;
 }
 
-/** Largest logit. Throws BAD_LOGITS for NaN, +Infinity, and where every token is banned. */
-export function maximum(logits: Float32Array | Float64Array, count: number): number {
+/** The largest of the first `count` logits. Throws BAD_LOGITS for NaN, +Infinity, and where every token is banned. */
+export function maximum(logits: Float32Array, count: number): number {
   let best = -Infinity;
   for (let i = 0; i < count; i++) {
     const x = logits[i]!;
-    if (x > best) best = x;
-    else if (Number.isNaN(x)) badLogit(x, i);
+    if (x <= best) continue;
+    if (Number.isNaN(x)) badLogit(x, i);
+    best = x;
   }
   if (best === Infinity) badLogit(best, logits.indexOf(Infinity));
-  if (best === -Infinity) badLogits("every logit is -Infinity: no token is left to choose");
+  if (best === -Infinity) badLogits("every logit is -Infinity");
   return best;
 }
 
-/** Fills `probabilities` from `logits`. Throws what `maximum` throws. */
+/** Fills `probabilities` from `logits` and `temperature`. Throws what `maximum` throws. */
 export function softmax(candidates: Candidates): void {
-  const { count, logits, probabilities } = candidates;
+  const { count, logits, probabilities, temperature } = candidates;
   const top = maximum(logits, count);
   let sum = 0;
   for (let i = 0; i < count; i++) {
-    const p = Math.exp(logits[i]! - top);
+    const p = Math.exp((logits[i]! - top) / temperature);
     probabilities[i] = p;
     sum += p;
   }
@@ -73,17 +83,17 @@ export function softmax(candidates: Candidates): void {
   for (let i = 0; i < count; i++) probabilities[i] = probabilities[i]! * scale;
 }
 
-/** Keeps the candidates whose place passes `test`, in their order; `probabilities` are stale afterwards. */
-export function keep(candidates: Candidates, test: (place: number) => boolean): void {
-  const { ids, logits } = candidates;
-  let count = 0;
-  for (let i = 0; i < candidates.count; i++) {
-    if (!test(i)) continue;
-    ids[count] = ids[i]!;
-    logits[count] = logits[i]!;
-    count++;
+/** Keeps the candidates at `places`, which are sorted by this; `probabilities` are stale afterwards. */
+export function keepPlaces(candidates: Candidates, places: Int32Array): void {
+  const { ids, logits, keptIds } = candidates;
+  places.sort();
+  for (let i = 0; i < places.length; i++) {
+    const place = places[i]!;
+    keptIds[i] = ids[place]!;
+    logits[i] = logits[place]!;
   }
-  candidates.count = count;
+  candidates.ids = keptIds;
+  candidates.count = places.length;
 }
 
 export function badLogit(value: number, id: number): never {

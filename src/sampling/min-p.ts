@@ -1,4 +1,4 @@
-import { keep, maximum, type Truncation } from "./candidates.js";
+import { maximum, type Truncation } from "./candidates.js";
 
 /**
  * Keeps the candidates whose probability is at least `p` times that of the most probable one.
@@ -6,8 +6,15 @@ import { keep, maximum, type Truncation } from "./candidates.js";
  */
 export function minP(p: number): Truncation {
   return (candidates) => {
-    const { logits, count } = candidates;
-    const least = maximum(logits, count) + Math.log(p);
-    keep(candidates, (place) => logits[place]! >= least);
+    const { logits, ids, keptIds, temperature } = candidates;
+    const least = maximum(logits, candidates.count) + temperature * Math.log(p);
+    let count = 0;
+    for (let i = 0; i < candidates.count; i++) {
+      if (logits[i]! < least) continue;
+      keptIds[count] = ids[i]!;
+      logits[count++] = logits[i]!;
+    }
+    candidates.ids = keptIds;
+    candidates.count = count;
   };
 }

@@ -5,7 +5,7 @@ describe("createRandom", () => {
   it("is xoshiro128**: its published first words", () => {
     const random = createRandom(0);
     random.restore([1, 2, 3, 4]);
-    const words = [11520, 0, 5927040, 70819200, 2031721600, 1637235492] as const;
+    const words = [11520, 0, 5927040, 70819200, 2031721883, 1637235492] as const;
     for (let i = 0; i < words.length; i += 2) {
       expect(random.next()).toBe(((words[i]! >>> 5) * 2 ** 26 + (words[i + 1]! >>> 6)) / 2 ** 53);
     }

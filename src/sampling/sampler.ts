@@ -93,7 +93,7 @@ export function createSampler(
       const window = countWindow(context, penaltyWindow, vocabularySize);
       for (const step of changes) step(scratch.logits, window);
     }
-    if (heat === 0) return greedy(scratch.logits.subarray(0, vocabularySize));
+    if (heat === 0) return greedy(scratch.logits);
     for (const step of narrow) step(scratch);
     return draw(scratch, random.next());
   };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { createRandom } from "./random.js";
-import { cutoffPlace, topPlaces } from "./select.js";
+import { selectMass, topPlaces } from "./select.js";
 
 /** Places of `values` in order, by a full sort. */
 const sorted = (values: Float64Array) =>
@@ -36,7 +36,9 @@ describe("topPlaces", () => {
   });
 });
 
-describe("cutoffPlace", () => {
+describe("selectMass", () => {
+  const identity = (count: number) => Int32Array.from({ length: count }, (_, i) => i);
+
   it("equals walking down a full sort until the mass is reached", () => {
     for (const keys of inputs()) {
       // Multiples of 1/1024 sum without rounding, so that the order of summation cannot matter.
@@ -47,26 +49,33 @@ describe("cutoffPlace", () => {
         const target = share * total;
         if (target === 0) continue;
         let sum = 0;
-        const expected = order.find((place) => {
-          sum += masses[place]!;
-          return sum >= target;
-        });
-        const got = cutoffPlace(keys, masses, keys.length, target, new Int32Array(keys.length));
-        expect(got).toBe(expected);
+        const length =
+          1 +
+          order.findIndex((place) => {
+            sum += masses[place]!;
+            return sum >= target;
+          });
+        const places = identity(keys.length);
+        const selected = selectMass(keys, masses, places, keys.length, target);
+        expect(Array.from(places.subarray(0, selected).sort())).toEqual(
+          order.slice(0, length).sort((a, b) => a - b),
+        );
+        expect(Array.from(places.sort())).toEqual(Array.from(identity(keys.length)));
       }
     }
   });
 
-  it("is the last place where the masses never reach the target", () => {
+  it("selects among the places it is given only", () => {
+    const places = Int32Array.of(4, 0, 2);
+    const values = Float64Array.of(0.125, 0.5, 0.25, 0.5, 0.0625);
+    expect(selectMass(values, values, places, 3, 0.25)).toBe(1);
+    expect(places[0]).toBe(2);
+  });
+
+  it("selects all where the masses never reach the target", () => {
     for (const keys of inputs()) {
-      const got = cutoffPlace(
-        keys,
-        new Float64Array(keys.length),
-        keys.length,
-        1,
-        new Int32Array(keys.length),
-      );
-      expect(got).toBe(sorted(keys).at(-1));
+      const masses = new Float64Array(keys.length);
+      expect(selectMass(keys, masses, identity(keys.length), keys.length, 1)).toBe(keys.length);
     }
   });
 });

@@ -56,18 +56,17 @@ export function topPlaces(
 }
 
 /**
- * The place at which the running sum of `masses`, taken in the order of `keys`, first reaches `target`: the last of
- * the shortest prefix that holds as much. Where rounding keeps the sum below it, the last place of all. Expected
- * O(count), by quickselect on masses. `places` [count] is work. NaN must not occur.
+ * Finds the shortest run of places, in the order of `keys`, whose `masses` sum to at least `target`: brings them to
+ * the front of `places[0..count)`, in no particular order, and returns how many they are. Where the sum never reaches
+ * the target, that is all of them. Expected O(count), by quickselect on masses. NaN must not occur.
  */
-export function cutoffPlace(
+export function selectMass(
   keys: Float64Array,
   masses: Float64Array,
+  places: Int32Array,
   count: number,
   target: number,
-  places: Int32Array,
 ): number {
-  for (let i = 0; i < count; i++) places[i] = i;
   let low = 0;
   let high = count;
   let missing = target;
@@ -93,14 +92,14 @@ export function cutoffPlace(
     places[split] = pivot;
     if (split > low && mass >= missing) {
       high = split;
-    } else if (mass + masses[pivot]! >= missing || split + 1 === high) {
-      return pivot;
+    } else if (mass + masses[pivot]! >= missing) {
+      return split + 1;
     } else {
       missing -= mass + masses[pivot]!;
       low = split + 1;
     }
   }
-  return places[low]!;
+  return high;
 }
 
 function medianOfThree(keys: Float64Array, a: number, b: number, c: number): number {
@@ -110,9 +109,4 @@ function medianOfThree(keys: Float64Array, a: number, b: number, c: number): num
   }
   if (before(keys, a, c)) return a;
   return before(keys, b, c) ? c : b;
-}
-
-/** Whether `place` is `cutoff` or comes before it. */
-export function reaches(keys: Float64Array, place: number, cutoff: number): boolean {
-  return place === cutoff || before(keys, place, cutoff);
 }

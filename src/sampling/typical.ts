@@ -1,5 +1,5 @@
-import { keep, softmax, type Truncation } from "./candidates.js";
-import { cutoffPlace, reaches } from "./select.js";
+import { keepPlaces, softmax, type Truncation } from "./candidates.js";
+import { selectMass } from "./select.js";
 
 /**
  * Keeps the candidates whose information -log p is nearest to the distribution's entropy, the nearest first, until
@@ -13,10 +13,13 @@ export function typical(p: number): Truncation {
     let entropy = 0;
     for (let i = 0; i < count; i++) {
       const q = probabilities[i]!;
-      if (q > 0) entropy -= q * Math.log(q);
+      const log = Math.log(q);
+      if (q > 0) entropy -= q * log;
+      keys[i] = log;
+      places[i] = i;
     }
-    for (let i = 0; i < count; i++) keys[i] = -Math.abs(Math.log(probabilities[i]!) + entropy);
-    const cutoff = cutoffPlace(keys, probabilities, count, p, places);
-    keep(candidates, (place) => reaches(keys, place, cutoff));
+    for (let i = 0; i < count; i++) keys[i] = -Math.abs(keys[i]! + entropy);
+    const selected = selectMass(keys, probabilities, places, count, p);
+    keepPlaces(candidates, places.subarray(0, selected));
   };
 }
