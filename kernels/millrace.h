@@ -26,6 +26,7 @@ enum OpCode {
   OP_ROUTE,
   OP_MATMUL_EXPERTS,
   OP_COMBINE,
+  OP_PROBE,
 };
 
 enum RowKind { ROWS_TOKENS = 0, ROWS_OUTPUTS = 1, ROWS_ROUTES = 2 };

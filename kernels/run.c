@@ -33,6 +33,7 @@ KERNEL(select);
 KERNEL(route);
 KERNEL(matmul_experts);
 KERNEL(combine);
+KERNEL(probe);
 
 static void pause_spin(int spins, int32_t *word, int32_t seen) {
 #ifdef __wasm__
@@ -95,6 +96,7 @@ EXPORT void mill_run(uint64_t address, int32_t thread) {
       case OP_ROUTE: kernel_route(op, step, &work); break;
       case OP_MATMUL_EXPERTS: kernel_matmul_experts(op, step, &work); break;
       case OP_COMBINE: kernel_combine(op, step, &work); break;
+      case OP_PROBE: kernel_probe(op, step, &work); break;
       default: __builtin_trap();
     }
   }
