@@ -5,10 +5,16 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { describe, expect, it } from "vitest";
 import { createReference } from "../src/backends/reference/index.js";
-import { openGguf } from "../src/formats/gguf.js";
+import { openCheckpoint } from "../src/formats/open.js";
 import { describeGoldenModels } from "./support/golden-models.js";
 import { largestDifference, TapeRunner } from "./support/run-tape.js";
-import { tinyCheckpoint, tinyModel, tinyPrompt, writeTinyGguf } from "./support/tiny-models.js";
+import {
+  tinyCheckpoint,
+  tinyModel,
+  tinyPrompt,
+  writeTinyGguf,
+  writeTinySafetensors,
+} from "./support/tiny-models.js";
 
 const backend = createReference();
 
@@ -32,15 +38,23 @@ describe("sliding windows", () => {
 });
 
 describe("files", () => {
-  it("reads the same model from a GGUF file as from memory", async () => {
+  it("reads the same model from files as from memory", async () => {
     const folder = await mkdtemp(join(tmpdir(), "millrace-models-"));
     try {
-      const model = tinyModel("qwen3moe");
-      await using checkpoint = await openGguf(await writeTinyGguf(model, folder));
-      using fromFile = await TapeRunner.open(backend, checkpoint);
-      using fromMemory = await TapeRunner.open(backend, tinyCheckpoint(model, "gguf"));
       const prompt = tinyPrompt(12);
-      expect(await fromFile.evaluate(prompt)).toEqual(await fromMemory.evaluate(prompt));
+      for (const name of ["mixtral", "gemma3", "llama-3.1"] as const) {
+        const model = tinyModel(name);
+        using fromMemory = await TapeRunner.open(backend, tinyCheckpoint(model, "gguf"));
+        const expected = await fromMemory.evaluate(prompt);
+        for (const path of [await writeTinyGguf(model, folder), await writeTinySafetensors(model, folder)]) {
+          await using checkpoint = await openCheckpoint(path);
+          using fromFile = await TapeRunner.open(backend, checkpoint);
+          const logits = await fromFile.evaluate(prompt);
+          for (const [t, row] of logits.entries()) {
+            expect(largestDifference(row, expected[t]!), `${path}, token ${t}`).toBeLessThan(1e-4);
+          }
+        }
+      }
     } finally {
       await rm(folder, { recursive: true });
     }
@@ -52,7 +66,7 @@ describe("files", () => {
       stories260K: { prompt: number[]; greedy_ids: number[] };
     };
     const { prompt, greedy_ids: expected } = golden.stories260K;
-    await using checkpoint = await openGguf(join(stories, "stories260K.gguf"));
+    await using checkpoint = await openCheckpoint(join(stories, "stories260K.gguf"));
     using runner = await TapeRunner.open(backend, checkpoint, { capacity: 256 });
     const { ids } = await runner.greedy(prompt, expected.length - prompt.length);
     expect([...prompt, ...ids]).toEqual(expected);

@@ -1,5 +1,6 @@
 /** What the architectures write onto the tape, and how wrong files are refused; golden tokens are in test/. */
 import { describe, expect, it } from "vitest";
+
 import {
   TINY_NAMES,
   type TinyModel,

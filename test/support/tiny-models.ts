@@ -1,18 +1,14 @@
 /**
  * Tiny models with seeded random weights, one recipe per architecture (and per feature that a file may switch on),
- * as GGUF and as safetensors of the same weights. A seed and a recipe name make the same bytes on every machine, so
+ * under GGUF names and, the same weights, under safetensors names; tiny-files.ts makes checkpoints and files of them. A seed and a recipe name make the same bytes on every machine, so
  * fixtures hold only what a model said, never the model.
  *
  * Weights are scaled so that every part counts: attention is far from uniform, norms are far from 1, and logits
  * spread widely enough that greedy choices have clear margins.
  */
-import { mkdir, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import type { Checkpoint, MetadataValue } from "../../src/formats/checkpoint.js";
-import { array, f32, type GgufValue, plainValue, string, u32 } from "../../src/formats/gguf-values.js";
-import { type GgufTensor, writeGguf } from "../../src/formats/gguf-writer.js";
-import { memoryCheckpoint } from "../../src/formats/memory.js";
+import { f32, type GgufValue, string, u32 } from "../../src/formats/gguf-values.js";
 import { TestRandom } from "./random.js";
+import { ggufVocabulary, VOCABULARY } from "./tiny-vocabulary.js";
 
 export interface TinyTensor {
   /** Outermost dimension first. */
@@ -33,44 +29,10 @@ export interface TinyModel {
   };
 }
 
+export { tinyCheckpoint, writeTinyGguf, writeTinySafetensors } from "./tiny-files.js";
+
 export const TINY_SEED = 7;
-const VOCABULARY = 320;
 const CONTEXT = 512;
-
-/** Letters and pieces of words after the 3 control and 256 byte tokens; then one token that ends a text. */
-const PIECES = [
-  ..."▁etaoinshrdlcumwfgypbvkxjqzETAOINSHR.,!?'-0123456789",
-  ...["▁t", "▁a", "he", "▁the", "in", "er", "an", "▁s"],
-];
-
-/** A SentencePiece vocabulary of 320 tokens: <unk>, <s>, </s>, all bytes, pieces, <|endoftext|>. */
-function tokenizerMetadata(): Record<string, GgufValue> {
-  const bytes = Array.from(
-    { length: 256 },
-    (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`,
-  );
-  const tokens = ["<unk>", "<s>", "</s>", ...bytes, ...PIECES, "<|endoftext|>"];
-  if (tokens.length !== VOCABULARY || new Set(tokens).size !== VOCABULARY) {
-    throw new Error(`The tiny vocabulary has ${new Set(tokens).size} tokens, expected ${VOCABULARY}`);
-  }
-  const firstPiece = 3 + bytes.length;
-  const last = tokens.length - 1;
-  return {
-    "tokenizer.ggml.model": string("llama"),
-    "tokenizer.ggml.tokens": array("string", tokens),
-    "tokenizer.ggml.scores": array(
-      "f32",
-      tokens.map((_, id) => (id < firstPiece || id === last ? 0 : firstPiece - id)),
-    ),
-    "tokenizer.ggml.token_type": array(
-      "i32",
-      tokens.map((_, id) => (id === 0 ? 2 : id < 3 || id === last ? 3 : id < firstPiece ? 6 : 1)),
-    ),
-    "tokenizer.ggml.bos_token_id": u32(1),
-    "tokenizer.ggml.eos_token_id": u32(2),
-    "tokenizer.ggml.unknown_token_id": u32(0),
-  };
-}
 
 interface Sizes {
   readonly numLayers: number;
@@ -253,7 +215,7 @@ function assemble(
       ...Object.fromEntries(
         Object.entries(keys).map(([key, value]) => [`${architecture.gguf}.${key}`, value]),
       ),
-      ...tokenizerMetadata(),
+      ...ggufVocabulary(),
     },
     tensors: { ...recipe.gguf, ...variant.tensors },
     huggingFace: {
@@ -546,65 +508,4 @@ export function tinyModel(name: TinyName, seed = TINY_SEED): TinyModel {
 export function tinyPrompt(length: number, seed = TINY_SEED): number[] {
   const random = new TestRandom(seed);
   return [1, ...Array.from({ length: length - 1 }, () => 3 + random.below(VOCABULARY - 3))];
-}
-
-/** The model as a checkpoint in memory, in either format: what an opened file would show, without the file. */
-export function tinyCheckpoint(model: TinyModel, format: Checkpoint["format"]): Checkpoint {
-  if (format === "gguf") {
-    const metadata = Object.entries(model.metadata).map(([key, value]) => [key, plainValue(value)] as const);
-    const architecture = String(plainValue(model.metadata["general.architecture"]!));
-    return memoryCheckpoint(model.tensors, { format, architecture, metadata });
-  }
-  const { config, tensors } = model.huggingFace;
-  return memoryCheckpoint(tensors, {
-    format,
-    architecture: String(config.model_type),
-    metadata: flatten(config),
-  });
-}
-
-/** config.json's values under dotted names; lists stay whole, null counts as absent. */
-function flatten(values: object, prefix = ""): [string, MetadataValue][] {
-  return Object.entries(values).flatMap(([key, value]): [string, MetadataValue][] => {
-    if (value === null) return [];
-    if (typeof value === "object" && !Array.isArray(value)) return flatten(value, `${prefix}${key}.`);
-    return [[prefix + key, value as MetadataValue]];
-  });
-}
-
-/** Writes the model as one GGUF file; its path is `${folder}/${name}.gguf`. */
-export async function writeTinyGguf(model: TinyModel, folder: string): Promise<string> {
-  await mkdir(folder, { recursive: true });
-  const path = join(folder, `${model.name}.gguf`);
-  const tensors: GgufTensor[] = Object.entries(model.tensors).map(([name, { shape, data }]) => ({
-    name,
-    type: "F32",
-    shape,
-    data: () => new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-  }));
-  await writeGguf(path, { metadata: model.metadata, tensors });
-  return path;
-}
-
-/** Writes config.json and model.safetensors into `${folder}/${name}`, and returns that folder. */
-export async function writeTinySafetensors(model: TinyModel, folder: string): Promise<string> {
-  const path = join(folder, model.name);
-  await mkdir(path, { recursive: true });
-  await writeFile(join(path, "config.json"), JSON.stringify(model.huggingFace.config, null, 2));
-  const header: Record<string, { dtype: string; shape: readonly number[]; data_offsets: [number, number] }> =
-    {};
-  const chunks: Uint8Array[] = [];
-  let offset = 0;
-  for (const [name, { shape, data }] of Object.entries(model.huggingFace.tensors)) {
-    header[name] = { dtype: "F32", shape, data_offsets: [offset, offset + data.byteLength] };
-    chunks.push(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-    offset += data.byteLength;
-  }
-  const text = Buffer.from(JSON.stringify(header));
-  const padded = Buffer.alloc(Math.ceil(text.length / 8) * 8, " ");
-  text.copy(padded);
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(padded.length));
-  await writeFile(join(path, "model.safetensors"), Buffer.concat([length, padded, ...chunks]));
-  return path;
 }
