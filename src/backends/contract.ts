@@ -139,7 +139,11 @@ export interface Backend {
   /** Throws OUT_OF_BUDGET where the machine refuses. Memory is zeroed. */
   allocate(byteLength: number): Region;
   /** Streams the tape's weights from the checkpoint into backend memory, repacked for its kernels. */
-  load(tape: Tape, checkpoint: Checkpoint, onProgress?: (progress: LoadProgress) => void): Promise<LoadedWeights>;
+  load(
+    tape: Tape,
+    checkpoint: Checkpoint,
+    onProgress?: (progress: LoadProgress) => void,
+  ): Promise<LoadedWeights>;
   compile(tape: Tape, weights: LoadedWeights, limits: ProgramLimits): Promise<Program>;
   /** Copies bytes between regions (copy-on-write of pages). */
   copy(from: Region, fromByte: number, to: Region, toByte: number, byteLength: number): void;

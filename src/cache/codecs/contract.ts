@@ -8,6 +8,7 @@
  *   value scales  [16] f32        only where the codec has scales
  *   keys          [D][16]         element-major: one load takes one element of 16 keys
  *   values        [16][Dp]        token-major, Dp = D rounded up to 16, the rest zero
+ * and zeros up to a multiple of 64 bytes.
  * Slot s of a page lies in group floor(s / 16) at token s mod 16.
  */
 export const GROUP = 16;
