@@ -90,7 +90,8 @@ export function readDecoder(
     contextLength: integer("context_length", "max_position_embeddings", defaults.contextLength),
     numLayers,
     embeddingWidth,
-    vocabularySize: embedding?.shape[0] ?? values.integer({ gguf: "vocab_size", huggingFace: "vocab_size" }),
+    // Where there is no embedding, the writer says so by its name.
+    vocabularySize: embedding?.shape[0] ?? 0,
     numHeads,
     numKvHeads,
     headWidth,

@@ -198,6 +198,8 @@ describe("wrong files", () => {
       code: "MISSING_TENSOR",
       details: { tensor: "blk.1.ffn_up.weight" },
     });
+    const noEmbedding = changed(llama, { tensors: { "token_embd.weight": undefined } });
+    await expect(build(noEmbedding)).rejects.toMatchObject({ details: { tensor: "token_embd.weight" } });
     const name = "model.layers.1.mlp.up_proj.weight";
     const safetensors = changed(llama, { huggingFace: { [name]: undefined } });
     await expect(build(safetensors, "safetensors")).rejects.toMatchObject({
