@@ -25,7 +25,8 @@ export {
   type TokenizeOptions,
 } from "./engine/model.js";
 export { type CacheSpec, full, type PolicySpec, window } from "./engine/policies.js";
-export type { EngineUsage, Message, ModelInfo, OpenProgress } from "./engine/protocol.js";
+export type { EngineUsage, ModelInfo, OpenProgress, RenderOptions } from "./engine/protocol.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";
+export type { ChatMessage } from "./tokenizer/chat.js";

@@ -194,12 +194,13 @@ export class Engine {
       const { next, emission, finish } = decoder.accept(logits);
       request.sampled(now);
       if (emission) this.#emit(request, emission);
-      if (finish) return this.#end(request, finish);
-      if (next === null) return;
-      if (request.cache!.length < request.maxCached) return request.follow(next);
-      const rest = decoder.flush();
-      if (rest) listener.emit(rest);
-      this.#end(request, "cache-full");
+      if (finish) this.#end(request, finish);
+      else if (next !== null && request.cache!.length < request.maxCached) request.follow(next);
+      else if (next !== null) {
+        const rest = decoder.flush();
+        if (rest) listener.emit(rest);
+        this.#end(request, "cache-full");
+      }
     } catch (error) {
       this.#fail(request, MillraceError.from(error));
     }

@@ -37,7 +37,7 @@ const LEAST_CONTEXT = 64;
  *
  * Throws OUT_OF_BUDGET with what is needed and what there is.
  */
-export function fit(question: FitQuestion): Fit {
+export function fitMemory(question: FitQuestion): Fit {
   const { layout, weightBytes, sequences, budgetBytes, machineBytes } = question;
   const has = budgetBytes ?? machineBytes;
   const cacheFor = (tokens: number) => pagesFor(layout, tokens) * layout.pageBytes;

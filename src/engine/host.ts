@@ -59,29 +59,35 @@ class Host {
     switch (call.name) {
       case "open":
         this.#opening = this.#open(id, call.parameters);
-        return;
+        break;
       case "generate":
-        return this.#opened().generate(id, call.parameters, {
+        this.#opened().generate(id, call.parameters, {
           emit: (piece) => this.#pieces.push({ id, piece }),
           end: (value) => this.#reply(id, value),
           fail: (error) => this.#fail(id, error),
         });
+        break;
       case "score":
-        return this.#opened().score(id, call.parameters.text, {
+        this.#opened().score(id, call.parameters.text, {
           end: (value) => this.#reply(id, value),
           fail: (error) => this.#fail(id, error),
         });
+        break;
       case "tokenize":
-        return this.#reply(id, this.#opened().tokenize(call.parameters.text, call.parameters));
+        this.#reply(id, this.#opened().tokenize(call.parameters.text, call.parameters));
+        break;
       case "detokenize":
-        return this.#reply(id, this.#opened().detokenize(call.parameters.tokens));
+        this.#reply(id, this.#opened().detokenize(call.parameters.tokens));
+        break;
       case "renderChat":
-        return this.#reply(id, this.#opened().renderChat(call.parameters.messages));
+        this.#reply(id, this.#opened().renderChat(call.parameters));
+        break;
       case "usage":
-        return this.#reply(id, this.#opened().engine.usage());
+        this.#reply(id, this.#opened().engine.usage());
+        break;
       case "close":
-        void this.#close(id);
-        return;
+        this.#close(id);
+        break;
       default:
         call satisfies never;
     }

@@ -5,13 +5,14 @@ import { createBackend } from "../backends/resolve.js";
 import { pagesFor, planLayout } from "../cache/layout.js";
 import { KvPool } from "../cache/pool.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
-import { openGguf } from "../formats/gguf.js";
+import { openCheckpoint } from "../formats/open.js";
 import { buildTape, resolveArchitecture } from "../models/resolve.js";
 import type { Limits } from "../scheduler/contract.js";
 import { firstCome } from "../scheduler/first-come.js";
+import { chatFormat } from "../tokenizer/chat.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
-import { fit } from "./fit.js";
+import { fitMemory } from "./fit.js";
 import { LoadedModel } from "./loaded.js";
 import { createPolicy } from "./policies.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
@@ -33,7 +34,7 @@ export async function loadModel(
   parameters: OpenParameters,
   onProgress: (progress: OpenProgress) => void,
 ): Promise<LoadedModel> {
-  const checkpoint = await openGguf(parameters.path);
+  const checkpoint = await openCheckpoint(parameters.path);
   try {
     const { threads } = parameters;
     const { backend } = await createBackend(parameters.backend, threads === undefined ? {} : { threads });
@@ -71,7 +72,7 @@ export async function assemble(
     const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
 
     const plan = backend.plan(tape, programLimits);
-    const fitted = fit({
+    const fitted = fitMemory({
       layout,
       ...plan,
       context: endless ? Number.POSITIVE_INFINITY : wanted,
@@ -109,7 +110,7 @@ export async function assemble(
           kind: tokenizer ? checkpoint.tokenizer.kind : "none",
           bosId: tokenizer?.bosId ?? null,
           eosIds: [...(tokenizer?.eosIds ?? [])],
-          hasChatTemplate: tokenizer !== null && tokenizer.chatTemplate !== null,
+          chatFormat: tokenizer && chatFormat(tokenizer).kind,
         },
         backend: { name: backend.name, description: backend.description, threads: backend.numThreads },
         cache: { policy: policy.id, codec: cache.codec },

@@ -8,7 +8,7 @@ import { MillraceError } from "../errors.js";
 import { type Candidates, createCandidates } from "../sampling/candidates.js";
 import { createSampler } from "../sampling/sampler.js";
 import { createStopMatcher } from "../sampling/stop.js";
-import { renderChat } from "../tokenizer/chat.js";
+import { chatFormat, renderChat } from "../tokenizer/chat.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { createDetokenizer } from "../tokenizer/detokenizer.js";
 import type { Engine } from "./engine.js";
@@ -16,7 +16,6 @@ import {
   type GenerateParameters,
   type GenerationEnd,
   MAX_UNREAD_PIECES,
-  type Message,
   type ModelInfo,
   type Prompt,
   type ScoreEnd,
@@ -37,6 +36,8 @@ export interface LoadedParts {
   readonly maxTokens: number;
   readonly dispose: () => Promise<void>;
 }
+
+type Conversation = Exclude<Prompt, string | Int32Array>;
 
 const NO_END: ReadonlySet<number> = new Set();
 
@@ -67,8 +68,9 @@ export class LoadedModel {
     parameters: GenerateParameters,
     listener: Ending<GenerationEnd> & Pick<RequestListener, "emit">,
   ): void {
-    const { sampling, stop, ignoreEos } = parameters;
+    const { sampling, ignoreEos } = parameters;
     const prompt = this.#encode(parameters.prompt);
+    const stop = [...parameters.stop, ...this.#turnEnds(parameters.prompt)];
     this.#checkRoom(prompt.length);
     const tokenizer = this.#tokenizer;
     if (stop.length > 0) this.#needTokenizer("stop strings");
@@ -143,8 +145,8 @@ export class LoadedModel {
   }
 
   /** The prompt that the model's chat template makes of a conversation. */
-  renderChat(messages: readonly Message[]): string {
-    return renderChat(this.#needTokenizer("conversations"), messages);
+  renderChat({ messages, options }: Conversation): string {
+    return renderChat(this.#needTokenizer("conversations"), messages, options);
   }
 
   /** Frees everything; the engine must be idle. */
@@ -155,11 +157,15 @@ export class LoadedModel {
   #encode(prompt: Prompt): Int32Array {
     if (prompt instanceof Int32Array) return prompt;
     if (typeof prompt === "string") return this.#needTokenizer("text").encode(prompt);
-    // The template writes the special tokens itself, BOS included.
-    return this.#needTokenizer("conversations").encode(this.renderChat(prompt), {
-      addSpecial: false,
-      parseSpecial: true,
-    });
+    // The special tokens, BOS included, stand in the rendered text.
+    const text = this.renderChat(prompt);
+    return this.#needTokenizer("conversations").encode(text, { addSpecial: false, parseSpecial: true });
+  }
+
+  /** Stop strings of a conversation whose template has no token that ends a turn. */
+  #turnEnds(prompt: Prompt): readonly string[] {
+    const isConversation = typeof prompt === "object" && "messages" in prompt;
+    return isConversation && this.#tokenizer ? chatFormat(this.#tokenizer).stop : [];
   }
 
   #needTokenizer(what: string): Tokenizer {

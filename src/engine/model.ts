@@ -3,6 +3,7 @@ import type { BackendName } from "../backends/contract.js";
 import type { CacheReport } from "../cache/sequence.js";
 import { MillraceError } from "../errors.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
+import type { ChatMessage } from "../tokenizer/chat.js";
 import { parseBytes } from "./bytes.js";
 import { Connection, type EngineThread, startWorker } from "./connection.js";
 import { Generation } from "./generation.js";
@@ -13,11 +14,11 @@ import type {
   Calls,
   EngineUsage,
   GenerateParameters,
-  Message,
   ModelInfo,
   OpenParameters,
   OpenProgress,
   Prompt,
+  RenderOptions,
 } from "./protocol.js";
 
 export interface OpenOptions {
@@ -50,6 +51,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stop?: string | readonly string[];
   /** Go on past the model's end tokens. Default false. */
   readonly ignoreEos?: boolean;
+  /** For conversations: how they are rendered. */
+  readonly chat?: RenderOptions;
   /** Ends the generation with ABORTED, after what came before. */
   readonly signal?: AbortSignal;
 }
@@ -86,9 +89,11 @@ const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
   "maxTokens",
   "stop",
   "ignoreEos",
+  "chat",
   "signal",
   ...SAMPLING_OPTION_NAMES,
 ];
+const RENDER_OPTIONS: readonly (keyof RenderOptions)[] = ["addGenerationPrompt", "tools", "variables"];
 const BACKENDS: readonly (BackendName | "auto")[] = ["auto", "native", "wasm", "reference", "null"];
 const DEFAULT_SEQUENCES = 4;
 
@@ -176,11 +181,11 @@ export class Model implements AsyncDisposable {
    * WORKER_CRASHED.
    */
   generate(
-    prompt: string | readonly number[] | Int32Array | readonly Message[],
+    prompt: string | readonly number[] | Int32Array | readonly ChatMessage[],
     options: GenerateOptions = {},
   ): Generation {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
-    const { maxTokens, stop = [], ignoreEos = false, signal, ...sampling } = options;
+    const { maxTokens, stop = [], ignoreEos = false, chat = {}, signal, ...sampling } = options;
     validateSamplingOptions(sampling, this.info.vocabularySize);
     if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
     const stops = typeof stop === "string" ? [stop] : stop;
@@ -190,7 +195,7 @@ export class Model implements AsyncDisposable {
     if (typeof ignoreEos !== "boolean") throw invalid("ignoreEos", ignoreEos, "true or false");
     checkSignal(signal);
     const parameters: GenerateParameters = {
-      prompt: this.#prompt(prompt),
+      prompt: this.#prompt(prompt, chat),
       sampling,
       stop: [...stops],
       ignoreEos,
@@ -240,8 +245,8 @@ export class Model implements AsyncDisposable {
   }
 
   /** The prompt that the model's chat template makes of a conversation, ready for an answer. Throws BAD_TEMPLATE. */
-  async renderChat(messages: readonly Message[]): Promise<string> {
-    return this.#ask("renderChat", { messages: checkMessages(messages) });
+  async renderChat(messages: readonly ChatMessage[], options: RenderOptions = {}): Promise<string> {
+    return this.#ask("renderChat", conversation(messages, options));
   }
 
   /** What the engine holds at this moment: pages, requests waiting and running. */
@@ -262,12 +267,15 @@ export class Model implements AsyncDisposable {
     return this.#connection.hold(this.#connection.call(name, parameters).result);
   }
 
-  #prompt(prompt: string | readonly number[] | Int32Array | readonly Message[]): Prompt {
+  #prompt(
+    prompt: string | readonly number[] | Int32Array | readonly ChatMessage[],
+    chat: RenderOptions,
+  ): Prompt {
     if (typeof prompt === "string") return prompt;
     if (prompt instanceof Int32Array) return this.#tokenIds(prompt);
     if (!Array.isArray(prompt)) throw invalid("prompt", prompt, "a text, token ids or chat messages");
-    const list = prompt as readonly (number | Message)[];
-    return list.some((item) => typeof item === "object") ? checkMessages(list) : this.#tokenIds(list);
+    const list = prompt as readonly unknown[];
+    return list.some((item) => typeof item === "object") ? conversation(list, chat) : this.#tokenIds(list);
   }
 
   #tokenIds(tokens: ArrayLike<unknown>): Int32Array {
@@ -288,15 +296,19 @@ export class Model implements AsyncDisposable {
   }
 }
 
-function checkMessages(messages: readonly unknown[]): readonly Message[] {
+function conversation(
+  messages: readonly unknown[],
+  options: RenderOptions,
+): { messages: readonly ChatMessage[]; options: RenderOptions } {
+  refuseUnknown("chat", options, RENDER_OPTIONS);
   const expected = "chat messages: a list of { role, content }, both strings";
   if (!Array.isArray(messages) || messages.length === 0) throw invalid("messages", messages, expected);
-  return messages.map((message: Partial<Message> | null) => {
+  for (const message of messages as readonly (Partial<ChatMessage> | null)[]) {
     if (typeof message?.role !== "string" || typeof message.content !== "string") {
       throw invalid("messages", message, expected);
     }
-    return { role: message.role, content: message.content };
-  });
+  }
+  return { messages, options };
 }
 
 function checkSignal(signal: unknown): void {

@@ -9,6 +9,7 @@ import type { CacheReport } from "../cache/sequence.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
 import type { SamplingOptions } from "../sampling/options.js";
+import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { CacheSpec } from "./policies.js";
 
 export interface OpenParameters {
@@ -47,7 +48,8 @@ export interface ModelInfo {
     readonly kind: "gguf" | "huggingface" | "none";
     readonly bosId: number | null;
     readonly eosIds: readonly number[];
-    readonly hasChatTemplate: boolean;
+    /** Where the template of conversations comes from; null where there is no tokenizer. See tokenizer/chat.ts. */
+    readonly chatFormat: ChatFormat["kind"] | null;
   };
   readonly backend: { readonly name: BackendName; readonly description: string; readonly threads: number };
   readonly cache: { readonly policy: string; readonly codec: string };
@@ -62,13 +64,21 @@ export interface ModelInfo {
   readonly loadMs: number;
 }
 
-export interface Message {
-  readonly role: string;
-  readonly content: string;
+/** How a conversation becomes a prompt. */
+export interface RenderOptions {
+  /** End with the opening of the assistant's turn. Default true. */
+  readonly addGenerationPrompt?: boolean;
+  /** JSON schemas of functions that the model may call, as its template expects them. */
+  readonly tools?: readonly unknown[];
+  /** Other variables that the template reads, such as `enable_thinking`. */
+  readonly variables?: Readonly<Record<string, unknown>>;
 }
 
 /** Text, token ids (run as they are), or a conversation that the model's chat template renders. */
-export type Prompt = string | Int32Array | readonly Message[];
+export type Prompt =
+  | string
+  | Int32Array
+  | { readonly messages: readonly ChatMessage[]; readonly options: RenderOptions };
 
 export interface GenerateParameters {
   readonly prompt: Prompt;
@@ -120,7 +130,10 @@ export interface Calls {
     result: Int32Array;
   };
   detokenize: { parameters: { readonly tokens: Int32Array }; result: string };
-  renderChat: { parameters: { readonly messages: readonly Message[] }; result: string };
+  renderChat: {
+    parameters: { readonly messages: readonly ChatMessage[]; readonly options: RenderOptions };
+    result: string;
+  };
   usage: { parameters: null; result: EngineUsage };
   close: { parameters: null; result: null };
 }
