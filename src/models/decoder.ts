@@ -98,7 +98,7 @@ export function readDecoder(
     feedForwardWidth: integer("feed_forward_length", "intermediate_size"),
     epsilon: values.real(
       { gguf: "attention.layer_norm_rms_epsilon", huggingFace: "rms_norm_eps" },
-      ...given(values.format === "safetensors" ? defaults.epsilon : undefined),
+      ...given(defaults.epsilon),
     ),
     tied: values.flag({ gguf: null, huggingFace: "tie_word_embeddings" }, defaults.tied ?? false),
     prefix: tensorPrefix(checkpoint),
