@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { expectClose } from "../../../test/conformance/compare.js";
 import { TestRandom } from "../../../test/support/random.js";
 import { GROUP } from "./contract.js";
 import { codecs } from "./index.js";
@@ -36,10 +37,9 @@ describe.each(Object.values(codecs))("codec $name", (codec) => {
         for (const which of [0, 1]) {
           const want = pairs[slot]![which]!;
           const largest = Math.max(...want.map(Math.abs));
-          want.forEach((x, i) => {
-            const off = codec.name === "int8" ? bound * largest : bound * Math.abs(x) + 2 ** -25;
-            expect(Math.abs(got[which]![i]! - x)).toBeLessThanOrEqual(off);
-          });
+          expectClose(`slot ${slot}`, got[which]!, want, (i) =>
+            codec.name === "int8" ? bound * largest : bound * Math.abs(want[i]!) + 2 ** -25,
+          );
         }
       }
     }
