@@ -9,6 +9,651 @@
 //   partials, for all threads:       roundUp(8 * maxTokens * H, 64)
 //                                    + (threads > 1 ? 512 * threads * min(64, maxTokens * g) * (Dp + 16) : 0)
 // Both are 64-byte aligned and need no clearing.
-#include "millrace.h"
-#include "simd.h"
+//
+// A stream is one span's tokens against one kv head. Its query rows (token, head) are cut into tiles of up to 64;
+// its slots, all views one after another, into parts of 512 (doubled until 32 parts hold them). A tile computes each
+// part with an online softmax of its own and folds the parts in order: so it makes no difference to any bit whether
+// one thread works through all parts of a tile, or several write theirs to `partials` and the merge folds them.
+// Tiles that are a large share of the step's work are split that way, others are not.
+//
+// Scores are kept in units of log2: q carries scale * log2(e), and exponentials are powers of 2.
+#include "attention_tile.h"
 #include "work.h"
+
+#define TILE_ROWS 64
+#define PART_SLOTS 512
+#define MAX_PARTS 32
+#define SPLITS_PER_THREAD 4
+#define LOG2_E 1.44269504f
+#define LOWEST -3.0e38f  // the maximum before any score: finite, so that no difference is infinity - infinity
+
+typedef struct Shape {
+  int heads, kv_heads, per_kv_head, width, padded, window, pairs, halves;
+  int tile_heads, head_tiles, tile_tokens;  // rows of a tile: tile_tokens x tile_heads
+} Shape;
+
+static Shape shape_of(const Op *op) {
+  Shape s = {.heads = op->i[0], .kv_heads = op->i[1], .width = op->i[2], .window = op->i[3], .pairs = op->i[4],
+             .halves = op->i[5]};
+  s.per_kv_head = s.heads / s.kv_heads;
+  s.padded = padded_width(s.width);
+  s.head_tiles = (s.per_kv_head + TILE_ROWS - 1) / TILE_ROWS;
+  s.tile_heads = (s.per_kv_head + s.head_tiles - 1) / s.head_tiles;
+  s.tile_tokens = TILE_ROWS / s.tile_heads;
+  return s;
+}
+
+// ------------------------------------------------------------------------------------------------------ streams
+
+typedef struct Stream {
+  const Span *span;
+  const View *view;
+  int kv_head, lane;
+  int tiles, slots, part_slots, parts;
+  int64_t tile_cost;
+  int has_mass;
+} Stream;
+
+static Stream stream_of(const Op *op, const Step *step, const Shape *shape, int index) {
+  int span = index / shape->kv_heads, head = index % shape->kv_heads;
+  const int32_t *lane_map = AT(const int32_t, op->p[2]);
+  Stream s = {.span = AT(const Span, step->spans) + span, .kv_head = head, .lane = lane_map[2 * head + 1]};
+  s.view = AT(const View, AT(const uint64_t, s.span->views)[lane_map[2 * head]]);
+  for (const View *view = s.view; view; view = AT(const View, view->next)) {
+    s.slots += view->num_pages * view->page_tokens;
+    s.has_mass |= view->mass != 0;
+  }
+  s.part_slots = PART_SLOTS;
+  while (s.slots > MAX_PARTS * s.part_slots) s.part_slots *= 2;
+  s.parts = (s.slots + s.part_slots - 1) / s.part_slots;
+  if (s.parts == 0) s.parts = 1;
+  int tokens = s.span->count < shape->tile_tokens ? s.span->count : shape->tile_tokens;
+  s.tiles = (s.span->count + shape->tile_tokens - 1) / shape->tile_tokens * shape->head_tiles;
+  s.tile_cost = (int64_t)tokens * shape->tile_heads * s.slots;
+  return s;
+}
+
+// Work comes in phases; a phase goes through all streams in order.
+enum Phase {
+  WHOLE_TILES,  // attention: tiles that one thread computes
+  SPLIT_PARTS,  // attention: parts of the others
+  FOLDS,        // merge: tiles that were split
+  MASSES,       // merge: parts whose slots want their probabilities
+};
+
+typedef struct Plan {
+  const Op *op;
+  const Step *step;
+  Shape shape;
+  int streams, threads;
+  int64_t cost;
+} Plan;
+
+static int is_split(const Plan *plan, const Stream *s) {
+  return plan->threads > 1 && s->parts > 1 && s->tile_cost * SPLITS_PER_THREAD * plan->threads >= plan->cost;
+}
+
+static int units_of(const Plan *plan, const Stream *s, int phase) {
+  int split = is_split(plan, s);
+  return phase == WHOLE_TILES   ? (split ? 0 : s->tiles)
+         : phase == SPLIT_PARTS ? (split ? s->tiles * s->parts : 0)
+         : phase == FOLDS       ? (split ? s->tiles : 0)
+                                : (s->has_mass ? s->parts : 0);
+}
+
+static Plan plan_of(const Op *op, const Step *step, int threads) {
+  Plan plan = {.op = op, .step = step, .shape = shape_of(op), .threads = threads};
+  plan.streams = step->num_spans * plan.shape.kv_heads;
+  for (int i = 0; i < plan.streams; i++) {
+    Stream s = stream_of(op, step, &plan.shape, i);
+    plan.cost += s.tile_cost * s.tiles;
+  }
+  return plan;
+}
+
+static int count_units(const Plan *plan, int first_phase, int last_phase) {
+  int units = 0;
+  for (int i = 0; i < plan->streams; i++) {
+    Stream s = stream_of(plan->op, plan->step, &plan->shape, i);
+    for (int phase = first_phase; phase <= last_phase; phase++) units += units_of(plan, &s, phase);
+  }
+  return units;
+}
+
+// Walks through units in ascending order.
+typedef struct Cursor {
+  int phase, index;  // of the current stream
+  int first, units;  // units before it, and its own
+  int splits;        // split tiles before it
+  Stream stream;
+} Cursor;
+
+static void enter_stream(const Plan *plan, Cursor *at) {
+  at->stream = stream_of(plan->op, plan->step, &plan->shape, at->index);
+  at->units = units_of(plan, &at->stream, at->phase);
+}
+
+static Cursor cursor_at(const Plan *plan, int phase) {
+  Cursor at = {.phase = phase};
+  if (plan->streams) enter_stream(plan, &at);
+  return at;
+}
+
+static void seek(const Plan *plan, Cursor *at, int unit) {
+  while (unit >= at->first + at->units) {
+    at->first += at->units;
+    if (is_split(plan, &at->stream)) at->splits += at->stream.tiles;
+    if (++at->index == plan->streams) {
+      at->index = 0;
+      at->splits = 0;
+      at->phase++;
+    }
+    enter_stream(plan, at);
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------- tiles
+
+// A tile of query rows, and one thread's memory for it.
+typedef struct Tile {
+  int rows, tokens, first_token, heads, first_head;
+  int rotation;            // of the rows in `moved`, or -1
+  const float *q;          // the rows as they are or moved: row blocks of [D][rows of the block]
+  float *still, *moved;    // both of them
+  float *sums;             // [rows][Dp] weighted values of this part
+  float *total;            // [rows][Dp] of all parts so far
+  float *keys, *values;    // a block, as f32
+  float *scores;           // [ROW_BLOCK][BLOCK_KEYS]
+  float *lane_weights;     // [rows][16] sums of exponentials of this part
+  float *max, *weight;     // [rows] of this part
+  float *total_max, *total_weight;
+  int32_t *positions;      // [rows]
+  float cap;               // softcap in units of log2, or 0
+} Tile;
+
+static Tile tile_memory(const Plan *plan, int thread) {
+  int padded = plan->shape.padded, size = TILE_ROWS * padded;
+  float *memory = AT(float, plan->op->p[5]) + (size_t)thread * (384 * padded + 3072);
+  Tile tile = {.still = memory, .moved = memory + size, .sums = memory + 2 * size, .total = memory + 3 * size,
+               .keys = memory + 4 * size, .values = memory + 5 * size};
+  memory += 6 * size;
+  tile.scores = memory;
+  tile.lane_weights = memory + 512;
+  tile.max = memory + 1536;
+  tile.weight = memory + 1664;
+  tile.total_max = memory + 1792;
+  tile.total_weight = memory + 1920;
+  tile.positions = (int32_t *)(memory + 2048);
+  tile.cap = plan->op->f[1] * LOG2_E;
+  return tile;
+}
+
+static inline int min(int a, int b) { return a < b ? a : b; }
+
+// Loads tile `index` of a stream: its queries, scaled and transposed in row blocks, and their positions.
+static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *tile) {
+  const Shape *s = &plan->shape;
+  int token_tile = index / s->head_tiles, head_tile = index % s->head_tiles;
+  tile->first_token = stream->span->start + token_tile * s->tile_tokens;
+  tile->tokens = min(s->tile_tokens, stream->span->count - token_tile * s->tile_tokens);
+  tile->first_head = stream->kv_head * s->per_kv_head + head_tile * s->tile_heads;
+  tile->heads = min(s->tile_heads, s->per_kv_head - head_tile * s->tile_heads);
+  tile->rows = tile->tokens * tile->heads;
+  tile->rotation = -1;
+  tile->q = tile->still;
+  float cap = plan->op->f[1], scale = plan->op->f[0] * (cap > 0 ? 1.f / cap : LOG2_E);
+  const int32_t *positions = AT(const int32_t, plan->step->positions);
+  for (int row = 0; row < tile->rows; row++) {
+    int token = tile->first_token + row / tile->heads, head = tile->first_head + row % tile->heads;
+    const float *q = AT(const float, plan->op->p[0]) + ((size_t)token * s->heads + head) * s->width;
+    int block = row / ROW_BLOCK * ROW_BLOCK, block_rows = min(ROW_BLOCK, tile->rows - block);
+    float *to = tile->still + block * s->width + (row - block);
+    for (int d = 0; d < s->width; d++) to[d * block_rows] = q[d] * scale;
+    tile->positions[row] = positions[token];
+  }
+}
+
+// Makes tile->q the rows that keys moved by `rotation` must meet.
+static void move_tile(const Plan *plan, Tile *tile, int rotation) {
+  if (rotation < 0 || !plan->op->p[3]) {
+    tile->q = tile->still;
+    return;
+  }
+  tile->q = tile->moved;
+  if (tile->rotation == rotation) return;
+  tile->rotation = rotation;
+  int width = plan->shape.width, pairs = plan->shape.pairs;
+  const float *cos = AT(const float, plan->op->p[3]) + (size_t)(plan->step->num_tokens + rotation) * 2 * pairs;
+  const float *sin = cos + pairs;
+  for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
+    int rows = min(ROW_BLOCK, tile->rows - block);
+    const float *from = tile->still + block * width;
+    float *to = tile->moved + block * width;
+    for (int i = 0; i < pairs; i++) {
+      int a = (plan->shape.halves ? i : 2 * i) * rows, b = (plan->shape.halves ? i + pairs : 2 * i + 1) * rows;
+      for (int r = 0; r < rows; r++) {
+        to[a + r] = from[a + r] * cos[i] - from[b + r] * sin[i];
+        to[b + r] = from[a + r] * sin[i] + from[b + r] * cos[i];
+      }
+    }
+    for (int i = 2 * pairs * rows; i < width * rows; i++) to[i] = from[i];
+  }
+}
+
+// -------------------------------------------------------------------------------------------------- what is seen
+
+// Rows at positions low .. high, of which each sees positions up to its own, and down to the window's edge.
+typedef struct Sight {
+  int32_t low, high, window;
+} Sight;
+
+static Sight sight_of(const int32_t *positions, int rows, int window) {
+  Sight sight = {positions[0], positions[0], window};
+  for (int r = 1; r < rows; r++) {
+    sight.low = min(sight.low, positions[r]);
+    if (positions[r] > sight.high) sight.high = positions[r];
+  }
+  return sight;
+}
+
+// The last position that a row does not see because it is too old; -1 stands for empty slots.
+static inline int32_t edge(int32_t position, int32_t window) {
+  return window == 0 || position < window ? -1 : position - window;
+}
+
+static inline uint32_t between(i32x16 positions, int32_t after, int32_t last) {
+  return mask16_bits(i32x16_gt(positions, i32x16_set1(after))) &
+         ~mask16_bits(i32x16_gt(positions, i32x16_set1(last))) & 0xffff;
+}
+
+// Sets what the rows see of a group; 0 where they see nothing.
+static inline int look(const Sight *sight, Group16 *group) {
+  i32x16 positions = i32x16_load(group->positions);
+  group->live = between(positions, edge(sight->low, sight->window), sight->high);
+  group->masked = between(positions, edge(sight->high, sight->window), sight->low) != 0xffff;
+  return group->live != 0;
+}
+
+// A block: up to four groups that lie one after another in a view and share a rotation.
+typedef struct Block {
+  Group16 group[BLOCK_GROUPS];
+  int groups, codec, rotation;
+} Block;
+
+// A walk over slots begin .. end-1 of a stream.
+typedef struct Walk {
+  const Step *step;
+  const View *view;
+  int width, lane;
+  int slot, left;  // in this view; slots to go
+} Walk;
+
+static Walk walk_part(const Plan *plan, const Stream *stream, int part) {
+  int begin = part * stream->part_slots;
+  Walk walk = {plan->step, stream->view, plan->shape.width, stream->lane, begin,
+               min(stream->part_slots, stream->slots - begin)};
+  return walk;
+}
+
+// The next block of which the rows see anything. Where blocks begin and end does not depend on the rows.
+static int next_block(Walk *walk, const Sight *sight, Block *block) {
+  for (block->groups = 0; walk->left > 0 && block->groups == 0;) {
+    const View *view = walk->view;
+    int view_slots = view->num_pages * view->page_tokens;
+    if (walk->slot >= view_slots) {
+      walk->slot -= view_slots;
+      walk->view = AT(const View, view->next);
+      continue;
+    }
+    const int32_t *positions = AT(const int32_t, view->positions), *rotations = AT(const int32_t, view->rotations);
+    float *mass = view->mass ? AT(float, view->mass) + (size_t)walk->lane * view_slots : 0;
+    int64_t bytes = group_bytes(view->codec, walk->width);
+    int keys_at = codec_scale_bytes(view->codec);
+    int values_at = keys_at + GROUP * walk->width * codec_element_bytes(view->codec);
+    int page = walk->slot / view->page_tokens, page_end = (page + 1) * view->page_tokens;
+    block->codec = view->codec;
+    block->rotation = rotations[page];
+    for (int i = 0; i < BLOCK_GROUPS && walk->left > 0 && walk->slot < view_slots; i++) {
+      if (walk->slot == page_end) {
+        if (rotations[++page] != block->rotation) break;
+        page_end += view->page_tokens;
+      }
+      Group16 *group = &block->group[block->groups];
+      group->positions = positions + walk->slot;
+      if (look(sight, group)) {
+        const uint8_t *at = group_address(walk->step, view, walk->lane, walk->slot, bytes);
+        group->keys = at + keys_at;
+        group->values = at + values_at;
+        group->scales = keys_at ? (const float *)at : 0;
+        group->mass = mass ? mass + walk->slot : 0;
+        group->ahead = 0;
+        block->groups++;
+      }
+      walk->slot += GROUP;
+      walk->left -= GROUP;
+    }
+  }
+  return block->groups;
+}
+
+// Replaces a block's elements by f32 ones in the tile's memory, where several row blocks will read them.
+static void unpack_block(const Plan *plan, const Tile *tile, Block *block) {
+  if (block->codec == CODEC_F32) return;
+  for (int g = 0; g < block->groups; g++) {
+    Group16 *group = &block->group[g];
+    float *keys = tile->keys + g * GROUP * plan->shape.padded, *values = tile->values + g * GROUP * plan->shape.padded;
+    unpack_group(block->codec, group, plan->shape.width, keys, values);
+    group->keys = (const uint8_t *)keys;
+    group->values = (const uint8_t *)values;
+    group->ahead = 0;
+  }
+  block->codec = CODEC_F32;
+}
+
+// -------------------------------------------------------------------------------------------------- the softmax
+
+// A raw score as a power of 2, minus infinity where the row does not see the key.
+INLINE f32x16 finish_score(const Tile *tile, const Group16 *group, int32_t position, int32_t window, f32x16 x) {
+  if (group->scales) x = f32x16_mul(x, f32x16_load(group->scales));
+  if (tile->cap > 0) x = f32x16_mul(f32x16_tanh(x), f32x16_set1(tile->cap));
+  if (group->masked) {
+    i32x16 positions = i32x16_load(group->positions);
+    f32x16 none = f32x16_set1(-__builtin_inff());
+    x = f32x16_blend(i32x16_gt(positions, i32x16_set1(position)), none, x);
+    x = f32x16_blend(i32x16_gt(positions, i32x16_set1(edge(position, window))), x, none);
+  }
+  return x;
+}
+
+// Turns the scores of a row block into weights relative to each row's new maximum; factor[r] takes what was summed
+// before to that maximum.
+static void weigh_scores(const Tile *tile, int first, int rows, int32_t window, const Group16 *group, int groups,
+                         float *factor) {
+  float before[GROUP] = {0}, after[GROUP] = {0};
+  for (int r = 0; r < rows; r++) {
+    float *scores = tile->scores + r * BLOCK_KEYS;
+    f32x16 max = f32x16_set1(tile->max[first + r]);
+    for (int g = 0; g < groups; g++) {
+      f32x16 x = f32x16_load(scores + g * GROUP);
+      x = finish_score(tile, &group[g], tile->positions[first + r], window, x);
+      f32x16_store(scores + g * GROUP, x);
+      max = f32x16_max(max, x);
+    }
+    before[r] = tile->max[first + r];
+    after[r] = tile->max[first + r] = f32x16_reduce_max(max);
+  }
+  f32x16_store(factor, f32x16_exp2(f32x16_sub(f32x16_load(before), f32x16_load(after))));
+  for (int r = 0; r < rows; r++) {
+    float *scores = tile->scores + r * BLOCK_KEYS, *weights = tile->lane_weights + (first + r) * GROUP;
+    f32x16 max = f32x16_set1(after[r]), sum = f32x16_mul(f32x16_load(weights), f32x16_set1(factor[r]));
+    for (int g = 0; g < groups; g++) {
+      f32x16 p = f32x16_exp2(f32x16_sub(f32x16_load(scores + g * GROUP), max));
+      sum = f32x16_add(sum, p);
+      if (group[g].scales) p = f32x16_mul(p, f32x16_load(group[g].scales + GROUP));
+      f32x16_store(scores + g * GROUP, p);
+    }
+    f32x16_store(weights, sum);
+  }
+}
+
+// The groups of a block that rows first .. first+rows-1 see.
+static int groups_seen(const Tile *tile, int first, int rows, int32_t window, const Block *block, Group16 *seen) {
+  Sight sight = sight_of(tile->positions + first, rows, window);
+  int groups = 0;
+  for (int g = 0; g < block->groups; g++) {
+    seen[groups] = block->group[g];
+    groups += look(&sight, &seen[groups]);
+  }
+  return groups;
+}
+
+static void attend_block(const Plan *plan, Tile *tile, Block *block) {
+  const Shape *s = &plan->shape;
+  move_tile(plan, tile, block->rotation);
+  if (tile->rows > ROW_BLOCK) unpack_block(plan, tile, block);
+  for (int first = 0; first < tile->rows; first += ROW_BLOCK) {
+    int rows = min(ROW_BLOCK, tile->rows - first);
+    Group16 seen[BLOCK_GROUPS];
+    float factor[GROUP];
+    int groups = groups_seen(tile, first, rows, s->window, block, seen);
+    if (groups == 0) continue;
+    score_block(block->codec, rows, tile->q + first * s->width, s->width, seen, groups, tile->scores);
+    weigh_scores(tile, first, rows, s->window, seen, groups, factor);
+    add_values_block(block->codec, rows, tile->scores, factor, s->padded, seen, groups, tile->sums + first * s->padded);
+  }
+}
+
+// One part of a tile into tile->sums, max and weight.
+static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int part) {
+  int size = tile->rows * plan->shape.padded;
+  for (int i = 0; i < size; i += 16) f32x16_store(tile->sums + i, f32x16_zero());
+  for (int row = 0; row < tile->rows; row++) {
+    f32x16_store(tile->lane_weights + row * GROUP, f32x16_zero());
+    tile->max[row] = LOWEST;
+  }
+  Sight sight = sight_of(tile->positions, tile->rows, plan->shape.window);
+  Walk walk = walk_part(plan, stream, part);
+  Block blocks[2], *now = &blocks[0], *next = &blocks[1];
+  next_block(&walk, &sight, now);
+  while (now->groups) {
+    next_block(&walk, &sight, next);
+    for (int g = 0; g < min(now->groups, next->groups); g++) {
+      now->group[g].ahead = next->group[g].keys - now->group[g].keys;
+    }
+    attend_block(plan, tile, now);
+    Block *swap = now;
+    now = next;
+    next = swap;
+  }
+  for (int row = 0; row < tile->rows; row++) {
+    tile->weight[row] = f32x16_reduce_add(f32x16_load(tile->lane_weights + row * GROUP));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- parts and results
+
+// Factors that take a total and a part to their common maximum, which becomes the total's.
+typedef struct Balance {
+  float total, part;
+} Balance;
+
+static Balance fold_weights(float *total_max, float *total_weight, float max, float weight) {
+  Balance balance = {1.f, 0.f};
+  if (weight == 0) return balance;
+  float top = max > *total_max ? max : *total_max, factors[16] = {*total_max - top, max - top};
+  f32x16_store(factors, f32x16_exp2(f32x16_load(factors)));
+  balance.total = *total_weight == 0 ? 0.f : factors[0];
+  balance.part = factors[1];
+  *total_weight = *total_weight * balance.total + weight * balance.part;
+  *total_max = top;
+  return balance;
+}
+
+static void fold_sums(float *total, const float *part, Balance balance, int padded) {
+  f32x16 a = f32x16_set1(balance.total), b = f32x16_set1(balance.part);
+  for (int i = 0; i < padded; i += 16) {
+    f32x16_store(total + i, f32x16_fma(f32x16_load(part + i), b, f32x16_mul(f32x16_load(total + i), a)));
+  }
+}
+
+static void clear_total(Tile *tile, int padded) {
+  for (int i = 0; i < tile->rows * padded; i += 16) f32x16_store(tile->total + i, f32x16_zero());
+  for (int row = 0; row < tile->rows; row++) {
+    tile->total_max[row] = LOWEST;
+    tile->total_weight[row] = 0;
+  }
+}
+
+static inline size_t query_of(const Plan *plan, const Tile *tile, int row) {
+  return (size_t)(tile->first_token + row / tile->heads) * plan->shape.heads + tile->first_head + row % tile->heads;
+}
+
+// Writes the tile's rows of `out`; a row that saw nothing is zero.
+static void write_out(const Plan *plan, const Tile *tile) {
+  int width = plan->shape.width, padded = plan->shape.padded;
+  for (int row = 0; row < tile->rows; row++) {
+    float *out = AT(float, plan->op->p[1]) + query_of(plan, tile, row) * width, weight = tile->total_weight[row];
+    const float *total = tile->total + row * padded;
+    f32x16 inverse = f32x16_set1(weight == 0 ? 0.f : 1.f / weight);
+    int i = 0;
+    for (; i + 16 <= width; i += 16) f32x16_store(out + i, f32x16_mul(f32x16_load(total + i), inverse));
+    if (i < width) f32x16_store_part(out + i, f32x16_mul(f32x16_load(total + i), inverse), width - i);
+  }
+}
+
+// Maximum and weight of every query [T, H], for the merge to give out probabilities.
+static inline float *outcome_of(const Plan *plan, const Tile *tile, int row) {
+  return AT(float, plan->op->p[4]) + 2 * query_of(plan, tile, row);
+}
+
+// What one part of split tile number `split` gave one row: sums [Dp], max, weight.
+static inline float *partial_of(const Plan *plan, int split, int part, int row) {
+  const Shape *s = &plan->shape;
+  size_t outcomes = ((size_t)plan->op->i[6] * s->heads * 2 + 15) & ~(size_t)15;
+  int64_t most = (int64_t)plan->op->i[6] * s->per_kv_head, rows = most < TILE_ROWS ? most : TILE_ROWS;
+  return AT(float, plan->op->p[4]) + outcomes +
+         (((size_t)split * MAX_PARTS + part) * rows + row) * (s->padded + 16);
+}
+
+static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
+  clear_total(tile, plan->shape.padded);
+  for (int part = 0; part < stream->parts; part++) {
+    attend_part(plan, stream, tile, part);
+    for (int row = 0; row < tile->rows; row++) {
+      float weight = tile->weight[row];
+      Balance balance = fold_weights(&tile->total_max[row], &tile->total_weight[row], tile->max[row], weight);
+      int at = row * plan->shape.padded;
+      if (weight != 0) fold_sums(tile->total + at, tile->sums + at, balance, plan->shape.padded);
+    }
+  }
+  write_out(plan, tile);
+  if (!stream->has_mass) return;
+  for (int row = 0; row < tile->rows; row++) {
+    float *outcome = outcome_of(plan, tile, row);
+    outcome[0] = tile->total_max[row];
+    outcome[1] = tile->total_weight[row];
+  }
+}
+
+static void attend_split(const Plan *plan, const Stream *stream, Tile *tile, int split, int part) {
+  int padded = plan->shape.padded;
+  attend_part(plan, stream, tile, part);
+  for (int row = 0; row < tile->rows; row++) {
+    float *partial = partial_of(plan, split, part, row);
+    for (int i = 0; i < padded; i += 16) f32x16_store(partial + i, f32x16_load(tile->sums + row * padded + i));
+    partial[padded] = tile->max[row];
+    partial[padded + 1] = tile->weight[row];
+  }
+}
+
+void kernel_attention(const Op *op, const Step *step, Work *work) {
+  Plan plan = plan_of(op, step, work->threads);
+  Tile tile = tile_memory(&plan, work->thread);
+  Cursor at = cursor_at(&plan, WHOLE_TILES);
+  int units = count_units(&plan, WHOLE_TILES, SPLIT_PARTS), begin, end;
+  while (work_take(work, units, 1, &begin, &end)) {
+    for (int unit = begin; unit < end; unit++) {
+      seek(&plan, &at, unit);
+      int index = unit - at.first;
+      if (at.phase == WHOLE_TILES) {  // later tiles see more: they come first
+        load_tile(&plan, &at.stream, at.stream.tiles - 1 - index, &tile);
+        attend_whole(&plan, &at.stream, &tile);
+      } else {
+        load_tile(&plan, &at.stream, index / at.stream.parts, &tile);
+        attend_split(&plan, &at.stream, &tile, at.splits + index / at.stream.parts, index % at.stream.parts);
+      }
+    }
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------- merge
+
+static void fold_tile(const Plan *plan, const Stream *stream, Tile *tile, int split) {
+  int padded = plan->shape.padded;
+  clear_total(tile, padded);
+  for (int part = 0; part < stream->parts; part++) {
+    for (int row = 0; row < tile->rows; row++) {
+      const float *partial = partial_of(plan, split, part, row);
+      float max = partial[padded], weight = partial[padded + 1];
+      Balance balance = fold_weights(&tile->total_max[row], &tile->total_weight[row], max, weight);
+      if (weight != 0) fold_sums(tile->total + row * padded, partial, balance, padded);
+    }
+  }
+}
+
+// Final maximum and weight of every row, as far as it is not in memory yet.
+static void load_outcome(const Plan *plan, const Stream *stream, Tile *tile, int split) {
+  int padded = plan->shape.padded;
+  for (int row = 0; row < tile->rows; row++) {
+    tile->total_max[row] = LOWEST;
+    tile->total_weight[row] = 0;
+    if (!is_split(plan, stream)) {
+      tile->total_max[row] = outcome_of(plan, tile, row)[0];
+      tile->total_weight[row] = outcome_of(plan, tile, row)[1];
+      continue;
+    }
+    for (int part = 0; part < stream->parts; part++) {
+      const float *partial = partial_of(plan, split, part, row);
+      fold_weights(&tile->total_max[row], &tile->total_weight[row], partial[padded], partial[padded + 1]);
+    }
+  }
+}
+
+// Adds each row's probabilities to its slots' mass, rows in order.
+static void add_mass(const Plan *plan, Tile *tile, Block *block) {
+  const Shape *s = &plan->shape;
+  move_tile(plan, tile, block->rotation);
+  unpack_block(plan, tile, block);
+  for (int first = 0; first < tile->rows; first += ROW_BLOCK) {
+    int rows = min(ROW_BLOCK, tile->rows - first);
+    Group16 seen[BLOCK_GROUPS];
+    int groups = groups_seen(tile, first, rows, s->window, block, seen);
+    score_block(block->codec, rows, tile->q + first * s->width, s->width, seen, groups, tile->scores);
+    for (int g = 0; g < groups; g++) {
+      if (!seen[g].mass) continue;
+      f32x16 mass = f32x16_load(seen[g].mass);
+      for (int r = 0; r < rows; r++) {
+        float weight = tile->total_weight[first + r];
+        if (weight == 0) continue;
+        f32x16 x = f32x16_load(tile->scores + r * BLOCK_KEYS + g * GROUP);
+        x = finish_score(tile, &seen[g], tile->positions[first + r], s->window, x);
+        f32x16 p = f32x16_exp2(f32x16_sub(x, f32x16_set1(tile->total_max[first + r])));
+        mass = f32x16_fma(p, f32x16_set1(1.f / weight), mass);
+      }
+      f32x16_store(seen[g].mass, mass);
+    }
+  }
+}
+
+// All tiles of a stream, in order, over one part: no two threads meet at a slot.
+static void give_mass(const Plan *plan, const Stream *stream, Tile *tile, int first_split, int part) {
+  for (int index = 0; index < stream->tiles; index++) {
+    load_tile(plan, stream, index, tile);
+    load_outcome(plan, stream, tile, first_split + index);
+    Sight sight = sight_of(tile->positions, tile->rows, plan->shape.window);
+    Walk walk = walk_part(plan, stream, part);
+    Block block;
+    while (next_block(&walk, &sight, &block)) add_mass(plan, tile, &block);
+  }
+}
+
+void kernel_attention_merge(const Op *op, const Step *step, Work *work) {
+  Plan plan = plan_of(op, step, work->threads);
+  int units = count_units(&plan, FOLDS, MASSES), begin, end;
+  if (units == 0) return;
+  Tile tile = tile_memory(&plan, work->thread);
+  Cursor at = cursor_at(&plan, FOLDS);
+  while (work_take(work, units, 1, &begin, &end)) {
+    for (int unit = begin; unit < end; unit++) {
+      seek(&plan, &at, unit);
+      int index = unit - at.first;
+      if (at.phase == FOLDS) {
+        load_tile(&plan, &at.stream, index, &tile);
+        fold_tile(&plan, &at.stream, &tile, at.splits + index);
+        write_out(&plan, &tile);
+      } else {
+        give_mass(&plan, &at.stream, &tile, at.splits, index);
+      }
+    }
+  }
+}
