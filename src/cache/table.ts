@@ -359,7 +359,7 @@ export class LaneTable {
       throw badSnapshot(`it claims ${rows} rows and has less`);
     }
     pool.require(pages);
-    const table = new LaneTable(pool, group, Math.max(rows, FIRST_ROWS));
+    const table = new LaneTable(pool, group, roomFor(rows));
     try {
       table.#load(state, reader, last);
     } catch (error) {
@@ -491,8 +491,7 @@ export class LaneTable {
 
   #reserve(rows: number): void {
     if (rows <= this.view.maxRows) return;
-    let maxRows = this.view.maxRows;
-    while (maxRows < rows) maxRows *= 2;
+    const maxRows = roomFor(rows);
     this.view.grow(maxRows);
     this.#used = grown(this.#used, maxRows);
     this.#cursor = grown(this.#cursor, maxRows);
@@ -669,6 +668,13 @@ export class LaneTable {
     this.view.numPages = this.#numRows;
     this.view.received?.resize(this.#numRows);
   }
+}
+
+/** Rows that a table has room for when it must hold `rows`: it grows by doubling. */
+function roomFor(rows: number): number {
+  let room = FIRST_ROWS;
+  while (room < rows) room *= 2;
+  return room;
 }
 
 function* walk(from: number, next: Int32Array): IterableIterator<number> {

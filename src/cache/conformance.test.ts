@@ -1,0 +1,55 @@
+import { describePolicy, type PolicyCase } from "../../test/support/cache-suite.js";
+import type { CachePolicy, LaneView, PlanStep } from "./contract.js";
+import { perLayer } from "./lanes.js";
+import { full } from "./policies/full.js";
+import { window } from "./policies/window.js";
+import { byScore } from "./score.js";
+
+/** First 4 tokens and the last ones, moved so that positions are contiguous: what segments are for. */
+const sinksAndWindow = (tokens: number): CachePolicy => ({
+  id: `sinksAndWindow(${tokens})`,
+  sinks: 4,
+  capacity: (demand) => Math.min(tokens, demand.tokens),
+  maxIncoming: (length) => Math.max(tokens - length, Math.ceil(tokens / 4)),
+  plan(view) {
+    const excess = view.length + view.incoming - tokens;
+    if (excess <= 0) return [];
+    const stream = [...view.oldest()].filter((slot) => view.segmentOf(slot) === "stream");
+    const drop: PlanStep = { kind: "drop", slots: stream.slice(0, excess) };
+    const first = stream[excess] === undefined ? view.nextPosition : view.positions[stream[excess]]!;
+    return [drop, { kind: "move", segment: "sinks", offset: first - view.lengthOf("sinks") }];
+  },
+});
+
+/** Those that received the most attention, and the last 8: what scores are for. */
+const mostAttended = (tokens: number): CachePolicy =>
+  byScore({
+    id: `mostAttended(${tokens})`,
+    tokens,
+    mass: true,
+    score(view: LaneView) {
+      const score = view.mass();
+      let recent = 8;
+      for (const slot of view.newest()) if (recent-- > 0) score[slot] = Number.POSITIVE_INFINITY;
+      return score;
+    },
+  });
+
+const ALL = ["f32", "f16", "int8"] as const;
+const POLICIES: PolicyCase[] = [
+  { name: "full", create: () => full() },
+  { name: "window", create: (tokens) => window({ tokens }) },
+  { name: "sinks moved next to a window", create: sinksAndWindow },
+  { name: "by attention mass", create: mostAttended },
+  {
+    name: "another policy in each layer",
+    create:
+      (tokens) =>
+      ({ layer }) =>
+        perLayer([sinksAndWindow(tokens), mostAttended(tokens)])({ layer: layer % 2, head: 0 }),
+  },
+];
+
+for (const policy of POLICIES) describePolicy(policy, ["llama"], ALL);
+// Sliding windows of the layers themselves, and rotary embeddings with a magnitude.
+for (const policy of [POLICIES[1]!, POLICIES[4]!]) describePolicy(policy, ["mistral", "qwen2-yarn"], ["f32"]);

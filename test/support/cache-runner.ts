@@ -1,0 +1,244 @@
+/** A tiny model on the reference backend with any cache layout, and the dense oracle that evicted caches are held to. */
+import type { Backend, KvLayout, LoadedWeights, Program, Region } from "../../src/backends/contract.js";
+import { createReference } from "../../src/backends/reference/index.js";
+import { codecs } from "../../src/cache/codecs/index.js";
+import type { CacheLayout } from "../../src/cache/layout.js";
+import { KvPool } from "../../src/cache/pool.js";
+import { Rotations } from "../../src/cache/rotations.js";
+import { SequenceCache } from "../../src/cache/sequence.js";
+import { buildTape } from "../../src/models/resolve.js";
+import type { RopeRef, Tape } from "../../src/tape/tape.js";
+import { type TinyName, tinyCheckpoint, tinyModel } from "./tiny-models.js";
+
+/** Weights are loaded once per model; a program is compiled per layout. */
+export class TinyHost {
+  private constructor(
+    readonly backend: Backend,
+    readonly tape: Tape,
+    readonly weights: LoadedWeights,
+  ) {}
+
+  static async open(name: TinyName): Promise<TinyHost> {
+    const backend = createReference();
+    const checkpoint = tinyCheckpoint(tinyModel(name), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    return new TinyHost(backend, tape, await backend.load(tape, checkpoint));
+  }
+
+  async runner(layout: CacheLayout, numPages: number): Promise<CacheRunner> {
+    const limits = { maxTokens: layout.step, maxOutputs: layout.step, kv: layout };
+    const program = await this.backend.compile(this.tape, this.weights, limits);
+    const pool = new KvPool(this.backend, {
+      pageBytes: layout.pageBytes,
+      budgetBytes: numPages * layout.pageBytes,
+    });
+    return new CacheRunner(this, layout, pool, program);
+  }
+
+  /** As `CacheRunner`, but nothing ever leaves: what is told as dropped is masked, what is moved is rotated anew. */
+  async oracle(layout: CacheLayout, capacity: number): Promise<DenseOracle> {
+    const groupBytes = layout.groups.map(({ codec, headWidth }) => codecs[codec].groupBytes(headWidth));
+    const pageBytes = Math.max(...groupBytes);
+    const groups = layout.groups.map(({ codec, headWidth, lanes }, g) => {
+      return { codec, headWidth, lanes, pageTokens: Math.floor(pageBytes / groupBytes[g]!) * 16 };
+    });
+    const kv: KvLayout = { pageBytes, groups };
+    const limits = { maxTokens: layout.step, maxOutputs: layout.step, kv };
+    const program = await this.backend.compile(this.tape, this.weights, limits);
+    return new DenseOracle(this, kv, program, capacity);
+  }
+}
+
+export class CacheRunner {
+  readonly rotations = new Rotations();
+
+  constructor(
+    readonly host: TinyHost,
+    readonly layout: CacheLayout,
+    readonly pool: KvPool,
+    readonly program: Program,
+  ) {}
+
+  open(): SequenceCache {
+    return new SequenceCache(this.pool, this.layout);
+  }
+
+  /** Logits after each of `tokens`, run in steps of at most `chunk` and of what the policy takes. */
+  async run(
+    cache: SequenceCache,
+    tokens: readonly number[],
+    options: { chunk?: number; afterStep?: (tokens: readonly number[]) => void | Promise<void> } = {},
+  ): Promise<Float32Array[]> {
+    const { chunk = this.layout.step, afterStep } = options;
+    const logits: Float32Array[] = [];
+    for (let at = 0; at < tokens.length; ) {
+      const part = tokens.slice(at, at + Math.min(chunk, cache.maxIncoming()));
+      const positions = Int32Array.from(part, (_, i) => cache.nextPosition + i);
+      this.rotations.clear();
+      const { slots, views } = cache.prepare(positions, this.rotations);
+      await this.program.run({
+        tokens: Int32Array.from(part),
+        positions,
+        outputs: Int32Array.from(part, (_, t) => t),
+        spans: [{ start: 0, count: part.length, views }],
+        slots,
+        rotations: this.rotations.values(),
+        arena: this.pool.arena,
+      });
+      logits.push(...rowsOf(this.program, this.host.tape, part.length));
+      await afterStep?.(part);
+      at += part.length;
+    }
+    return logits;
+  }
+}
+
+/** What a token is to one group in the next step. */
+export interface Visibility {
+  readonly hidden: (group: number, position: number) => boolean;
+  readonly offset: (group: number, position: number) => number;
+}
+
+export class DenseOracle {
+  readonly #tables: { region: Region; numPages: number }[];
+  readonly #arena: Region;
+  /** [group][lane]: keys as they were stored, by position. */
+  readonly #keys: Float32Array[][][];
+  #length = 0;
+
+  constructor(
+    readonly host: TinyHost,
+    readonly kv: KvLayout,
+    readonly program: Program,
+    capacity: number,
+  ) {
+    let firstPage = 0;
+    this.#tables = kv.groups.map(({ lanes, pageTokens }) => {
+      const numPages = Math.ceil(capacity / pageTokens);
+      const ids = numPages * lanes.length;
+      const region = host.backend.allocate(4 * (ids + numPages * pageTokens + numPages));
+      region.int32(0, ids).forEach((_, i, array) => {
+        array[i] = firstPage + i;
+      });
+      region.int32(4 * ids, numPages * pageTokens + numPages).fill(-1);
+      firstPage += ids;
+      return { region, numPages };
+    });
+    this.#arena = host.backend.allocate(firstPage * kv.pageBytes);
+    this.#keys = kv.groups.map(({ lanes }) => lanes.map(() => []));
+  }
+
+  async run(tokens: readonly number[], { hidden, offset }: Visibility): Promise<Float32Array[]> {
+    const positions = Int32Array.from(tokens, (_, i) => this.#length + i);
+    this.#length += tokens.length;
+    const views = this.kv.groups.map(({ codec, lanes, pageTokens }, g) => {
+      const { region, numPages } = this.#tables[g]!;
+      const positionsAt = 4 * numPages * lanes.length;
+      const at = region.int32(positionsAt, numPages * pageTokens);
+      for (let p = 0; p < this.#length; p++) at[p] = hidden(g, p) ? -1 : p;
+      this.#moveKeys(g, positions[0]!, (position) => offset(g, position));
+      const rotationsAt = positionsAt + 4 * numPages * pageTokens;
+      const shape = { codec, lanes: lanes.length, pageTokens, numPages, mass: null, next: null };
+      return { ...shape, region, pageIdsAt: 0, positionsAt, rotationsAt };
+    });
+    await this.program.run({
+      tokens: Int32Array.from(tokens),
+      positions,
+      outputs: Int32Array.from(tokens, (_, t) => t),
+      spans: [{ start: 0, count: tokens.length, views }],
+      slots: views.map(() => positions),
+      rotations: new Float64Array(0),
+      arena: this.#arena,
+    });
+    const logits = rowsOf(this.program, this.host.tape, tokens.length);
+    this.#remember(positions);
+    return logits;
+  }
+
+  #remember(positions: Int32Array): void {
+    this.#each((group, keys, width, page, codec) => {
+      for (const position of positions) {
+        const key = new Float32Array(width);
+        codec.load(
+          page(position),
+          position % this.kv.groups[group]!.pageTokens,
+          key,
+          new Float32Array(width),
+        );
+        keys[position] = key;
+      }
+    });
+  }
+
+  /** Stores the keys of group `moved` that have an offset as if their tokens stood that much further on. */
+  #moveKeys(moved: number, before: number, offset: (position: number) => number): void {
+    this.#each((group, keys, width, page, codec, layer) => {
+      if (group !== moved) return;
+      const rope = this.host.tape.ops.find((op) => op.op === "attention" && op.layer === layer);
+      if (rope?.op !== "attention" || !rope.rope) return;
+      for (let position = 0; position < before; position++) {
+        const by = offset(position);
+        if (by === 0) continue;
+        const slot = position % this.kv.groups[group]!.pageTokens;
+        const value = new Float32Array(width);
+        codec.load(page(position), slot, new Float32Array(width), value);
+        codec.store(page(position), slot, rotated(keys[position]!, rope.rope, by), value);
+      }
+    });
+  }
+
+  #each(
+    act: (
+      group: number,
+      keys: Float32Array[],
+      width: number,
+      page: (position: number) => Uint8Array,
+      codec: (typeof codecs)[keyof typeof codecs],
+      layer: number,
+    ) => void,
+  ): void {
+    for (const [g, { codec, lanes, pageTokens, headWidth }] of this.kv.groups.entries()) {
+      const { region, numPages } = this.#tables[g]!;
+      const ids = region.int32(0, numPages * lanes.length);
+      for (const [lane, { layer }] of lanes.entries()) {
+        const page = (position: number) => {
+          const id = ids[Math.floor(position / pageTokens) * lanes.length + lane]!;
+          return this.#arena.bytes(id * this.kv.pageBytes, this.kv.pageBytes);
+        };
+        act(g, this.#keys[g]![lane]!, headWidth, page, codecs[codec], layer);
+      }
+    }
+  }
+}
+
+/** The key of a token as it would be `by` positions further on, rotated in double precision. */
+function rotated(key: Float32Array, rope: RopeRef, by: number): Float32Array {
+  const out = key.slice();
+  const pairs = rope.frequencies.length;
+  for (let i = 0; i < pairs; i++) {
+    const [a, b] = rope.style === "interleaved" ? [2 * i, 2 * i + 1] : [i, i + pairs];
+    const angle = by * rope.frequencies[i]!;
+    out[a] = key[a]! * Math.cos(angle) - key[b]! * Math.sin(angle);
+    out[b] = key[a]! * Math.sin(angle) + key[b]! * Math.cos(angle);
+  }
+  return out;
+}
+
+function rowsOf(program: Program, tape: Tape, count: number): Float32Array[] {
+  const { width } = tape.logits;
+  const all = program.logits();
+  return Array.from({ length: count }, (_, t) => all.slice(t * width, (t + 1) * width));
+}
+
+/** Largest difference of two runs' logits. */
+export function difference(a: readonly Float32Array[], b: readonly Float32Array[]): number {
+  if (a.length !== b.length) throw new Error(`${a.length} rows against ${b.length}`);
+  let most = 0;
+  for (const [r, row] of a.entries()) {
+    for (let v = 0; v < row.length; v++) {
+      const d = Math.abs(row[v]! - b[r]![v]!);
+      if (!(d <= most)) most = d;
+    }
+  }
+  return most;
+}
