@@ -73,11 +73,9 @@ const ENTRIES: readonly Entry[] = [
       "modern-bert",
       "gigachat",
       "a.x-4.0",
+      "trillion",
+      "granite-docling",
     ],
-    expressions: [GPT2],
-  },
-  {
-    names: ["jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "trillion", "granite-docling"],
     expressions: [GPT2],
   },
   {
