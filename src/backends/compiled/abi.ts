@@ -21,6 +21,7 @@ export const OP = {
   ROUTE: 12,
   MATMUL_EXPERTS: 13,
   COMBINE: 14,
+  PROBE: 15,
 } as const;
 
 export type OpCode = (typeof OP)[keyof typeof OP];

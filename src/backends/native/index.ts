@@ -10,5 +10,10 @@ export interface NativeOptions extends BackendOptions, NativeBuildOptions {}
  * Throws BACKEND_UNAVAILABLE where there is no compiler, or where what it made cannot be loaded.
  */
 export async function createNative(options: NativeOptions = {}): Promise<Backend> {
-  return new CompiledBackend(new NativeMachine(await buildNative(options), options.threads));
+  return new CompiledBackend(await createNativeMachine(options));
+}
+
+/** The machine alone, without a backend on it; throws as `createNative`. */
+export async function createNativeMachine(options: NativeOptions = {}): Promise<NativeMachine> {
+  return new NativeMachine(await buildNative(options), options.threads);
 }

@@ -58,6 +58,11 @@ async function compileModule(
  * WORKER_CRASHED where a thread does not start.
  */
 export async function createWasm(options: WasmOptions = {}): Promise<Backend> {
+  return new CompiledBackend(await createWasmMachine(options));
+}
+
+/** The machine alone, without a backend on it; throws as `createWasm`. */
+export async function createWasmMachine(options: WasmOptions = {}): Promise<WasmMachine> {
   const threads = options.threads ?? availableParallelism();
   checkThreads(threads);
   const relaxed = options.instructionSet !== "simd128" && hasRelaxedSimd();
@@ -68,5 +73,5 @@ export async function createWasm(options: WasmOptions = {}): Promise<Backend> {
   }
   const instructionSet = relaxed ? "relaxed" : "simd128";
   const module = await compileModule(instructionSet, threads > 1);
-  return new CompiledBackend(await WasmMachine.create(module, instructionSet, threads));
+  return WasmMachine.create(module, instructionSet, threads);
 }
