@@ -303,7 +303,7 @@ describe("SequenceCache", () => {
     const cache = new SequenceCache(pool, layout);
     feed(cache, pool, 36);
     const states = [36, 32, 31, 5, 4, 0].map((to) => cache.rewindable(to));
-    expect(states).toEqual(["exact", "exact", "shortened", "shortened", "gone", "gone"]);
+    expect(states).toEqual(["exact", "exact", "approximate", "approximate", "gone", "gone"]);
     expect(thrownBy(() => cache.rewind(4))).toMatchObject({ code: "INVALID_ARGUMENT", details: { to: 4 } });
     cache.rewind(31);
     expect(cache.report()).toMatchObject({ seen: 31, kept: 27, dropped: 4 });

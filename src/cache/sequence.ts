@@ -173,15 +173,16 @@ export class SequenceCache implements Disposable {
   }
 
   /**
-   * What `rewind(to)` would leave: "exact", the cache as it last stood before position `to`; "shortened", the same less
-   * what policies have taken out since; "gone", the tokens around `to` are no longer held.
+   * What `rewind(to)` would leave: "exact", the cache as it last stood before position `to`; "approximate", the same
+   * less what policies have taken out since, and with the attention mass that the forgotten queries gave; "gone", the
+   * tokens around `to` are no longer held.
    */
-  rewindable(to: number): "exact" | "shortened" | "gone" {
-    let worst: "exact" | "shortened" = "exact";
+  rewindable(to: number): "exact" | "approximate" | "gone" {
+    let worst: "exact" | "approximate" = "exact";
     for (const { table } of this.#groups) {
       const state = table.rewindable(to);
       if (state === "gone") return state;
-      if (state === "shortened") worst = state;
+      if (state === "approximate") worst = state;
     }
     return worst;
   }

@@ -268,9 +268,10 @@ export class LaneTable {
   }
 
   /** See SequenceCache.rewindable. */
-  rewindable(to: number): "exact" | "shortened" | "gone" {
-    if (to >= this.#exactFrom) return "exact";
-    return to > this.#newestLost + 1 ? "shortened" : "gone";
+  rewindable(to: number): "exact" | "approximate" | "gone" {
+    const massStays = this.view.received !== null && to <= this.lastPosition;
+    if (to >= this.#exactFrom && !massStays) return "exact";
+    return to > this.#newestLost + 1 ? "approximate" : "gone";
   }
 
   /** Forgets tokens at position `to` and after, as if never stored. Returns how many; throws nothing. */

