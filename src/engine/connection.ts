@@ -18,9 +18,14 @@ export interface EngineThread {
   terminate(): Promise<void>;
 }
 
-/** Starts the engine's worker; `entry` is a compiled module that calls `serve`. */
-export function startWorker(entry: URL = new URL("./worker.js", import.meta.url)): EngineThread {
-  const worker = new Worker(entry, { name: "millrace" });
+/** Starts the engine's worker. */
+export function startWorker(): EngineThread {
+  // Flags of the main program, such as --input-type, are not for this thread.
+  return threadOf(new Worker(new URL("./worker.js", import.meta.url), { name: "millrace", execArgv: [] }));
+}
+
+/** `worker`, which serves an engine. It no longer keeps the process alive unless it is held. */
+export function threadOf(worker: Worker): EngineThread {
   worker.unref();
   let failure: string | null = null;
   return {
@@ -116,7 +121,7 @@ export class Connection {
    * Ends the worker: in order where it answers within `patienceMs`, by force where it does not. Everything still
    * waiting is rejected with CLOSED. Idempotent; resolves when the worker's memory is free.
    */
-  close(patienceMs = 5000): Promise<void> {
+  close(patienceMs: number): Promise<void> {
     this.#closing ??= this.hold(this.#shutDown(patienceMs));
     return this.#closing;
   }

@@ -2,17 +2,20 @@
 import { totalmem } from "node:os";
 import type { Backend } from "../backends/contract.js";
 import { createBackend } from "../backends/resolve.js";
-import { pagesFor, planLayout } from "../cache/layout.js";
+import type { CachePolicy } from "../cache/contract.js";
+import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
 import { KvPool } from "../cache/pool.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { openCheckpoint } from "../formats/open.js";
+import type { ModelConfig } from "../models/contract.js";
 import { buildTape, resolveArchitecture } from "../models/resolve.js";
 import type { Limits } from "../scheduler/contract.js";
 import { firstCome } from "../scheduler/first-come.js";
+import type { Tape } from "../tape/tape.js";
 import { chatFormat } from "../tokenizer/chat.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
-import { fitMemory } from "./fit.js";
+import { type Fit, fitMemory } from "./fit.js";
 import { LoadedModel } from "./loaded.js";
 import { createPolicy } from "./policies.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
@@ -25,6 +28,8 @@ const STEP_TOKENS = 512;
 const STEP_TOKENS_BESIDE_DECODE = 128;
 /** Scoring wants logits of every row; this bounds their buffer. */
 const LOGITS_BYTES = 16 * 2 ** 20;
+
+export type PlanParameters = Omit<OpenParameters, "path" | "backend" | "threads">;
 
 /**
  * Opens `parameters.path` and loads it. What fails leaves nothing allocated.
@@ -44,11 +49,59 @@ export async function loadModel(
   }
 }
 
+/** All that is known before anything is allocated. */
+export interface ModelPlan {
+  readonly config: ModelConfig;
+  readonly tape: Tape;
+  readonly limits: Limits;
+  readonly layout: CacheLayout;
+  readonly policy: CachePolicy;
+  readonly weightBytes: number;
+  readonly fit: Fit;
+  /** The policy bounds the cache of any stream. */
+  readonly endless: boolean;
+  /** Tokens that the model was trained for, and that it is set up for here. */
+  readonly trained: number;
+  readonly context: number;
+}
+
+/**
+ * Writes the model's tape and answers whether it fits; reads no weights and allocates nothing.
+ * Throws OUT_OF_BUDGET with what is needed and what there is, and what `buildTape` throws.
+ */
+export async function planModel(
+  checkpoint: Checkpoint,
+  backend: Pick<Backend, "plan">,
+  { sequences, cache, memoryBytes, context: asked }: PlanParameters,
+): Promise<ModelPlan> {
+  const trained = (await resolveArchitecture(checkpoint).configure(checkpoint, {})).contextLength;
+  const wanted = asked ?? Math.min(trained, DEFAULT_CONTEXT);
+  const { config, tape } = await buildTape(checkpoint, { context: wanted });
+  const limits = stepLimits(sequences, wanted, tape.logits.width);
+  const { maxTokens, maxOutputs } = limits;
+  const policy = createPolicy(cache.policy);
+  const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
+  const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
+  const { weightBytes, scratchBytes } = backend.plan(tape, { maxTokens, maxOutputs, kv: layout });
+  const fit = fitMemory({
+    layout,
+    weightBytes,
+    scratchBytes,
+    context: endless ? Number.POSITIVE_INFINITY : wanted,
+    contextIsFixed: endless || asked !== undefined,
+    sequences,
+    budgetBytes: memoryBytes ?? null,
+    machineBytes: machineMemory(),
+  });
+  const context = endless ? wanted : fit.context;
+  return { config, tape, limits, layout, policy, weightBytes, fit, endless, trained, context };
+}
+
 /** Loads `checkpoint` on `backend`, which the model then owns; it is disposed of where loading fails. */
 export async function assemble(
   checkpoint: Checkpoint,
   backend: Backend,
-  parameters: Omit<OpenParameters, "path" | "backend" | "threads">,
+  parameters: PlanParameters,
   onProgress: (progress: OpenProgress) => void = () => {},
 ): Promise<LoadedModel> {
   const startedAt = performance.now();
@@ -57,55 +110,37 @@ export async function assemble(
     for (const free of undo.splice(0).reverse()) await free();
   };
   try {
-    const { sequences, cache, memoryBytes = null } = parameters;
-    const trained = (await resolveArchitecture(checkpoint).configure(checkpoint, {})).contextLength;
-    const wanted = parameters.context ?? Math.min(trained, DEFAULT_CONTEXT);
-    const { config, tape } = await buildTape(checkpoint, { context: wanted });
+    const plan = await planModel(checkpoint, backend, parameters);
+    const { config, tape, limits, layout, fit } = plan;
     const tokenizer = resolveTokenizer(checkpoint.tokenizer);
 
-    const vocabularySize = tape.logits.width;
-    const limits = stepLimits(sequences, wanted, vocabularySize);
-    const { maxTokens, maxOutputs } = limits;
-    const policy = createPolicy(cache.policy);
-    const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
-    const programLimits = { maxTokens, maxOutputs, kv: layout };
-    const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
-
-    const plan = backend.plan(tape, programLimits);
-    const fitted = fitMemory({
-      layout,
-      ...plan,
-      context: endless ? Number.POSITIVE_INFINITY : wanted,
-      contextIsFixed: endless || parameters.context !== undefined,
-      sequences,
-      budgetBytes: memoryBytes,
-      machineBytes: machineMemory(),
-    });
-
-    const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fitted.cacheBytes });
+    const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.cacheBytes });
     undo.push(() => pool.dispose());
     const weights = await backend.load(tape, checkpoint, (progress) => {
       onProgress({ phase: "load", ...progress });
     });
     undo.push(() => weights.dispose());
-    const program = await backend.compile(tape, weights, programLimits);
+    const { maxTokens, maxOutputs } = limits;
+    const program = await backend.compile(tape, weights, { maxTokens, maxOutputs, kv: layout });
     undo.push(() => program.dispose());
 
+    const vocabularySize = tape.logits.width;
+    const { numLayers, embeddingWidth, architecture } = config;
     return new LoadedModel({
       engine: new Engine({ program, pool, layout, scheduler: firstCome, limits, vocabularySize }),
       tokenizer,
-      maxTokens: fitted.context,
+      maxTokens: fit.context,
       dispose,
       info: {
         path: checkpoint.path,
         format: checkpoint.format,
-        architecture: config.architecture,
-        numLayers: config.numLayers,
-        embeddingWidth: config.embeddingWidth,
+        architecture,
+        numLayers,
+        embeddingWidth,
         vocabularySize,
-        trainedContext: trained,
-        context: endless ? wanted : fitted.context,
-        sequences,
+        trainedContext: plan.trained,
+        context: plan.context,
+        sequences: parameters.sequences,
         tokenizer: {
           kind: tokenizer ? checkpoint.tokenizer.kind : "none",
           bosId: tokenizer?.bosId ?? null,
@@ -113,12 +148,12 @@ export async function assemble(
           chatFormat: tokenizer && chatFormat(tokenizer).kind,
         },
         backend: { name: backend.name, description: backend.description, threads: backend.numThreads },
-        cache: { policy: policy.id, codec: cache.codec },
+        cache: { policy: plan.policy.id, codec: parameters.cache.codec },
         memory: {
           weightBytes: plan.weightBytes,
-          cacheBytes: fitted.cacheBytes,
-          scratchBytes: fitted.scratchBytes,
-          budgetBytes: memoryBytes,
+          cacheBytes: fit.cacheBytes,
+          scratchBytes: fit.scratchBytes,
+          budgetBytes: parameters.memoryBytes ?? null,
         },
         fileBytes: checkpoint.fileBytes,
         loadMs: performance.now() - startedAt,

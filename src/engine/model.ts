@@ -2,6 +2,7 @@
 import type { BackendName } from "../backends/contract.js";
 import type { CacheReport } from "../cache/sequence.js";
 import { MillraceError } from "../errors.js";
+import { resolveModelPath } from "../formats/hub.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
 import { parseBytes } from "./bytes.js";
@@ -109,7 +110,14 @@ const DEFAULT_SEQUENCES = 4;
  */
 export async function open(source: string, options: OpenOptions = {}): Promise<Model> {
   const parameters = openParameters(source, options);
-  return openOn(startWorker(), parameters, options);
+  const { onProgress, signal } = options;
+  const path = await resolveModelPath(source, {
+    ...(signal ? { signal } : {}),
+    onProgress: ({ received, total }) => {
+      onProgress?.({ phase: "download", loadedBytes: received, totalBytes: total });
+    },
+  });
+  return openOn(startWorker(), { ...parameters, path }, options);
 }
 
 /** `open` on a thread that is there already; it ends with the model, or when opening fails. */
@@ -254,9 +262,12 @@ export class Model implements AsyncDisposable {
     return this.#ask("usage", null);
   }
 
-  /** Ends the worker and frees its memory; what is still under way is rejected with CLOSED. Idempotent. */
-  close(): Promise<void> {
-    return this.#connection.close();
+  /**
+   * Ends the worker and frees its memory; what is still under way is rejected with CLOSED. A worker that has not
+   * answered after `patienceMs` milliseconds (a long step, at most) is ended by force. Idempotent.
+   */
+  close(patienceMs = 5000): Promise<void> {
+    return this.#connection.close(patienceMs);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
