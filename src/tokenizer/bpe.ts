@@ -7,10 +7,11 @@
  * "Language Models are Unsupervised Multitask Learners" (2019).
  */
 import type { MetadataValue } from "../formats/checkpoint.js";
-import { BYTE_CHARACTERS, byteOf } from "./byte-alphabet.js";
+import { BYTE_CHARACTERS, byteOf } from "./byte-pieces.js";
 import type { Tokenizer } from "./contract.js";
-import { createGgufTokenizer, type IdList } from "./gguf-tokenizer.js";
+import { createGgufTokenizer } from "./gguf-tokenizer.js";
 import { bad, readVocabulary, strings, TOKEN_TYPE } from "./gguf-vocabulary.js";
+import type { IdList } from "./id-list.js";
 import { createMerger } from "./merger.js";
 import { preTokenizer, splitWords } from "./pre-tokenizers.js";
 import { encodeUtf8 } from "./utf8.js";

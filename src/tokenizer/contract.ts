@@ -4,7 +4,8 @@
  *
  *   - `decode(ids)` is the UTF-8 text of the ids' bytes one after another, invalid bytes as U+FFFD; nothing is
  *     cleaned up or trimmed, save the one space that `leadingSpace` speaks of.
- *   - `decode(encode(text))` is `text` for every well-formed text that the vocabulary can write.
+ *   - `decode(encode(text))` is `text` for every well-formed text that the vocabulary can write. (SentencePiece cannot
+ *     write "▁", and models with `leadingSpace` put a space behind special and user-defined tokens as well.)
  *   - Text never becomes a control token unless `parseSpecial` asks for it.
  */
 export interface EncodeOptions {

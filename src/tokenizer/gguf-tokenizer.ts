@@ -1,34 +1,9 @@
 import { MillraceError } from "../errors.js";
-import type { DecodeOptions, EncodeOptions, Tokenizer } from "./contract.js";
+import type { EncodeOptions, Tokenizer } from "./contract.js";
+import { decodeIds } from "./decode.js";
 import { type GgufVocabulary, isSpecialType, TOKEN_TYPE } from "./gguf-vocabulary.js";
-import { decodeUtf8, wellFormed } from "./utf8.js";
-
-/** A growing list of token ids. */
-export class IdList {
-  #ids = new Int32Array(64);
-  #length = 0;
-
-  push(id: number): void {
-    if (this.#length === this.#ids.length) this.#grow(1);
-    this.#ids[this.#length++] = id;
-  }
-
-  append(ids: Int32Array): void {
-    if (this.#length + ids.length > this.#ids.length) this.#grow(ids.length);
-    this.#ids.set(ids, this.#length);
-    this.#length += ids.length;
-  }
-
-  toArray(): Int32Array {
-    return this.#ids.slice(0, this.#length);
-  }
-
-  #grow(by: number): void {
-    const ids = new Int32Array(Math.max(this.#ids.length * 2, this.#length + by));
-    ids.set(this.#ids);
-    this.#ids = ids;
-  }
-}
+import { IdList } from "./id-list.js";
+import { wellFormed } from "./utf8.js";
 
 /** What differs between the kinds of tokenizer that GGUF files carry. */
 export interface TextCoder {
@@ -92,39 +67,4 @@ export function createGgufTokenizer(vocabulary: GgufVocabulary, coder: TextCoder
     decode: (ids, options) => decodeIds(tokenizer, ids, options),
   };
   return tokenizer;
-}
-
-/** `Tokenizer.decode` by the rules of the contract, from the tokenizer's other methods. */
-export function decodeIds(
-  tokenizer: Pick<Tokenizer, "tokenBytes" | "isSpecial" | "isOrdinary" | "leadingSpace">,
-  ids: ArrayLike<number>,
-  options: DecodeOptions = {},
-): string {
-  const { skipSpecial = true } = options;
-  const parts: Uint8Array[] = [];
-  let length = 0;
-  for (let i = 0; i < ids.length; i++) {
-    const id = ids[i]!;
-    let bytes = tokenizer.tokenBytes(id);
-    if (skipSpecial && tokenizer.isSpecial(id)) continue;
-    if (tokenizer.leadingSpace && parts.length === 0) bytes = withoutLeadingSpace(tokenizer, id, bytes);
-    parts.push(bytes);
-    length += bytes.length;
-  }
-  const all = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return decodeUtf8(all);
-}
-
-/** `bytes` of the first token of a text, without the space that `encode` put before the text. */
-export function withoutLeadingSpace(
-  tokenizer: Pick<Tokenizer, "isOrdinary">,
-  id: number,
-  bytes: Uint8Array,
-): Uint8Array {
-  return bytes[0] === 0x20 && tokenizer.isOrdinary(id) ? bytes.subarray(1) : bytes;
 }

@@ -124,12 +124,6 @@ export function readVocabulary(metadata: Metadata, defaults: VocabularyDefaults)
 export const isSpecialType = (type: number): boolean =>
   type === TOKEN_TYPE.control || type === TOKEN_TYPE.unknown;
 
-/** The byte that a fallback piece "<0xHH>" stands for, or -1. */
-export function fallbackByte(piece: string): number {
-  const match = /^<0x([0-9A-Fa-f]{2})>$/.exec(piece);
-  return match === null ? -1 : Number.parseInt(match[1]!, 16);
-}
-
 export function bad(key: string, got: string, expected: string): MillraceError {
   return new MillraceError(
     "BAD_TOKENIZER",

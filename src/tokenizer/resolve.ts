@@ -2,6 +2,7 @@ import { MillraceError } from "../errors.js";
 import type { TokenizerSource } from "../formats/checkpoint.js";
 import { createBytePairEncoding } from "./bpe.js";
 import type { Tokenizer } from "./contract.js";
+import { createHuggingFaceTokenizer } from "./huggingface.js";
 import { createSentencePiece } from "./sentencepiece.js";
 
 /**
@@ -17,19 +18,15 @@ export function resolveTokenizer(source: TokenizerSource): Tokenizer | null {
       if (model === "llama") return createSentencePiece(source.metadata);
       if (model === "gpt2") return createBytePairEncoding(source.metadata);
       if (model === undefined || model === "none") return null;
-      throw unsupported(String(model), ["llama", "gpt2"]);
+      throw new MillraceError(
+        "UNSUPPORTED_TOKENIZER",
+        `The checkpoint's tokenizer is "${String(model)}"; known are llama and gpt2. Token ids can still be given directly.`,
+        { got: String(model), expected: ["llama", "gpt2"] },
+      );
     }
     case "huggingface":
-      throw unsupported("tokenizer.json", ["llama"]);
+      return createHuggingFaceTokenizer(source.tokenizer, source.config);
     default:
       return source satisfies never;
   }
-}
-
-function unsupported(got: string, known: readonly string[]): MillraceError {
-  return new MillraceError(
-    "UNSUPPORTED_TOKENIZER",
-    `The checkpoint's tokenizer is "${got}"; known are ${known.join(", ")}. Token ids can still be given directly.`,
-    { got, expected: known },
-  );
 }

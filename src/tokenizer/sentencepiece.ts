@@ -6,9 +6,11 @@
  * Source: Kudo and Richardson, "SentencePiece" (2018), and its bpe_model; merging with scores of pieces.
  */
 import type { MetadataValue } from "../formats/checkpoint.js";
+import { fallbackByte } from "./byte-pieces.js";
 import type { Tokenizer } from "./contract.js";
-import { createGgufTokenizer, type IdList } from "./gguf-tokenizer.js";
-import { bad, fallbackByte, flag, readVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.js";
+import { createGgufTokenizer } from "./gguf-tokenizer.js";
+import { bad, flag, readVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.js";
+import type { IdList } from "./id-list.js";
 import { createMerger } from "./merger.js";
 import { encodeUtf8 } from "./utf8.js";
 import { WordCache } from "./word-cache.js";

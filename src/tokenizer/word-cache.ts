@@ -1,4 +1,4 @@
-import { IdList } from "./gguf-tokenizer.js";
+import { IdList } from "./id-list.js";
 
 const MAX_WORDS = 2 ** 16;
 const MAX_LENGTH = 64;

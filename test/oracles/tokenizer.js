@@ -1,22 +1,27 @@
 /**
  * Writes test/fixtures/tokenizer/{bpe,spm}.json: small vocabularies, strings that are hard on tokenizers, and the ids
- * that llama.cpp gives for them. Run it again when a pre-tokeniser is added:
+ * that llama.cpp gives for them; and long.json: digests of its ids for a whole novel, where ../shared is there. Run it
+ * again when a pre-tokeniser is added:
  *
  *   npm run build && npm --prefix bench install && node test/oracles/tokenizer.js
  *
  * The vocabularies are trained here, on the strings themselves and across all word boundaries, so that a merge is
  * ready to go wrong wherever a pre-tokeniser cuts in another place.
  */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { getLlama } from "../../bench/node_modules/node-llama-cpp/dist/index.js";
 import { array, bool, f32, string, u32 } from "../../dist/formats/gguf-values.js";
 import { writeGguf } from "../../dist/formats/gguf-writer.js";
-import { BYTE_CHARACTERS } from "../../dist/tokenizer/byte-alphabet.js";
+import { BYTE_CHARACTERS } from "../../dist/tokenizer/byte-pieces.js";
 import { PRE_TOKENIZER_NAMES } from "../../dist/tokenizer/pre-tokenizers.js";
 import { STRINGS } from "./tokenizer-strings.js";
 
+const SHARED = new URL("../../../shared/", import.meta.url);
 const NUM_MERGES = 900;
 const SPECIAL = [
   ["<|endoftext|>", 3],
@@ -68,8 +73,8 @@ function train(texts, symbolsOf, canMerge) {
 const llama = await getLlama({ gpu: false, build: "never", logLevel: "fatal" });
 const folder = await mkdtemp(join(tmpdir(), "tokenizer-oracle-"));
 
-/** Ids of every string under the tokenizer that `metadata` describes, control tokens as text and as tokens. */
-async function ask(metadata) {
+/** What the peer's tokenizer makes of `metadata`, given to `use`. */
+async function withTokenizer(metadata, use) {
   const path = join(folder, "vocabulary.gguf");
   await writeGguf(path, {
     metadata: {
@@ -85,12 +90,32 @@ async function ask(metadata) {
     },
     tensors: [],
   });
+  return withModel(path, use);
+}
+
+async function withModel(path, use) {
   const model = await llama.loadModel({ modelPath: path, vocabOnly: true });
-  const ids = (special) => STRINGS.map((text) => Array.from(model._model.tokenize(text, special)));
-  const answer = { text: ids(false), special: ids(true) };
+  const answer = use((text, special) => model._model.tokenize(text, special));
   await model.dispose();
   return answer;
 }
+
+/** Ids of every string, control tokens as text and as tokens. */
+const ask = (metadata) =>
+  withTokenizer(metadata, (tokenize) => {
+    const ids = (special) => STRINGS.map((text) => Array.from(tokenize(text, special)));
+    return { text: ids(false), special: ids(true) };
+  });
+
+const bpeMetadata = ({ pieces, types, merges }, name) => ({
+  "tokenizer.ggml.model": string("gpt2"),
+  "tokenizer.ggml.pre": string(name),
+  "tokenizer.ggml.tokens": array("string", pieces),
+  "tokenizer.ggml.token_type": array("i32", types),
+  "tokenizer.ggml.merges": array("string", merges),
+  "tokenizer.ggml.bos_token_id": u32(pieces.indexOf("<|endoftext|>")),
+  "tokenizer.ggml.eos_token_id": u32(pieces.indexOf("<|endoftext|>")),
+});
 
 async function bpe() {
   const symbolsOf = (text) => Array.from(Buffer.from(text), (byte) => BYTE_CHARACTERS[byte]);
@@ -106,15 +131,7 @@ async function bpe() {
   for (const name of PRE_TOKENIZER_NAMES) {
     let answer;
     try {
-      answer = await ask({
-        "tokenizer.ggml.model": string("gpt2"),
-        "tokenizer.ggml.pre": string(name),
-        "tokenizer.ggml.tokens": array("string", pieces),
-        "tokenizer.ggml.token_type": array("i32", types),
-        "tokenizer.ggml.merges": array("string", merges),
-        "tokenizer.ggml.bos_token_id": u32(pieces.indexOf("<|endoftext|>")),
-        "tokenizer.ggml.eos_token_id": u32(pieces.indexOf("<|endoftext|>")),
-      });
+      answer = await ask(bpeMetadata({ pieces, types, merges }, name));
     } catch (error) {
       console.error(`${name}: not known to the peer (${error.message})`);
       continue;
@@ -165,9 +182,30 @@ async function sentencePiece() {
   return { strings: STRINGS, vocabularies, answers };
 }
 
+/** Number and digest of the ids of a long text. */
+async function long(vocabulary) {
+  const novel = await readFile(new URL("data/text/war-and-peace.txt", SHARED), "utf8");
+  const digest = (tokenize) => {
+    const ids = Int32Array.from(tokenize(novel, false));
+    return { count: ids.length, sha256: createHash("sha256").update(ids).digest("hex") };
+  };
+  const answers = {
+    stories260K: await withModel(
+      fileURLToPath(new URL("data/models/stories260K/stories260K.gguf", SHARED)),
+      digest,
+    ),
+  };
+  for (const name of ["llama-bpe", "qwen2", "gpt-2", "deepseek-llm", "smollm"]) {
+    answers[name] = await withTokenizer(bpeMetadata(vocabulary, name), digest);
+  }
+  return answers;
+}
+
 const store = (name, value) =>
   writeFile(new URL(`../fixtures/tokenizer/${name}.json`, import.meta.url), `${JSON.stringify(value)}\n`);
-await store("bpe", await bpe());
+const vocabulary = await bpe();
+await store("bpe", vocabulary);
 await store("spm", await sentencePiece());
+if (existsSync(SHARED)) await store("long", await long(vocabulary));
 await rm(folder, { recursive: true });
 process.exit(0);

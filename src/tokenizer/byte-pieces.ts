@@ -18,3 +18,9 @@ export const BYTE_CHARACTERS: readonly string[] = characters;
 
 /** Byte that a character stands for; undefined for characters outside the alphabet. */
 export const byteOf = (character: string): number | undefined => bytes.get(character);
+
+/** The byte that a fallback piece "<0xHH>" stands for, or -1. */
+export function fallbackByte(piece: string): number {
+  const match = /^<0x([0-9A-Fa-f]{2})>$/.exec(piece);
+  return match === null ? -1 : Number.parseInt(match[1]!, 16);
+}
