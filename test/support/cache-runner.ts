@@ -8,6 +8,7 @@ import { Rotations } from "../../src/cache/rotations.js";
 import { SequenceCache } from "../../src/cache/sequence.js";
 import { buildTape } from "../../src/models/resolve.js";
 import type { RopeRef, Tape } from "../../src/tape/tape.js";
+import type { TestRandom } from "./random.js";
 import { type TinyName, tinyCheckpoint, tinyModel } from "./tiny-models.js";
 
 /** Weights are loaded once per model; a program is compiled per layout. */
@@ -91,6 +92,61 @@ export class CacheRunner {
     }
     return logits;
   }
+
+  /** Logits after one more token, with the tokens of a copy of the cache in other slots. `cache` stays as it is. */
+  async runShuffled(cache: SequenceCache, token: number, random: TestRandom): Promise<Float32Array[]> {
+    using fork = cache.fork();
+    const positions = Int32Array.of(fork.nextPosition);
+    this.rotations.clear();
+    const { slots, views } = fork.prepare(positions, this.rotations);
+    const arena = this.host.backend.allocate(this.pool.arena.byteLength);
+    const shuffledSlots: Int32Array[] = [];
+    for (const [g, view] of views.entries()) {
+      const { region, numPages, pageTokens, positionsAt, lanes } = view;
+      const rotations = region.int32(view.rotationsAt, numPages);
+      const ids = region.int32(view.pageIdsAt, numPages * lanes);
+      const at = region.int32(positionsAt, numPages * pageTokens);
+      const before = at.slice();
+      const to = shuffle(rotations, pageTokens, random);
+      const { codec, headWidth } = this.layout.groups[g]!;
+      const [key, value] = [new Float32Array(headWidth), new Float32Array(headWidth)];
+      const page = (from: Region, slot: number, lane: number) => {
+        const id = ids[Math.floor(slot / pageTokens) * lanes + lane]!;
+        return from.bytes(id * this.pool.pageBytes, this.pool.pageBytes);
+      };
+      for (let slot = 0; slot < before.length; slot++) {
+        at[to[slot]!] = before[slot]!;
+        for (let lane = 0; lane < lanes; lane++) {
+          codecs[codec].load(page(this.pool.arena, slot, lane), slot % pageTokens, key, value);
+          codecs[codec].store(page(arena, to[slot]!, lane), to[slot]! % pageTokens, key, value);
+        }
+      }
+      shuffledSlots.push(Int32Array.of(to[slots[g]![0]!]!));
+    }
+    await this.program.run({
+      tokens: Int32Array.of(token),
+      positions,
+      outputs: Int32Array.of(0),
+      spans: [{ start: 0, count: 1, views }],
+      slots: shuffledSlots,
+      rotations: this.rotations.values(),
+      arena,
+    });
+    return rowsOf(this.program, this.host.tape, 1);
+  }
+}
+
+/** For every slot another one, among the rows that have the same rotation. */
+function shuffle(rotations: Int32Array, pageTokens: number, random: TestRandom): Int32Array {
+  const to = new Int32Array(rotations.length * pageTokens);
+  for (const rotation of new Set(rotations)) {
+    const slots: number[] = [];
+    for (const [row, its] of rotations.entries()) {
+      if (its === rotation) for (let i = 0; i < pageTokens; i++) slots.push(row * pageTokens + i);
+    }
+    for (const [i, j] of random.permutation(slots.length).entries()) to[slots[i]!] = slots[j]!;
+  }
+  return to;
 }
 
 /** What a token is to one group in the next step. */

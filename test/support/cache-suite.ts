@@ -9,6 +9,7 @@ import { type CacheLayout, pagesFor, planLayout } from "../../src/cache/layout.j
 import { full } from "../../src/cache/policies/full.js";
 import { type CacheEvent, SequenceCache } from "../../src/cache/sequence.js";
 import { difference, TinyHost } from "./cache-runner.js";
+import { TestRandom } from "./random.js";
 import { type TinyName, tinyPrompt } from "./tiny-models.js";
 
 export interface PolicyCase {
@@ -108,6 +109,15 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
       return test.skip(`keys rotated anew would be rounded to ${codec} a second time`);
     }
     expect(difference(got, want)).toBeLessThan(SAME);
+  });
+
+  it("does not depend on which slots hold the tokens", async () => {
+    const layout = layoutFor(policy.create(BUDGET));
+    const runner = await runnerFor(layout, 2);
+    const cache = runner.open();
+    await runner.run(cache, tokens.slice(0, 45), { chunk: 6 });
+    const shuffled = await runner.runShuffled(cache, tokens[45]!, new TestRandom(1));
+    expect(difference(shuffled, await runner.run(cache, [tokens[45]!]))).toBeLessThan(SAME);
   });
 
   it("goes on after save and restore exactly as without", async () => {

@@ -1,0 +1,133 @@
+import { describe, expect, it } from "vitest";
+import type { LaneView } from "../contract.js";
+import { byScore, keepHighest } from "../score.js";
+import { full } from "./full.js";
+import { resolvePolicy } from "./resolve.js";
+import { visible } from "./visible.js";
+import { window } from "./window.js";
+
+/** A view of tokens in slots 0, 1, 2, ... at these positions (-1: none). */
+function viewOf(
+  at: number[],
+  options: { incoming?: number; budget?: number; nextPosition?: number } = {},
+): LaneView {
+  const positions = Int32Array.from(at);
+  const slots = [...at.keys()].filter((slot) => at[slot]! >= 0).sort((a, b) => at[a]! - at[b]!);
+  return {
+    lanes: [{ layer: 0, head: 0 }],
+    seen: slots.length,
+    length: slots.length,
+    incoming: options.incoming ?? 1,
+    nextPosition: options.nextPosition ?? Math.max(-1, ...at) + 1,
+    budget: options.budget ?? Number.POSITIVE_INFINITY,
+    positions,
+    lengthOf: (segment) => (segment === "stream" ? slots.length : 0),
+    segmentOf: () => "stream",
+    offsetOf: () => 0,
+    oldest: () => slots.values(),
+    newest: () => slots.toReversed().values(),
+    mass: () => new Float32Array(at.length),
+  };
+}
+
+describe("window", () => {
+  it("drops the oldest, as many as the incoming tokens need", () => {
+    const policy = window({ tokens: 4 });
+    expect(policy.plan(viewOf([0, 1, 2]))).toEqual([]);
+    expect(policy.plan(viewOf([4, 1, 2, 3]))).toEqual([{ kind: "drop", slots: [1] }]);
+    expect(policy.plan(viewOf([4, -1, 2, 3], { incoming: 3 }))).toEqual([{ kind: "drop", slots: [2, 3] }]);
+  });
+
+  it("takes a whole window at first and a quarter of it later", () => {
+    const { maxIncoming, capacity } = window({ tokens: 100 });
+    expect([0, 60, 90, 100].map((length) => maxIncoming!(length))).toEqual([100, 40, 25, 25]);
+    expect(capacity({ tokens: 30, step: 8 })).toBe(30);
+    expect(capacity({ tokens: Number.POSITIVE_INFINITY, step: 8 })).toBe(100);
+  });
+
+  it("refuses windows that are none", () => {
+    for (const tokens of [0, -1, 1.5, Number.NaN, "4" as unknown as number]) {
+      expect(() => window({ tokens })).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
+    }
+  });
+});
+
+describe("visible", () => {
+  it("expires what the next token cannot see, then asks the inner policy about the rest", () => {
+    const view = viewOf([0, 1, 2, 3, 4, 5], { nextPosition: 6 });
+    expect(visible(4, full()).plan(view)).toEqual([{ kind: "expire", slots: [0, 1, 2] }]);
+    expect(visible(4, window({ tokens: 3 })).plan(view)).toEqual([
+      { kind: "expire", slots: [0, 1, 2] },
+      { kind: "drop", slots: [3] },
+    ]);
+    expect(visible(7, full()).plan(view)).toEqual([]);
+  });
+});
+
+describe("keepHighest", () => {
+  const score = Float32Array.of(3, 1, 2, 9, 1);
+
+  it("drops the lowest, of equals the older", () => {
+    const view = viewOf([10, 14, 12, -1, 13]);
+    expect(keepHighest(score, view, 5)).toEqual([]);
+    expect(keepHighest(score, view, 4)).toEqual([{ kind: "drop", slots: [4] }]);
+    expect(keepHighest(score, view, 2)).toEqual([{ kind: "drop", slots: [4, 1, 2] }]);
+    expect(keepHighest(score, view, 0)).toEqual([{ kind: "drop", slots: [4, 1, 2, 0] }]);
+  });
+
+  it("refuses scores that are none", () => {
+    expect(() => keepHighest(Float32Array.of(1), viewOf([0, 1]), 1)).toThrow(/1 slots where there are 2/);
+    expect(() => keepHighest(Float32Array.of(1, Number.NaN), viewOf([0, 1]), 1)).toThrow(/slot 1 is NaN/);
+  });
+
+  it("asks for scores only when something must go", () => {
+    let asked = 0;
+    const policy = byScore({
+      id: "test",
+      tokens: 3,
+      score(view) {
+        asked++;
+        return new Float32Array(view.positions.length);
+      },
+    });
+    policy.plan(viewOf([0, 1]));
+    expect(asked).toBe(0);
+    expect(policy.plan(viewOf([0, 1, 2]))).toEqual([{ kind: "drop", slots: [0] }]);
+    expect(asked).toBe(1);
+  });
+});
+
+describe("resolvePolicy", () => {
+  it("finds policies by name and by options", () => {
+    expect(resolvePolicy("full")).toMatchObject({ id: "full" });
+    expect(resolvePolicy({ policy: "window", tokens: 7 })).toMatchObject({ id: "window(tokens=7)" });
+    const byLayer = resolvePolicy({
+      policy: "perLayer",
+      layers: [{ policy: "full" }, { policy: "window", tokens: 2 }],
+    });
+    if (typeof byLayer !== "function") throw new Error("A policy for each lane was wanted");
+    expect(byLayer({ layer: 1, head: 0 }).id).toBe("window(tokens=2)");
+    const byHead = resolvePolicy({ policy: "perHead", heads: [[{ policy: "full" }]] });
+    if (typeof byHead !== "function") throw new Error("A policy for each lane was wanted");
+    expect(byHead({ layer: 0, head: 0 }).id).toBe("full");
+  });
+
+  it("refuses what it does not know, listing what it does", () => {
+    const wrong: [unknown, RegExp][] = [
+      ["h3o", /"h3o".*"full", "window", "perLayer", "perHead"/],
+      [{ policy: "toString" }, /"toString"/],
+      [null, /null/],
+      [{ tokens: 3 }, /known are "full"/],
+      [{ policy: "window", tokens: 3, sinks: 4 }, /no option "sinks"; it has tokens/],
+      [{ policy: "full", tokens: 3 }, /no option "tokens"; it has none/],
+      ["window", /window of undefined/],
+      [{ policy: "perLayer" }, /"layers"/],
+      [{ policy: "perLayer", layers: [{ policy: "perLayer", layers: [] }] }, /not for one lane/],
+    ];
+    for (const [spec, message] of wrong) {
+      const resolve = () => resolvePolicy(spec as Parameters<typeof resolvePolicy>[0]);
+      expect(resolve).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
+      expect(resolve).toThrow(message);
+    }
+  });
+});
