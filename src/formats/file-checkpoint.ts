@@ -27,8 +27,10 @@ export class FileCheckpoint implements Checkpoint {
   readonly architecture: string;
   readonly metadata: ReadonlyMap<string, MetadataValue>;
   readonly tokenizer: TokenizerSource;
-  readonly tensors: ReadonlyMap<string, LocatedTensor>;
+  /** Plain data, which may cross to another thread. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly fileBytes: number;
+  readonly #located: ReadonlyMap<string, LocatedTensor>;
   readonly #files: readonly OpenFile[];
   #closed: Promise<void> | undefined;
 
@@ -38,21 +40,20 @@ export class FileCheckpoint implements Checkpoint {
     this.architecture = parts.architecture;
     this.metadata = parts.metadata;
     this.tokenizer = parts.tokenizer;
-    this.tensors = parts.tensors;
+    this.tensors = new Map(
+      [...parts.tensors].map(([name, { type, shape, byteLength }]) => [
+        name,
+        { name, type, shape, byteLength },
+      ]),
+    );
+    this.#located = parts.tensors;
     this.#files = parts.files;
     this.fileBytes = parts.files.reduce((sum, file) => sum + file.size, 0);
   }
 
   async read(name: string, byteOffset: number, into: Uint8Array): Promise<void> {
     if (this.#closed) throw new MillraceError("CLOSED", `${this.path} was closed before "${name}" was read.`);
-    const tensor = this.tensors.get(name);
-    if (!tensor) {
-      throw new MillraceError(
-        "MISSING_TENSOR",
-        `${this.path} has no tensor "${name}" among its ${this.tensors.size}.`,
-        { path: this.path, tensor: name },
-      );
-    }
+    const tensor = this.#locatedTensor(name);
     if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || byteOffset + into.length > tensor.byteLength) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
@@ -61,6 +62,24 @@ export class FileCheckpoint implements Checkpoint {
       );
     }
     await readFully(tensor.file, tensor.position + byteOffset, into);
+  }
+
+  /** Where the tensor's bytes lie, for those who map files into memory. Throws MISSING_TENSOR. */
+  locate(name: string): { readonly path: string; readonly position: number } {
+    const { file, position } = this.#locatedTensor(name);
+    return { path: file.path, position };
+  }
+
+  #locatedTensor(name: string): LocatedTensor {
+    const tensor = this.#located.get(name);
+    if (!tensor) {
+      throw new MillraceError(
+        "MISSING_TENSOR",
+        `${this.path} has no tensor "${name}" among its ${this.tensors.size}.`,
+        { path: this.path, tensor: name },
+      );
+    }
+    return tensor;
   }
 
   /** Closes all files; a second call waits for the first. */
