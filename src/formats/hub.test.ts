@@ -6,7 +6,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { defaultCache, type HubOptions, type HubProgress, resolveModelPath } from "./hub.js";
+import { type HubOptions, type HubProgress, resolveModelPath } from "./hub.js";
+import { defaultCache } from "./hub-options.js";
 import { chooseFiles, parseHubSource } from "./hub-source.js";
 
 /** Speaks the hub's paths: /api/models/R/tree/REV and /R/resolve/REV/PATH, the latter with ranges and a redirect. */
@@ -193,6 +194,10 @@ describe("resolveModelPath", () => {
     const error = await failure(resolveModelPath("hf:o/r/m.gguf", options));
     expect(error).toMatchObject({ code: "DOWNLOAD_FAILED", details: { expected: "0".repeat(64) } });
     expect((await parts()).filter((name) => name.includes("000000"))).toEqual([]);
+    hub.claims.set("m.gguf", { sha256: "../../../escape" });
+    expect((await failure(resolveModelPath("hf:o/r/m.gguf", options))).message).toMatch(/hexadecimal/);
+    hub.claims.set("m.gguf", { size: -1 });
+    expect((await failure(resolveModelPath("hf:o/r/m.gguf", options))).message).toMatch(/"size":-1/);
     hub.claims.clear();
     await expectFile(await resolveModelPath("hf:o/r/m.gguf", options), content(1000));
   });
