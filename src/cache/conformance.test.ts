@@ -1,4 +1,5 @@
 import { describePolicy, type PolicyCase } from "../../test/support/cache-suite.js";
+import { inBlocks } from "./blocks.js";
 import type { CachePolicy, LaneView, PlanStep } from "./contract.js";
 import { perLayer } from "./lanes.js";
 import { full } from "./policies/full.js";
@@ -9,16 +10,12 @@ import { byScore } from "./score.js";
 const sinksAndWindow = (tokens: number): CachePolicy => ({
   id: `sinksAndWindow(${tokens})`,
   sinks: 4,
-  capacity: (demand) => Math.min(tokens, demand.tokens),
-  maxIncoming: (length) => Math.max(tokens - length, Math.ceil(tokens / 4)),
-  plan(view) {
-    const excess = view.length + view.incoming - tokens;
-    if (excess <= 0) return [];
+  ...inBlocks(tokens, (view, excess) => {
     const stream = [...view.oldest()].filter((slot) => view.segmentOf(slot) === "stream");
     const drop: PlanStep = { kind: "drop", slots: stream.slice(0, excess) };
     const first = stream[excess] === undefined ? view.nextPosition : view.positions[stream[excess]]!;
     return [drop, { kind: "move", segment: "sinks", offset: first - view.lengthOf("sinks") }];
-  },
+  }),
 });
 
 /** Those that received the most attention, and the last 8: what scores are for. */

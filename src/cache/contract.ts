@@ -4,7 +4,7 @@
  * counted in the report and told to listeners.
  *
  * A policy is one file in policies/. Most write only a score and let `byScore` (score.ts) make the plan; those that
- * need more (their own segment, other moves) write `plan`. Policies compose by wrapping (policies/visible.ts) and by
+ * need more (their own segment, moves) write `plan`, most simply within `inBlocks` (blocks.ts). Policies compose by wrapping (policies/visible.ts) and by
  * giving lanes policies of their own (`perLayer`, `perHead` in lanes.ts), never by flags.
  *
  * To add a kind of plan step (merge, demote, recode): add it to `PlanStep`, carry it out in `LaneTable.apply`, count
@@ -85,10 +85,10 @@ export interface CachePolicy {
   /** Most tokens that a lane ever holds under this demand, so that admission knows the worst case. */
   capacity(demand: Demand): number;
   /**
-   * Most incoming tokens that this policy takes at once when `length` are held; longer runs are to be cut. At least
-   * 1. Default: no limit.
+   * Most tokens that this policy takes in one step when `seen` have been stored so far; longer runs are to be cut. At
+   * least 1. Default: no limit.
    */
-  maxIncoming?(length: number): number;
+  maxIncoming?(seen: number): number;
   /**
    * Called before every step. Pure: mutates nothing. After the plan at most `view.budget - view.incoming` tokens may
    * be left.

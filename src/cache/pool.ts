@@ -25,6 +25,8 @@ export class KvPool implements Disposable {
   readonly #free: Int32Array;
   #numFree: number;
   readonly #references: Int32Array;
+  /** Pages from this one on were never taken: still zero as the backend gave them. */
+  #untouched = 0;
   #shared = 0;
   #peak = 0;
 
@@ -92,8 +94,9 @@ export class KvPool implements Disposable {
       const page = this.#free[--this.#numFree]!;
       this.#references[page] = 1;
       into[i] = page;
+      if (page >= this.#untouched) this.#untouched = page + 1;
       // Else empty slots could hold another codec's bits, which may read as NaN.
-      this.arena.bytes(page * this.pageBytes, this.pageBytes).fill(0);
+      else this.arena.bytes(page * this.pageBytes, this.pageBytes).fill(0);
     }
     this.#peak = Math.max(this.#peak, this.numPages - this.#numFree);
   }

@@ -124,7 +124,10 @@ export class SequenceCache implements Disposable {
   maxIncoming(): number {
     let most = this.layout.step;
     for (const { table } of this.#groups) {
-      most = Math.min(most, table.group.policy.maxIncoming?.(table.length) ?? Number.POSITIVE_INFINITY);
+      most = Math.min(
+        most,
+        table.group.policy.maxIncoming?.(table.counts().seen) ?? Number.POSITIVE_INFINITY,
+      );
     }
     return Math.max(1, most);
   }

@@ -111,6 +111,15 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     expect(difference(got, want)).toBeLessThan(SAME);
   });
 
+  it("gives the same however the tokens are cut into steps", async () => {
+    const layout = layoutFor(policy.create(BUDGET));
+    const runner = await runnerFor(layout, 2);
+    const whole = await runner.run(runner.open(), tokens.slice(0, 60));
+    expect(
+      difference(await runner.run(runner.open(), tokens.slice(0, 60), { chunk: 3 }), whole),
+    ).toBeLessThan(SAME);
+  });
+
   it("does not depend on which slots hold the tokens", async () => {
     const layout = layoutFor(policy.create(BUDGET));
     const runner = await runnerFor(layout, 2);

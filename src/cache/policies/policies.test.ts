@@ -7,19 +7,16 @@ import { visible } from "./visible.js";
 import { window } from "./window.js";
 
 /** A view of tokens in slots 0, 1, 2, ... at these positions (-1: none). */
-function viewOf(
-  at: number[],
-  options: { incoming?: number; budget?: number; nextPosition?: number } = {},
-): LaneView {
+function viewOf(at: number[], options: { seen?: number; nextPosition?: number } = {}): LaneView {
   const positions = Int32Array.from(at);
   const slots = [...at.keys()].filter((slot) => at[slot]! >= 0).sort((a, b) => at[a]! - at[b]!);
   return {
     lanes: [{ layer: 0, head: 0 }],
-    seen: slots.length,
+    seen: options.seen ?? slots.length,
     length: slots.length,
-    incoming: options.incoming ?? 1,
+    incoming: 1,
     nextPosition: options.nextPosition ?? Math.max(-1, ...at) + 1,
-    budget: options.budget ?? Number.POSITIVE_INFINITY,
+    budget: Number.POSITIVE_INFINITY,
     positions,
     lengthOf: (segment) => (segment === "stream" ? slots.length : 0),
     segmentOf: () => "stream",
@@ -31,18 +28,29 @@ function viewOf(
 }
 
 describe("window", () => {
-  it("drops the oldest, as many as the incoming tokens need", () => {
-    const policy = window({ tokens: 4 });
-    expect(policy.plan(viewOf([0, 1, 2]))).toEqual([]);
-    expect(policy.plan(viewOf([4, 1, 2, 3]))).toEqual([{ kind: "drop", slots: [1] }]);
-    expect(policy.plan(viewOf([4, -1, 2, 3], { incoming: 3 }))).toEqual([{ kind: "drop", slots: [2, 3] }]);
+  it("drops the oldest, a block at a time and only between blocks", () => {
+    const policy = window({ tokens: 8 });
+    const held = [8, 1, 2, 3, 4, 5, 6, 7];
+    expect(policy.plan(viewOf(held.slice(0, 6)))).toEqual([]);
+    expect(policy.plan(viewOf(held, { seen: 8 }))).toEqual([{ kind: "drop", slots: [1, 2] }]);
+    expect(policy.plan(viewOf(held, { seen: 9 }))).toEqual([]);
+    expect(policy.plan(viewOf([8, -1, -1, 3, 4, 5, 6, 7], { seen: 10 }))).toEqual([]);
   });
 
-  it("takes a whole window at first and a quarter of it later", () => {
+  it("takes a whole window at first and blocks later, so that steps end where tokens go", () => {
     const { maxIncoming, capacity } = window({ tokens: 100 });
-    expect([0, 60, 90, 100].map((length) => maxIncoming!(length))).toEqual([100, 40, 25, 25]);
+    expect([0, 60, 99, 100, 101, 124, 125].map((seen) => maxIncoming!(seen))).toEqual([
+      100, 40, 1, 25, 24, 1, 25,
+    ]);
     expect(capacity({ tokens: 30, step: 8 })).toBe(30);
     expect(capacity({ tokens: Number.POSITIVE_INFINITY, step: 8 })).toBe(100);
+    for (const tokens of [1, 2, 3, 5, 7, 30, 31]) {
+      for (let seen = 0; seen < 100; seen++) {
+        const most = window({ tokens }).maxIncoming!(seen);
+        expect(most).toBeGreaterThanOrEqual(1);
+        expect(most).toBeLessThanOrEqual(tokens);
+      }
+    }
   });
 
   it("refuses windows that are none", () => {
@@ -69,9 +77,9 @@ describe("keepHighest", () => {
 
   it("drops the lowest, of equals the older", () => {
     const view = viewOf([10, 14, 12, -1, 13]);
-    expect(keepHighest(score, view, 5)).toEqual([]);
-    expect(keepHighest(score, view, 4)).toEqual([{ kind: "drop", slots: [4] }]);
-    expect(keepHighest(score, view, 2)).toEqual([{ kind: "drop", slots: [4, 1, 2] }]);
+    expect(keepHighest(score, view, 4)).toEqual([]);
+    expect(keepHighest(score, view, 3)).toEqual([{ kind: "drop", slots: [4] }]);
+    expect(keepHighest(score, view, 1)).toEqual([{ kind: "drop", slots: [4, 1, 2] }]);
     expect(keepHighest(score, view, 0)).toEqual([{ kind: "drop", slots: [4, 1, 2, 0] }]);
   });
 

@@ -12,7 +12,7 @@ export function visible(window: number, inner: CachePolicy): CachePolicy {
     sinks: inner.sinks ?? 0,
     mass: inner.mass ?? false,
     capacity: (demand) => Math.min(inner.capacity(demand), window - 1 + Math.min(demand.step, demand.tokens)),
-    maxIncoming: (length) => inner.maxIncoming?.(length) ?? Number.POSITIVE_INFINITY,
+    maxIncoming: (seen) => inner.maxIncoming?.(seen) ?? Number.POSITIVE_INFINITY,
     plan(view) {
       const expired: number[] = [];
       for (const slot of view.oldest()) {
