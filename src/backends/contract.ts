@@ -105,7 +105,8 @@ export interface ProgramLimits {
 export interface Program {
   /**
    * Runs one step; resolves when its logits and pages are written. Not re-entrant.
-   * Throws INVALID_ARGUMENT where the step exceeds the limits.
+   * Throws INVALID_ARGUMENT where the step exceeds the limits or contradicts itself, INVALID_TOKEN for an id outside
+   * the embedding; nothing has been computed then.
    */
   run(step: Step): Promise<void>;
   /** Logits of the last step, [R, V] row-major; valid until the next `run`. */

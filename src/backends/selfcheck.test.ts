@@ -160,7 +160,7 @@ describe("self-check", () => {
         read(buffer) {
           const values = runs[run]!.get(buffer)!.slice();
           if (run === wrongRun && buffer === wrongBuffer) {
-            values[index % values.length]! += 5e-3 * values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+            values[index % values.length]! += 2e-3 * values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
           }
           return values;
         },

@@ -31,7 +31,7 @@ const PAGES = 2;
  * Of the answer's norm. Activations of quantised matmuls are whole multiples of one step (and so are keys and
  * values): quantising them is exact, and nothing but f32 roundings is left.
  */
-const TOLERANCE = 1e-5;
+const TOLERANCE = 3e-6;
 
 /** What an op wrote, and its name in an error. */
 interface Probe {

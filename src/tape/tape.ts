@@ -113,7 +113,8 @@ export type Op =
    * out[t,h] = softmax(cap(scale * q[t,h] . k[s])) v[s] over the stored s of the token's sequence with
    * 0 <= position[s] <= position[t] and, with a window, position[t] - position[s] < window;
    * cap(x) = softcap * tanh(x / softcap) where softcap > 0. Query head h reads kv head floor(h * K / H).
-   * For pages with a rotation r >= 0, q is first rotated by row r of the step's segment rotations.
+   * For pages with a rotation r >= 0, q is first rotated by row r of the step's segment rotations; without a rope
+   * rotations mean nothing. A query that sees no token gives zeros.
    */
   | {
       readonly op: "attention";
@@ -142,7 +143,12 @@ export type Op =
    * Takes the `perToken` largest of softmax(logits[t]); weights are those probabilities, scaled to sum 1 where
    * `normalize`. Ties go to the lower expert.
    */
-  | { readonly op: "route"; readonly logits: BufferRef; readonly normalize: boolean; readonly route: RouteRef }
+  | {
+      readonly op: "route";
+      readonly logits: BufferRef;
+      readonly normalize: boolean;
+      readonly route: RouteRef;
+    }
   /**
    * out[t*perToken + j] = W[ids[t,j]] x[row], where row is t for a "tokens" x and t*perToken + j for a "routes" x.
    */

@@ -112,6 +112,13 @@ export function matmulCases(suite: Suite): void {
     });
   }
 
+  for (const type of ["F32", "Q4_0", "Q8_0"] as const) {
+    suite.case(`${type}: more rows and tokens than one thread takes at once`, async () => {
+      await check(suite, type, { columns: 64, rows: 1037, numTokens: 3, isExact: true, label: "tall" });
+      await check(suite, type, { columns: 64, rows: 50, numTokens: 300, isExact: true, label: "long" });
+    });
+  }
+
   suite.case("rows gathered from several tensors", async () => {
     for (const type of ["F32", "Q4_0", "Q8_0", "Q4_K"] as const) {
       const random = new TestRandom(5);
