@@ -16,7 +16,7 @@ export interface BlockFormat {
    * Throws INVALID_ARGUMENT where the lengths do not make whole blocks of the same number.
    */
   decode(bytes: Uint8Array, out: Float32Array): void;
-  /** Encodes all of `values` into `out`, the nearest that the format's scale search finds. Throws as `decode`. */
+  /** Encodes all of `values`, which are finite, into `out`, as near as the format's scale search gets. Throws as `decode`. */
   encode(values: Float32Array, out: Uint8Array): void;
 }
 

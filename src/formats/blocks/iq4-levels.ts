@@ -20,6 +20,6 @@ export function nearestLevel(x: number): number {
 export const IQ4_GRID: Grid = {
   extreme: -127,
   opposite: 113,
-  step: 1.5,
+  step: 3,
   round: (x) => IQ4_LEVELS[nearestLevel(x)]!,
 };

@@ -15,14 +15,14 @@ export interface Grid {
   readonly round: (x: number) => number;
 }
 
-const STEPS = 8;
+const STEPS = 4;
 
 /** All integers from `low` (negative) to `high`. */
 export function integers(low: number, high: number): Grid {
   return {
     extreme: low,
     opposite: high,
-    step: 0.1,
+    step: 0.2,
     round: (x) => Math.max(low, Math.min(high, Math.floor(x + 0.5))),
   };
 }
@@ -84,7 +84,7 @@ export function fitAffine(
   let best: Affine = { scale: (high - low) / top, min: low };
   let bestError = Infinity;
   for (let step = -STEPS; step <= STEPS; step++) {
-    const inverse = (top + step * 0.1) / (high - low);
+    const inverse = (top + step * 0.2) / (high - low);
     let sumQ = 0;
     let sumQQ = 0;
     let sumXQ = 0;
@@ -117,25 +117,10 @@ export function quantizeAffine(x: number, scale: number, min: number, top: numbe
   return scale === 0 ? 0 : Math.max(0, Math.min(top, Math.floor((x - min) / scale + 0.5)));
 }
 
-/** Of the integers next to `guess`, inside [low, high], the one with the least `error`. */
-export function bestNeighbour(
-  guess: number,
-  low: number,
-  high: number,
-  error: (candidate: number) => number,
-): number {
+/** The integers next to `guess` from `low` to `high`. */
+function neighbours(guess: number, high: number, low = 0): number[] {
   const centre = Math.max(low, Math.min(high, Math.round(guess)));
-  let best = centre;
-  let bestError = error(centre);
-  for (const candidate of [centre - 1, centre + 1]) {
-    if (candidate < low || candidate > high) continue;
-    const candidateError = error(candidate);
-    if (candidateError < bestError) {
-      bestError = candidateError;
-      best = candidate;
-    }
-  }
-  return best;
+  return [centre, centre - 1, centre + 1].filter((candidate) => candidate >= low && candidate <= high);
 }
 
 /** Squared error of one sub-block stored with `scale` on `grid`. */
@@ -153,12 +138,15 @@ function affineError(
   values: Float32Array,
   from: number,
   count: number,
-  { scale, min }: Affine,
+  scale: number,
+  min: number,
   top: number,
 ): number {
+  const inverse = scale === 0 ? 0 : 1 / scale;
   let sum = 0;
   for (let i = from; i < from + count; i++) {
-    const error = values[i]! - min - scale * quantizeAffine(values[i]!, scale, min, top);
+    const x = values[i]! - min;
+    const error = x - scale * Math.max(0, Math.min(top, Math.floor(x * inverse + 0.5)));
     sum += error * error;
   }
   return sum;
@@ -183,9 +171,18 @@ export function fitSuperScale(
   const largest = wanted.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0);
   const d = storeScale(largest / low);
   if (d === 0) return { d, scales: wanted.map(() => 0) };
-  const scales = wanted.map((scale, j) =>
-    bestNeighbour(scale / d, low, high, (s) => scaleError(values, from + j * size, size, d * s, grid)),
-  );
+  const scales = wanted.map((scale, j) => {
+    let best = 0;
+    let bestError = Infinity;
+    for (const candidate of neighbours(scale / d, high, low)) {
+      const error = scaleError(values, from + j * size, size, d * candidate, grid);
+      if (error < bestError) {
+        bestError = error;
+        best = candidate;
+      }
+    }
+    return best;
+  });
   return { d, scales };
 }
 
@@ -216,17 +213,20 @@ export function fitSuperAffine(
   const scales: number[] = [];
   const mins: number[] = [];
   for (const [j, { scale, min }] of wanted.entries()) {
-    const start = from + j * size;
-    const errorOf = (s: number, m: number) =>
-      affineError(values, start, size, { scale: d * s, min: -dmin * m }, top);
-    const guess = d === 0 ? 0 : scale / d;
-    const bestScale = (m: number) => bestNeighbour(guess, 0, topScale, (s) => errorOf(s, m));
-    const m =
-      dmin === 0
-        ? 0
-        : bestNeighbour(-min / dmin, 0, topScale, (candidate) => errorOf(bestScale(candidate), candidate));
-    mins.push(m);
-    scales.push(bestScale(m));
+    const nearScale = neighbours(d === 0 ? 0 : scale / d, topScale);
+    let best = { s: 0, m: 0 };
+    let bestError = Infinity;
+    for (const m of neighbours(dmin === 0 ? 0 : -min / dmin, topScale)) {
+      for (const s of nearScale) {
+        const error = affineError(values, from + j * size, size, d * s, -dmin * m, top);
+        if (error < bestError) {
+          bestError = error;
+          best = { s, m };
+        }
+      }
+    }
+    scales.push(best.s);
+    mins.push(best.m);
   }
   return { d, dmin, scales, mins };
 }
