@@ -42,8 +42,11 @@ export async function loadModel(
   const checkpoint = await openCheckpoint(parameters.path);
   try {
     const { threads } = parameters;
-    const { backend } = await createBackend(parameters.backend, threads === undefined ? {} : { threads });
-    return await assemble(checkpoint, backend, parameters, onProgress);
+    const { backend, reason } = await createBackend(
+      parameters.backend,
+      threads === undefined ? {} : { threads },
+    );
+    return await assemble(checkpoint, backend, { ...parameters, reason }, onProgress);
   } finally {
     await checkpoint.close();
   }
@@ -101,7 +104,7 @@ export async function planModel(
 export async function assemble(
   checkpoint: Checkpoint,
   backend: Backend,
-  parameters: PlanParameters,
+  parameters: PlanParameters & { readonly reason?: string | null },
   onProgress: (progress: OpenProgress) => void = () => {},
 ): Promise<LoadedModel> {
   const startedAt = performance.now();
@@ -147,7 +150,12 @@ export async function assemble(
           eosIds: [...(tokenizer?.eosIds ?? [])],
           chatFormat: tokenizer && chatFormat(tokenizer).kind,
         },
-        backend: { name: backend.name, description: backend.description, threads: backend.numThreads },
+        backend: {
+          name: backend.name,
+          description: backend.description,
+          threads: backend.numThreads,
+          reason: parameters.reason ?? null,
+        },
         cache: { policy: plan.policy.id, codec: parameters.cache.codec },
         memory: {
           weightBytes: plan.weightBytes,

@@ -51,7 +51,13 @@ export interface ModelInfo {
     /** Where the template of conversations comes from; null where there is no tokenizer. See tokenizer/chat.ts. */
     readonly chatFormat: ChatFormat["kind"] | null;
   };
-  readonly backend: { readonly name: BackendName; readonly description: string; readonly threads: number };
+  readonly backend: {
+    readonly name: BackendName;
+    readonly description: string;
+    readonly threads: number;
+    /** Where "auto" passed over the native backend: why, in one line. */
+    readonly reason: string | null;
+  };
   readonly cache: { readonly policy: string; readonly codec: string };
   readonly memory: {
     readonly weightBytes: number;

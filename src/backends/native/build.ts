@@ -71,7 +71,8 @@ export function defaultCacheFolder(): string {
   return path.join(os.homedir(), ".cache", "millrace");
 }
 
-async function findCompiler(wanted: string | undefined): Promise<{ command: string[]; version: string }> {
+/** The compiler that `buildNative` takes. Throws BACKEND_UNAVAILABLE where none runs. */
+export async function findCompiler(wanted?: string): Promise<{ command: string[]; version: string }> {
   const asked = wanted ?? process.env.CC;
   const candidates = asked ? [asked] : ["cc", "gcc", "clang"];
   for (const candidate of candidates) {
