@@ -95,13 +95,11 @@ function load(json: Json, config: Json): Library {
     return new Library(json, config);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    throw new MillraceError(
-      "BAD_TOKENIZER",
-      `tokenizer.json cannot be used: ${reason}. Fetch the file anew.`,
-      {
-        reason,
-      },
-    );
+    if (/unknown|unsupported|not implemented/i.test(reason)) {
+      const advice = "Token ids can still be given directly.";
+      throw new MillraceError("UNSUPPORTED_TOKENIZER", `tokenizer.json: ${reason}. ${advice}`, { reason });
+    }
+    throw new MillraceError("BAD_TOKENIZER", `tokenizer.json: ${reason}. Fetch the file anew.`, { reason });
   }
 }
 

@@ -1,0 +1,46 @@
+/** Whole novels: the same ids as llama.cpp's (digests by test/oracles/tokenizer.js), and back to the same text. */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+import { bpeTokenizer } from "../../test/support/tokenizers.js";
+import { openGguf } from "../formats/gguf.js";
+import type { Tokenizer } from "./contract.js";
+import { resolveTokenizer } from "./resolve.js";
+
+const repository = new URL("../../", import.meta.url);
+const shared = new URL("../shared/", repository);
+const read = (path: string) => readFileSync(new URL(path, repository), "utf8");
+
+describe.skipIf(!existsSync(shared))("War and Peace (needs ../shared)", () => {
+  const novel = () => readFileSync(new URL("data/text/war-and-peace.txt", shared), "utf8");
+  const answers = JSON.parse(read("test/fixtures/tokenizer/long.json")) as Record<
+    string,
+    { count: number; sha256: string }
+  >;
+  const check = (tokenizer: Tokenizer, name: string) => {
+    const text = novel();
+    const ids = tokenizer.encode(text, { addSpecial: false });
+    expect({ count: ids.length, sha256: createHash("sha256").update(ids).digest("hex") }).toEqual(
+      answers[name],
+    );
+    expect(tokenizer.decode(ids) === text).toBe(true);
+  };
+
+  it("stories260K", async () => {
+    const path = fileURLToPath(new URL("data/models/stories260K/stories260K.gguf", shared));
+    await using checkpoint = await openGguf(path);
+    const tokenizer = resolveTokenizer(checkpoint.tokenizer)!;
+    check(tokenizer, "stories260K");
+    expect([tokenizer.bosId, tokenizer.eosId, [...tokenizer.eosIds], tokenizer.addsBos]).toEqual([
+      1,
+      2,
+      [2],
+      true,
+    ]);
+  });
+
+  it.each(Object.keys(answers).filter((name) => name !== "stories260K"))("%s", (name) => {
+    check(bpeTokenizer(name), name);
+  });
+});
