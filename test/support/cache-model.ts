@@ -24,6 +24,11 @@ export function storeTokens(
         const page = pageOf(pool, view, Math.floor(slot / view.pageTokens), lane);
         const { key, value } = contents(group, lane, position, tag);
         codecs[group.codec].store(page, slot % view.pageTokens, key, value);
+        const mass = massOf(view, lane);
+        if (!mass) continue;
+        if (mass[slot] !== 0)
+          throw new Error(`Slot ${slot} has mass ${mass[slot]} before its token was seen`);
+        mass[slot] = position * 8 + lane + 1;
       }
     }
   }
@@ -45,6 +50,10 @@ export function readTokens(pool: KvPool, group: CacheGroup, view: KvView, tag: (
       const want = decoded(group, lane, position, tag(position));
       if (!equal(key, want.key) || !equal(value, want.value)) {
         throw new Error(`Slot ${slot}, lane ${lane}: position ${position} lost its key or value`);
+      }
+      const mass = massOf(view, lane);
+      if (mass && mass[slot] !== position * 8 + lane + 1) {
+        throw new Error(`Slot ${slot}, lane ${lane}: position ${position} has mass ${mass[slot]}`);
       }
     }
     tokens.set(position, { slot, rotation: rotations[Math.floor(slot / view.pageTokens)]! });
@@ -104,6 +113,11 @@ function decoded(group: CacheGroup, lane: number, position: number, tag: number)
 }
 
 const equal = (a: Float32Array, b: Float32Array) => a.every((x, i) => x === b[i]);
+
+function massOf({ mass, numPages, pageTokens }: KvView, lane: number): Float32Array | undefined {
+  const numSlots = numPages * pageTokens;
+  return mass?.float32(4 * lane * numSlots, numSlots);
+}
 
 function pageOf(pool: KvPool, view: KvView, row: number, lane: number): Uint8Array {
   const region: Region = view.region;
