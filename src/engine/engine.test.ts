@@ -11,7 +11,7 @@ import type { EngineRequest, RequestEnd } from "./request.js";
 const VOCABULARY = 320;
 const options = { sequences: 4, cache: { policy: { policy: "full" }, codec: "f16" } } as const;
 const load = (backend = createNull(), more: { sequences?: number; context?: number } = {}) =>
-  assemble(tinyCheckpoint(tinyModel("llama"), "gguf"), backend, { ...options, ...more });
+  assemble(tinyCheckpoint(tinyModel("llama"), "gguf"), { backend, reason: null }, { ...options, ...more });
 
 /** Greedy ids that the null backend's logits give after `prompt`. */
 function expected(prompt: readonly number[], count: number): number[] {

@@ -95,7 +95,10 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
     return this.#connection.hold(outcome);
   }
 
-  /** Cancels what is still to come; `for await` calls it on `break`. `result` then has finish reason "aborted". */
+  /**
+   * Cancels what is still to come; `for await` calls it on `break`. `result` then has finish reason "aborted", or
+   * rejects with ABORTED where nothing had begun.
+   */
   return(): Promise<IteratorResult<Piece, undefined>> {
     this.#iterated = true;
     this.#queue = [];
@@ -136,7 +139,7 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   #start(): { readonly id: number; readonly end: Promise<GenerationEnd> } {
     if (this.#call) return this.#call;
     const signal = this.#signal;
-    if (signal?.aborted) {
+    if (signal?.aborted || this.#ended) {
       this.#call = { id: 0, end: Promise.reject(aborted()) };
       this.#call.end.catch(() => {});
       this.#finish(aborted());

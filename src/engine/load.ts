@@ -1,7 +1,7 @@
 /** From parameters to a loaded model: opens the file, answers whether it fits, then allocates and loads. */
 import { totalmem } from "node:os";
 import type { Backend } from "../backends/contract.js";
-import { createBackend } from "../backends/resolve.js";
+import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
 import type { CachePolicy } from "../cache/contract.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
 import { KvPool } from "../cache/pool.js";
@@ -42,11 +42,8 @@ export async function loadModel(
   const checkpoint = await openCheckpoint(parameters.path);
   try {
     const { threads } = parameters;
-    const { backend, reason } = await createBackend(
-      parameters.backend,
-      threads === undefined ? {} : { threads },
-    );
-    return await assemble(checkpoint, backend, { ...parameters, reason }, onProgress);
+    const resolved = await createBackend(parameters.backend, threads === undefined ? {} : { threads });
+    return await assemble(checkpoint, resolved, parameters, onProgress);
   } finally {
     await checkpoint.close();
   }
@@ -100,14 +97,13 @@ export async function planModel(
   return { config, tape, limits, layout, policy, weightBytes, fit, endless, trained, context };
 }
 
-/** Loads `checkpoint` on `backend`, which the model then owns; it is disposed of where loading fails. */
+/** Loads `checkpoint` on a backend, which the model then owns; it is disposed of where loading fails. */
 export async function assemble(
   checkpoint: Checkpoint,
-  backend: Backend,
-  parameters: PlanParameters & { readonly reason?: string | null },
+  { backend, reason }: ResolvedBackend,
+  parameters: PlanParameters,
   onProgress: (progress: OpenProgress) => void = () => {},
 ): Promise<LoadedModel> {
-  const startedAt = performance.now();
   const undo: (() => unknown)[] = [() => backend.dispose()];
   const dispose = async () => {
     for (const free of undo.splice(0).reverse()) await free();
@@ -154,7 +150,7 @@ export async function assemble(
           name: backend.name,
           description: backend.description,
           threads: backend.numThreads,
-          reason: parameters.reason ?? null,
+          reason,
         },
         cache: { policy: plan.policy.id, codec: parameters.cache.codec },
         memory: {
@@ -164,7 +160,6 @@ export async function assemble(
           budgetBytes: parameters.memoryBytes ?? null,
         },
         fileBytes: checkpoint.fileBytes,
-        loadMs: performance.now() - startedAt,
       },
     });
   } catch (error) {

@@ -15,8 +15,8 @@ import type { Engine } from "./engine.js";
 import {
   type GenerateParameters,
   type GenerationEnd,
+  type LoadedInfo,
   MAX_UNREAD_PIECES,
-  type ModelInfo,
   type Prompt,
   type ScoreEnd,
 } from "./protocol.js";
@@ -31,7 +31,7 @@ export interface LoadedParts {
   readonly engine: Engine;
   /** Null where the file has none. */
   readonly tokenizer: Tokenizer | null;
-  readonly info: ModelInfo;
+  readonly info: LoadedInfo;
   /** Most tokens of one request; Infinity where the cache policy takes streams of any length. */
   readonly maxTokens: number;
   readonly dispose: () => Promise<void>;
@@ -43,7 +43,7 @@ const NO_END: ReadonlySet<number> = new Set();
 
 export class LoadedModel {
   readonly engine: Engine;
-  readonly info: ModelInfo;
+  readonly info: LoadedInfo;
   readonly #tokenizer: Tokenizer | null;
   readonly #maxTokens: number;
   readonly #dispose: () => Promise<void>;

@@ -126,6 +126,7 @@ export async function openOn(
   parameters: OpenParameters,
   { onProgress, signal }: Pick<OpenOptions, "onProgress" | "signal"> = {},
 ): Promise<Model> {
+  const startedAt = performance.now();
   const connection = new Connection(thread);
   let onAbort = () => {};
   try {
@@ -137,7 +138,7 @@ export async function openOn(
     });
     const { result } = connection.call("open", parameters, onProgress ? { onProgress } : {});
     const info = await connection.hold(Promise.race([result, aborted]));
-    return new Model(connection, info);
+    return new Model(connection, { ...info, loadMs: performance.now() - startedAt });
   } catch (error) {
     await connection.close(0);
     throw error;

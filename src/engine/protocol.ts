@@ -67,8 +67,12 @@ export interface ModelInfo {
     readonly budgetBytes: number | null;
   };
   readonly fileBytes: number;
+  /** From the start of the worker until the first request could come. */
   readonly loadMs: number;
 }
+
+/** What the worker knows of a model; the time is taken by the caller. */
+export type LoadedInfo = Omit<ModelInfo, "loadMs">;
 
 /** How a conversation becomes a prompt. */
 export interface RenderOptions {
@@ -128,7 +132,7 @@ export interface EngineUsage extends PoolUsage {
 
 /** Calls that the worker answers: parameters and result of each. */
 export interface Calls {
-  open: { parameters: OpenParameters; result: ModelInfo };
+  open: { parameters: OpenParameters; result: LoadedInfo };
   generate: { parameters: GenerateParameters; result: GenerationEnd };
   score: { parameters: { readonly text: string | Int32Array }; result: ScoreEnd };
   tokenize: {

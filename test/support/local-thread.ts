@@ -34,7 +34,7 @@ export const loadNull: Loader = (parameters, onProgress) => {
   const { metadata } = checkpoint;
   return assemble(
     { ...checkpoint, tokenizer: { kind: "gguf", metadata } },
-    createNull(),
+    { backend: createNull(), reason: null },
     parameters,
     onProgress,
   );
