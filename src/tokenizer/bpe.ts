@@ -17,6 +17,9 @@ import { preTokenizer, splitWords } from "./pre-tokenizers.js";
 import { encodeUtf8 } from "./utf8.js";
 import { WordCache } from "./word-cache.js";
 
+/** Most pairs of symbols whose merge is remembered. */
+const MAX_FOUND = 2 ** 20;
+
 /**
  * Throws BAD_TOKENIZER for metadata that lacks merges or contradicts itself, UNSUPPORTED_TOKENIZER for an unknown
  * pre-tokeniser. Bytes that the vocabulary cannot write are left out, as by the tokenizers that such vocabularies
@@ -31,26 +34,30 @@ export function createBytePairEncoding(metadata: ReadonlyMap<string, MetadataVal
   const size = pieces.length;
 
   // Symbols below `size` are tokens; above are bytes and results of merges that are not in the vocabulary.
-  const symbolIds = new Map<string, number>();
-  for (const [piece, id] of vocabulary.ids) if (isText(types[id]!)) symbolIds.set(piece, id);
   const outside: string[] = [];
+  const outsideIds = new Map<string, number>();
+  const tokenOf = (piece: string): number => {
+    const id = vocabulary.ids.get(piece);
+    return id !== undefined && isText(types[id]!) ? id : -1;
+  };
   const symbolOf = (piece: string): number => {
-    let symbol = symbolIds.get(piece);
+    const id = tokenOf(piece);
+    if (id >= 0) return id;
+    let symbol = outsideIds.get(piece);
     if (symbol === undefined) {
       symbol = size + outside.length;
       outside.push(piece);
-      symbolIds.set(piece, symbol);
+      outsideIds.set(piece, symbol);
     }
     return symbol;
   };
+  const textOf = (symbol: number) => (symbol < size ? pieces[symbol]! : outside[symbol - size]!);
   const byteSymbols = Int32Array.from(BYTE_CHARACTERS, symbolOf);
 
   const lines = strings(metadata, "tokenizer.ggml.merges");
   if (lines === null) throw bad("tokenizer.ggml.merges", "nothing", 'a list of merges "left right"');
-  const results = new Int32Array(lines.length);
-  const ranks = new Map<number, number>();
-  lines.forEach((line, rank) => {
-    // A piece holds no space, save that the first character may be one in files of old converters.
+  const ranks = new Map<string, number>();
+  for (const [rank, line] of lines.entries()) {
     const space = line.indexOf(" ", 1);
     if (space < 0 || space === line.length - 1) {
       throw bad(
@@ -59,14 +66,23 @@ export function createBytePairEncoding(metadata: ReadonlyMap<string, MetadataVal
         "two pieces with a space between them",
       );
     }
-    const left = line.slice(0, space);
-    const right = line.slice(space + 1);
-    const key = symbolOf(left) * 2 ** 26 + symbolOf(right);
-    if (!ranks.has(key)) ranks.set(key, rank);
-    results[rank] = symbolOf(left + right);
-  });
+    if (!ranks.has(line)) ranks.set(line, rank);
+  }
+  // Merges are looked up by their text once, and by their two symbols from then on.
+  const results = new Int32Array(lines.length);
+  const found = new Map<number, number>();
   const merge = createMerger({
-    find: (left, right) => ranks.get(left * 2 ** 26 + right) ?? -1,
+    find(left, right) {
+      const key = left * 2 ** 26 + right;
+      let rank = found.get(key);
+      if (rank === undefined) {
+        rank = ranks.get(`${textOf(left)} ${textOf(right)}`) ?? -1;
+        if (rank >= 0) results[rank] = symbolOf(textOf(left) + textOf(right));
+        if (found.size >= MAX_FOUND) found.clear();
+        found.set(key, rank);
+      }
+      return rank;
+    },
     priority: (rank) => rank,
     result: (rank) => results[rank]!,
   });
@@ -75,8 +91,8 @@ export function createBytePairEncoding(metadata: ReadonlyMap<string, MetadataVal
   const words = new WordCache((word: string, into: IdList): void => {
     const bytes = encodeUtf8(word);
     if (ignoresMerges) {
-      const whole = symbolIds.get(Array.from(bytes, (byte) => BYTE_CHARACTERS[byte]!).join(""));
-      if (whole !== undefined && whole < size) {
+      const whole = tokenOf(Array.from(bytes, (byte) => BYTE_CHARACTERS[byte]!).join(""));
+      if (whole >= 0) {
         into.push(whole);
         return;
       }
@@ -91,8 +107,8 @@ export function createBytePairEncoding(metadata: ReadonlyMap<string, MetadataVal
         continue;
       }
       for (const character of outside[symbol - size]!) {
-        const id = symbolIds.get(character) ?? size;
-        if (id < size) into.push(id);
+        const id = tokenOf(character);
+        if (id >= 0) into.push(id);
       }
     }
   });

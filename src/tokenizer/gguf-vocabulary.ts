@@ -97,9 +97,12 @@ export function readVocabulary(metadata: Metadata, defaults: VocabularyDefaults)
     throw bad("tokenizer.chat_template", typeof template, "a text");
   }
 
-  const named = (wanted: (type: number) => boolean) =>
-    pieces.map((piece, id) => [piece, id] as const).filter(([, id]) => wanted(types[id]!));
-  const isUserDefined = (type: number) => type === TOKEN_TYPE.userDefined;
+  const named: [string, number][] = [];
+  const userDefined: [string, number][] = [];
+  types.forEach((type, id) => {
+    if (type === TOKEN_TYPE.userDefined) userDefined.push([pieces[id]!, id]);
+    else if (isSpecialType(type)) named.push([pieces[id]!, id]);
+  });
   const stripRight = stripsRight(metadata, pieces);
   return {
     pieces,
@@ -113,11 +116,8 @@ export function readVocabulary(metadata: Metadata, defaults: VocabularyDefaults)
     addsBos,
     addsEos,
     chatTemplate: template === undefined || template === "" ? null : template,
-    allSpecial: new SpecialMatcher(
-      named((type) => isUserDefined(type) || isSpecialType(type)),
-      stripRight,
-    ),
-    userDefined: new SpecialMatcher(named(isUserDefined), stripRight),
+    allSpecial: new SpecialMatcher([...named, ...userDefined], stripRight),
+    userDefined: new SpecialMatcher(userDefined, stripRight),
   };
 }
 

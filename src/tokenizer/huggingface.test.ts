@@ -138,7 +138,7 @@ describe("createHuggingFaceTokenizer", () => {
       if (text === "" || /▁|<tool>| {4}|<0x|<s>|<unk>/.test(text)) continue;
       const expected = Array.from(ours.encode(text));
       // The conversion to merges loses pieces made of characters that are no pieces.
-      if (expected.some((id) => /[^\p{ASCII}▁é]/u.test(spmFixture.vocabularies.words!.pieces[id]!))) continue;
+      if (expected.some((id) => /[^\t-~▁é]/u.test(spmFixture.vocabularies.words!.pieces[id]!))) continue;
       const ids = tokenizer.encode(text);
       expect(Array.from(ids), JSON.stringify(text)).toEqual(expected);
       expect(tokenizer.decode(ids)).toBe(text);

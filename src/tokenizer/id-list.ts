@@ -14,6 +14,10 @@ export class IdList {
     this.#length += ids.length;
   }
 
+  clear(): void {
+    this.#length = 0;
+  }
+
   toArray(): Int32Array {
     return this.#ids.slice(0, this.#length);
   }

@@ -40,6 +40,15 @@ describe.skipIf(!existsSync(shared))("War and Peace (needs ../shared)", () => {
     ]);
   });
 
+  it("stories260K's golden ids are its golden text", async () => {
+    const folder = new URL("data/models/stories260K/", shared);
+    await using checkpoint = await openGguf(fileURLToPath(new URL("stories260K.gguf", folder)));
+    const tokenizer = resolveTokenizer(checkpoint.tokenizer)!;
+    const golden = JSON.parse(readFileSync(new URL("golden.json", folder), "utf8")).stories260K;
+    // The golden text keeps the space that encoding puts before a text.
+    expect(` ${tokenizer.decode(golden.greedy_ids)}`).toBe(golden.text);
+  });
+
   it.each(Object.keys(answers).filter((name) => name !== "stories260K"))("%s", (name) => {
     check(bpeTokenizer(name), name);
   });

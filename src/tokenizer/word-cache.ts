@@ -7,6 +7,7 @@ const MAX_LENGTH = 64;
 export class WordCache {
   readonly #encode: (word: string, into: IdList) => void;
   readonly #words = new Map<string, Int32Array>();
+  readonly #list = new IdList();
 
   constructor(encode: (word: string, into: IdList) => void) {
     this.#encode = encode;
@@ -19,9 +20,9 @@ export class WordCache {
     }
     let ids = this.#words.get(word);
     if (ids === undefined) {
-      const list = new IdList();
-      this.#encode(word, list);
-      ids = list.toArray();
+      this.#list.clear();
+      this.#encode(word, this.#list);
+      ids = this.#list.toArray();
       if (this.#words.size >= MAX_WORDS) this.#words.clear();
       this.#words.set(word, ids);
     }
