@@ -365,34 +365,56 @@ INLINE f32x16 finish_score(const Tile *tile, const Group16 *group, int32_t posit
   return x;
 }
 
-// Turns the scores of a row block into weights relative to each row's new maximum; factor[r] takes what was summed
-// before to that maximum.
-static void weigh_scores(const Tile *tile, int first, int rows, int32_t window, const Group16 *group, int groups,
-                         float *factor) {
+// Raises each row's maximum to its scores'; factor[r] takes what was summed before to the new one. Then scores become
+// weights relative to it, which are added to the row's sums by lane.
+INLINE void weigh_rows(int rows, const int groups, float *restrict scores, float *restrict max, float *restrict sums,
+                       float *restrict factor) {
   float before[GROUP] = {0}, after[GROUP] = {0};
   for (int r = 0; r < rows; r++) {
-    float *scores = tile->scores + r * BLOCK_KEYS;
-    f32x16 max = f32x16_set1(tile->max[first + r]);
-    for (int g = 0; g < groups; g++) {
-      f32x16 x = f32x16_load(scores + g * GROUP);
-      x = finish_score(tile, &group[g], tile->positions[first + r], window, x);
-      f32x16_store(scores + g * GROUP, x);
-      max = f32x16_max(max, x);
-    }
-    before[r] = tile->max[first + r];
-    after[r] = tile->max[first + r] = f32x16_reduce_max(max);
+    f32x16 top = f32x16_set1(max[r]);
+#pragma GCC unroll 4
+    for (int g = 0; g < groups; g++) top = f32x16_max(top, f32x16_load(scores + r * BLOCK_KEYS + g * GROUP));
+    before[r] = max[r];
+    after[r] = max[r] = f32x16_reduce_max(top);
   }
   f32x16_store(factor, f32x16_exp2(f32x16_sub(f32x16_load(before), f32x16_load(after))));
   for (int r = 0; r < rows; r++) {
-    float *scores = tile->scores + r * BLOCK_KEYS, *weights = tile->lane_weights + (first + r) * GROUP;
-    f32x16 max = f32x16_set1(after[r]), sum = f32x16_mul(f32x16_load(weights), f32x16_set1(factor[r]));
+    f32x16 top = f32x16_set1(after[r]);
+    f32x16 sum = f32x16_mul(f32x16_load(sums + r * GROUP), f32x16_set1(factor[r]));
+#pragma GCC unroll 4
     for (int g = 0; g < groups; g++) {
-      f32x16 p = f32x16_exp2(f32x16_sub(f32x16_load(scores + g * GROUP), max));
+      float *at = scores + r * BLOCK_KEYS + g * GROUP;
+      f32x16 p = f32x16_exp2(f32x16_sub(f32x16_load(at), top));
       sum = f32x16_add(sum, p);
-      if (group[g].scales) p = f32x16_mul(p, f32x16_load(group[g].scales + GROUP));
-      f32x16_store(scores + g * GROUP, p);
+      f32x16_store(at, p);
     }
-    f32x16_store(weights, sum);
+    f32x16_store(sums + r * GROUP, sum);
+  }
+}
+
+static void weigh_scores(const Tile *tile, int first, int rows, int32_t window, const Group16 *group, int groups,
+                         float *factor) {
+  float *max = tile->max + first, *sums = tile->lane_weights + first * GROUP;
+  for (int g = 0; g < groups; g++) {
+    if (!group[g].masked && !group[g].scales && tile->cap <= 0) continue;
+    for (int r = 0; r < rows; r++) {
+      float *at = tile->scores + r * BLOCK_KEYS + g * GROUP;
+      f32x16_store(at, finish_score(tile, &group[g], tile->positions[first + r], window, f32x16_load(at)));
+    }
+  }
+  switch (groups) {
+    case 1: weigh_rows(rows, 1, tile->scores, max, sums, factor); break;
+    case 2: weigh_rows(rows, 2, tile->scores, max, sums, factor); break;
+    case 3: weigh_rows(rows, 3, tile->scores, max, sums, factor); break;
+    default: weigh_rows(rows, BLOCK_GROUPS, tile->scores, max, sums, factor); break;
+  }
+  for (int g = 0; g < groups; g++) {
+    if (!group[g].scales) continue;
+    f32x16 scale = f32x16_load(group[g].scales + GROUP);
+    for (int r = 0; r < rows; r++) {
+      float *at = tile->scores + r * BLOCK_KEYS + g * GROUP;
+      f32x16_store(at, f32x16_mul(f32x16_load(at), scale));
+    }
   }
 }
 

@@ -71,7 +71,7 @@ INLINE void score_some(const int codec, const int rows, const int groups, const 
 #pragma GCC unroll 4
     for (int g = 0; g < groups; g++) {
       key[g] = load_elements(codec, group[g].keys + d * line, 0);
-      __builtin_prefetch(group[g].keys + d * line + group[g].ahead);
+      if (codec != CODEC_F32) __builtin_prefetch(group[g].keys + d * line + group[g].ahead);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
@@ -84,6 +84,24 @@ INLINE void score_some(const int codec, const int rows, const int groups, const 
   for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 4
     for (int g = 0; g < groups; g++) f32x16_store(scores + r * BLOCK_KEYS + g * GROUP, sum[r][g]);
+  }
+}
+
+// sum[r][c] += p[r][0] * values[16 c ..]
+INLINE void add_token(const int codec, const int rows, const int vectors, const float *p, const uint8_t *values,
+                      ptrdiff_t ahead, f32x16 sum[ROW_BLOCK][4]) {
+  const size_t vector = 16 * codec_element_bytes(codec);
+  f32x16 value[4];
+#pragma GCC unroll 4
+  for (int c = 0; c < vectors; c++) {
+    value[c] = load_elements(codec, values + c * vector, 0);
+    if (codec != CODEC_F32 && c * vector % 64 == 0) __builtin_prefetch(values + c * vector + ahead);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++) {
+    f32x16 weight = f32x16_set1(p[r * BLOCK_KEYS]);
+#pragma GCC unroll 4
+    for (int c = 0; c < vectors; c++) sum[r][c] = f32x16_fma(weight, value[c], sum[r][c]);
   }
 }
 
@@ -100,25 +118,16 @@ INLINE void add_some_values(const int codec, const int rows, const int vectors, 
     }
   }
   const size_t element = codec_element_bytes(codec), line = element * padded;
-  for (int g = 0; g < groups; g++) {
-    uint32_t live = group[g].live;
+  for (int g = 0; g < groups; g++, p += GROUP) {
     const uint8_t *values = group[g].values + element * column;
     ptrdiff_t ahead = group[g].ahead;
-    for (int t = 0; t < GROUP; t++) {
-      if (!(live >> t & 1)) continue;  // an empty slot may hold anything, even NaN
-      const uint8_t *at = values + t * line;
-      f32x16 value[4];
-#pragma GCC unroll 4
-      for (int c = 0; c < vectors; c++) {
-        value[c] = load_elements(codec, at, 16 * c);
-        if (c * 16 * element % 64 == 0) __builtin_prefetch(at + c * 16 * element + ahead);
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; r++) {
-        f32x16 weight = f32x16_set1(p[r * BLOCK_KEYS + g * GROUP + t]);
-#pragma GCC unroll 4
-        for (int c = 0; c < vectors; c++) sum[r][c] = f32x16_fma(weight, value[c], sum[r][c]);
-      }
+    if (group[g].live == 0xffff) {
+      for (int t = 0; t < GROUP; t++) add_token(codec, rows, vectors, p + t, values + t * line, ahead, sum);
+      continue;
+    }
+    for (uint32_t live = group[g].live; live; live &= live - 1) {  // an empty slot may hold anything, even NaN
+      int t = __builtin_ctz(live);
+      add_token(codec, rows, vectors, p + t, values + t * line, ahead, sum);
     }
   }
 #pragma GCC unroll 8

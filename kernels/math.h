@@ -5,41 +5,33 @@
 
 #include "simd.h"
 
-// y * 2^n for n in -127 .. 127 and y in 0.7 .. 1.5; 0 where n is -127.
-INLINE f32x16 scale_by_power(f32x16 y, i32x16 n) {
-  f32x16 scaled = f32x16_from_bits(i32x16_add(i32x16_from_bits(y), i32x16_shl(n, 23)));
-  return f32x16_blend(i32x16_gt(n, i32x16_set1(-127)), scaled, f32x16_zero());
-}
-
-// 2^x for x <= 127 (larger x give about 2^127); results below 2^-126, and 2^-infinity, are 0. 2^f on -1/2 .. 1/2: 2e-9.
+// 2^x for x <= 127.4; 0 below -126.5, also for minus infinity. 2^f on -1/2 .. 1/2: 2e-9.
 INLINE f32x16 f32x16_exp2(f32x16 x) {
-  x = f32x16_min(f32x16_max(x, f32x16_set1(-127.f)), f32x16_set1(127.f));
-  i32x16 n = i32x16_round(x);
-  f32x16 f = f32x16_sub(x, f32x16_from_i32(n));
+  x = f32x16_max(x, f32x16_set1(-127.f));
+  f32x16 n = f32x16_round(x), f = f32x16_sub(x, n);
   f32x16 y = f32x16_set1(1.5353599e-4f);
   y = f32x16_fma(y, f, f32x16_set1(1.3398853e-3f));
   y = f32x16_fma(y, f, f32x16_set1(9.6184364e-3f));
   y = f32x16_fma(y, f, f32x16_set1(5.5503325e-2f));
   y = f32x16_fma(y, f, f32x16_set1(0.24022648f));
   y = f32x16_fma(y, f, f32x16_set1(0.69314720f));
-  return scale_by_power(f32x16_fma(y, f, f32x16_set1(1.f)), n);
+  return f32x16_scale(f32x16_fma(y, f, f32x16_set1(1.f)), n);
 }
 
 // e^x; 0 below -87.6, about 2^127.5 above 88.3. e^r on -ln2/2 .. ln2/2: 3e-9.
 INLINE f32x16 f32x16_exp(f32x16 x) {
   x = f32x16_min(f32x16_max(x, f32x16_set1(-88.f)), f32x16_set1(88.3f));
-  i32x16 n = i32x16_round(f32x16_mul(x, f32x16_set1(1.44269504f)));
-  f32x16 m = f32x16_from_i32(n);
-  // ln 2 in two parts, the first of so few bits that its product with m is exact
-  f32x16 r = f32x16_fma(m, f32x16_set1(-0.693359375f), x);
-  r = f32x16_fma(m, f32x16_set1(2.12194440e-4f), r);
+  f32x16 n = f32x16_round(f32x16_mul(x, f32x16_set1(1.44269504f)));
+  // ln 2 in two parts, the first of so few bits that its product with n is exact
+  f32x16 r = f32x16_fma(n, f32x16_set1(-0.693359375f), x);
+  r = f32x16_fma(n, f32x16_set1(2.12194440e-4f), r);
   f32x16 y = f32x16_set1(1.38168737e-3f);
   y = f32x16_fma(y, r, f32x16_set1(8.36864021e-3f));
   y = f32x16_fma(y, r, f32x16_set1(4.16683399e-2f));
   y = f32x16_fma(y, r, f32x16_set1(0.166665214f));
   y = f32x16_fma(y, r, f32x16_set1(0.499999937f));
   y = f32x16_fma(f32x16_mul(r, r), y, f32x16_add(r, f32x16_set1(1.f)));
-  return scale_by_power(y, n);
+  return f32x16_scale(y, n);
 }
 
 INLINE f32x16 f32x16_abs(f32x16 x) {

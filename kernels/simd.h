@@ -70,6 +70,9 @@ typedef __mmask16 vm;
 #define vf_mul(a, b) _mm512_mul_ps(a, b)
 #define vf_div(a, b) _mm512_div_ps(a, b)
 #define vf_sqrt(a) _mm512_sqrt_ps(a)
+#define vf_round(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define vf_scale(a, n) \
+  _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n, _mm512_set1_ps(-127.f), _CMP_GT_OQ), a, n)
 #define vf_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define vf_max(a, b) _mm512_max_ps(a, b)
 #define vf_min(a, b) _mm512_min_ps(a, b)
@@ -151,6 +154,7 @@ typedef __m256i vm;
 #define vf_mul(a, b) _mm256_mul_ps(a, b)
 #define vf_div(a, b) _mm256_div_ps(a, b)
 #define vf_sqrt(a) _mm256_sqrt_ps(a)
+#define vf_round(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define vf_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define vf_max(a, b) _mm256_max_ps(a, b)
 #define vf_min(a, b) _mm256_min_ps(a, b)
@@ -243,6 +247,7 @@ typedef uint32x4_t vm;
 #define vf_mul(a, b) vmulq_f32(a, b)
 #define vf_div(a, b) vdivq_f32(a, b)
 #define vf_sqrt(a) vsqrtq_f32(a)
+#define vf_round(a) vrndnq_f32(a)
 #define vf_fma(a, b, c) vfmaq_f32(c, a, b)
 #define vf_max(a, b) vmaxq_f32(a, b)
 #define vf_min(a, b) vminq_f32(a, b)
@@ -342,6 +347,7 @@ typedef v128_t vm;
 #define vf_mul(a, b) wasm_f32x4_mul(a, b)
 #define vf_div(a, b) wasm_f32x4_div(a, b)
 #define vf_sqrt(a) wasm_f32x4_sqrt(a)
+#define vf_round(a) wasm_f32x4_nearest(a)
 #ifdef __wasm_relaxed_simd__
 #define vf_fma(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
 #else
@@ -461,6 +467,7 @@ INLINE void scalar_store(void *p, uint32_t u) { __builtin_memcpy(p, &u, 4); }
 #define vf_mul(a, b) ((a) * (b))
 #define vf_div(a, b) ((a) / (b))
 #define vf_sqrt(a) __builtin_sqrtf(a)
+#define vf_round(a) (((a) + 12582912.f) - 12582912.f)
 #define vf_fma(a, b, c) ((a) * (b) + (c))
 #define vf_max(a, b) ((a) > (b) ? (a) : (b))
 #define vf_min(a, b) ((a) < (b) ? (a) : (b))
@@ -518,6 +525,15 @@ INLINE vdot vdot_u8(vdot acc, vb w, vb a) {
   return acc;
 }
 #define vdot_u7(acc, w, a) vdot_u8(acc, w, a)
+#endif
+
+// a * 2^n for a in 0.7 .. 1.5 and a whole n in -127 .. 127; 0 for n = -127.
+#ifndef vf_scale
+INLINE vf vf_scale(vf a, vf n) {
+  vi exponent = vi_round_vf(n);
+  vf scaled = vf_from_bits(vi_add(vi_from_bits(a), vi_shl(exponent, 23)));
+  return vf_blend(vi_gt(exponent, vi_set1(-127)), scaled, vf_set1(0.f));
+}
 #endif
 
 // ------------------------------------------------------------------------------------------ lifting to 16 lanes
@@ -588,6 +604,14 @@ LIFT0(f32x16_div, f32x16, (f32x16 a, f32x16 b), EACH(X))
 #undef X
 #define X(i) out.r##i = vf_sqrt(a.r##i);
 LIFT0(f32x16_sqrt, f32x16, (f32x16 a), EACH(X))
+#undef X
+// to a whole number, ties to even; |a| must be below 2^22
+#define X(i) out.r##i = vf_round(a.r##i);
+LIFT0(f32x16_round, f32x16, (f32x16 a), EACH(X))
+#undef X
+// a * 2^n for a in 0.7 .. 1.5 and a whole n in -127 .. 127; 0 for n = -127
+#define X(i) out.r##i = vf_scale(a.r##i, n.r##i);
+LIFT0(f32x16_scale, f32x16, (f32x16 a, f32x16 n), EACH(X))
 #undef X
 // a * b + c, fused where the target has it
 #define X(i) out.r##i = vf_fma(a.r##i, b.r##i, c.r##i);
