@@ -5,6 +5,7 @@ import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
 import type { CachePolicy } from "../cache/contract.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
 import { KvPool } from "../cache/pool.js";
+import { MillraceError } from "../errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { openCheckpoint } from "../formats/open.js";
 import type { ModelConfig } from "../models/contract.js";
@@ -13,6 +14,7 @@ import type { Limits } from "../scheduler/contract.js";
 import { firstCome } from "../scheduler/first-come.js";
 import type { Tape } from "../tape/tape.js";
 import { chatFormat } from "../tokenizer/chat.js";
+import type { Tokenizer } from "../tokenizer/contract.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
@@ -111,7 +113,8 @@ export async function assemble(
   try {
     const plan = await planModel(checkpoint, backend, parameters);
     const { config, tape, limits, layout, fit } = plan;
-    const tokenizer = resolveTokenizer(checkpoint.tokenizer);
+    const resolved = usableTokenizer(checkpoint);
+    const tokenizer = resolved instanceof MillraceError ? null : resolved;
 
     const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.cacheBytes });
     undo.push(() => pool.dispose());
@@ -127,7 +130,7 @@ export async function assemble(
     const { numLayers, embeddingWidth, architecture } = config;
     return new LoadedModel({
       engine: new Engine({ program, pool, layout, scheduler: firstCome, limits, vocabularySize }),
-      tokenizer,
+      tokenizer: resolved,
       maxTokens: fit.context,
       dispose,
       info: {
@@ -164,6 +167,20 @@ export async function assemble(
     });
   } catch (error) {
     await dispose();
+    throw error;
+  }
+}
+
+/** The checkpoint's tokenizer, or what to throw when text is asked for: without one, token ids can still be used. */
+function usableTokenizer(checkpoint: Checkpoint): Tokenizer | MillraceError {
+  try {
+    const tokenizer = resolveTokenizer(checkpoint.tokenizer);
+    if (tokenizer) return tokenizer;
+    const { path } = checkpoint;
+    const message = `${path} has no tokenizer, so it takes no text; give token ids.`;
+    return new MillraceError("UNSUPPORTED_TOKENIZER", message, { path });
+  } catch (error) {
+    if (error instanceof MillraceError && error.code === "UNSUPPORTED_TOKENIZER") return error;
     throw error;
   }
 }

@@ -29,8 +29,8 @@ interface Ending<T> {
 
 export interface LoadedParts {
   readonly engine: Engine;
-  /** Null where the file has none. */
-  readonly tokenizer: Tokenizer | null;
+  /** Where there is none that can be used: what to throw when text is asked for. */
+  readonly tokenizer: Tokenizer | MillraceError;
   readonly info: LoadedInfo;
   /** Most tokens of one request; Infinity where the cache policy takes streams of any length. */
   readonly maxTokens: number;
@@ -45,6 +45,7 @@ export class LoadedModel {
   readonly engine: Engine;
   readonly info: LoadedInfo;
   readonly #tokenizer: Tokenizer | null;
+  readonly #noTokenizer: MillraceError | null;
   readonly #maxTokens: number;
   readonly #dispose: () => Promise<void>;
   /** Shared by all samplers: they run one after another. */
@@ -53,7 +54,8 @@ export class LoadedModel {
   constructor({ engine, tokenizer, info, maxTokens, dispose }: LoadedParts) {
     this.engine = engine;
     this.info = info;
-    this.#tokenizer = tokenizer;
+    this.#tokenizer = tokenizer instanceof MillraceError ? null : tokenizer;
+    this.#noTokenizer = tokenizer instanceof MillraceError ? tokenizer : null;
     this.#maxTokens = maxTokens;
     this.#dispose = dispose;
     this.#candidates = createCandidates(info.vocabularySize);
@@ -73,7 +75,7 @@ export class LoadedModel {
     const stop = [...parameters.stop, ...this.#turnEnds(parameters.prompt)];
     this.#checkRoom(prompt.length);
     const tokenizer = this.#tokenizer;
-    if (stop.length > 0) this.#needTokenizer("stop strings");
+    if (stop.length > 0) this.#needTokenizer();
     const sampler = createSampler(sampling, this.info.vocabularySize, this.#candidates);
     const room = this.#maxTokens - prompt.length + 1;
     const maxTokens = parameters.maxTokens ?? (room === Infinity ? this.info.context : room);
@@ -137,16 +139,16 @@ export class LoadedModel {
     text: string,
     options: { readonly addSpecial: boolean; readonly parseSpecial: boolean },
   ): Int32Array {
-    return this.#needTokenizer("text").encode(text, options);
+    return this.#needTokenizer().encode(text, options);
   }
 
   detokenize(tokens: ArrayLike<number>): string {
-    return this.#needTokenizer("text").decode(tokens);
+    return this.#needTokenizer().decode(tokens);
   }
 
   /** The prompt that the model's chat template makes of a conversation. */
   renderChat({ messages, options }: Conversation): string {
-    return renderChat(this.#needTokenizer("conversations"), messages, options);
+    return renderChat(this.#needTokenizer(), messages, options);
   }
 
   /** Frees everything; the engine must be idle. */
@@ -156,10 +158,10 @@ export class LoadedModel {
 
   #encode(prompt: Prompt): Int32Array {
     if (prompt instanceof Int32Array) return prompt;
-    if (typeof prompt === "string") return this.#needTokenizer("text").encode(prompt);
+    if (typeof prompt === "string") return this.#needTokenizer().encode(prompt);
     // The special tokens, BOS included, stand in the rendered text.
     const text = this.renderChat(prompt);
-    return this.#needTokenizer("conversations").encode(text, { addSpecial: false, parseSpecial: true });
+    return this.#needTokenizer().encode(text, { addSpecial: false, parseSpecial: true });
   }
 
   /** Stop strings of a conversation whose template has no token that ends a turn. */
@@ -168,13 +170,9 @@ export class LoadedModel {
     return isConversation && this.#tokenizer ? chatFormat(this.#tokenizer).stop : [];
   }
 
-  #needTokenizer(what: string): Tokenizer {
+  #needTokenizer(): Tokenizer {
     if (this.#tokenizer) return this.#tokenizer;
-    throw new MillraceError(
-      "UNSUPPORTED_TOKENIZER",
-      `${this.info.path} has no tokenizer, so ${what} cannot be used with it; give token ids.`,
-      { path: this.info.path },
-    );
+    throw this.#noTokenizer;
   }
 
   #checkRoom(numTokens: number): void {

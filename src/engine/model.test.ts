@@ -193,6 +193,7 @@ describe("generate", () => {
         code("INVALID_ARGUMENT"),
       );
     }
+    expect(() => model.generate("a", { chat: {} })).toThrow(code("INVALID_ARGUMENT"));
     expect(() => model.generate(7 as never)).toThrow(code("INVALID_ARGUMENT"));
     expect(() => model.generate([{ role: "user" }] as never)).toThrow(code("INVALID_ARGUMENT"));
     for (const id of [320, -1, 1.5, Number.NaN]) {
@@ -218,6 +219,35 @@ describe("generate", () => {
     expect(chat.usage.promptTokens).toBe(ids.length);
     expect(chat.tokens).toEqual((await model.generate(ids, { maxTokens: 5 }).result).tokens);
     expect(await model.detokenize(await model.tokenize("the rest"))).toBe("the rest");
+  });
+});
+
+describe("a model without a tokenizer that can be used", () => {
+  it.each([
+    ["none", { kind: "none" } as const, "has no tokenizer"],
+    [
+      "an unknown one",
+      { kind: "gguf", metadata: new Map([["tokenizer.ggml.model", "quipu"]]) } as const,
+      "quipu",
+    ],
+  ])("has %s: takes token ids, and refuses text with the reason", async (_, tokenizer, reason) => {
+    const model = await open({}, (parameters) => {
+      const checkpoint = { ...tinyCheckpoint(tinyModel("llama"), "gguf"), tokenizer };
+      return assemble(checkpoint, { backend: createNull(), reason: null }, parameters);
+    });
+    expect(model.info.tokenizer).toEqual({ kind: "none", bosId: null, eosIds: [], chatFormat: null });
+    const generation = model.generate([1, 2], { maxTokens: 3 });
+    const pieces = await collect(generation);
+    expect(pieces.map(({ text, tokens, index }) => [text, tokens.length, index])).toEqual([
+      ["", 1, 0],
+      ["", 1, 1],
+      ["", 1, 2],
+    ]);
+    const refusal = { code: "UNSUPPORTED_TOKENIZER", message: expect.stringContaining(reason) };
+    await expect(model.generate("text").result).rejects.toMatchObject(refusal);
+    await expect(model.generate([1], { stop: "x" }).result).rejects.toMatchObject(refusal);
+    await expect(model.renderChat([{ role: "user", content: "a" }])).rejects.toMatchObject(refusal);
+    await expect(model.tokenize("text")).rejects.toMatchObject(refusal);
   });
 });
 

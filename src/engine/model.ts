@@ -194,7 +194,7 @@ export class Model implements AsyncDisposable {
     options: GenerateOptions = {},
   ): Generation {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
-    const { maxTokens, stop = [], ignoreEos = false, chat = {}, signal, ...sampling } = options;
+    const { maxTokens, stop = [], ignoreEos = false, chat, signal, ...sampling } = options;
     validateSamplingOptions(sampling, this.info.vocabularySize);
     if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
     const stops = typeof stop === "string" ? [stop] : stop;
@@ -281,13 +281,14 @@ export class Model implements AsyncDisposable {
 
   #prompt(
     prompt: string | readonly number[] | Int32Array | readonly ChatMessage[],
-    chat: RenderOptions,
+    chat: RenderOptions | undefined,
   ): Prompt {
+    const isList = Array.isArray(prompt);
+    if (isList && prompt.some((item) => typeof item === "object")) return conversation(prompt, chat ?? {});
+    if (chat !== undefined) throw invalid("chat", chat, "a conversation as the prompt, or no such option");
     if (typeof prompt === "string") return prompt;
-    if (prompt instanceof Int32Array) return this.#tokenIds(prompt);
-    if (!Array.isArray(prompt)) throw invalid("prompt", prompt, "a text, token ids or chat messages");
-    const list = prompt as readonly unknown[];
-    return list.some((item) => typeof item === "object") ? conversation(list, chat) : this.#tokenIds(list);
+    if (isList || prompt instanceof Int32Array) return this.#tokenIds(prompt as ArrayLike<unknown>);
+    throw invalid("prompt", prompt, "a text, token ids or chat messages");
   }
 
   #tokenIds(tokens: ArrayLike<unknown>): Int32Array {
