@@ -1,6 +1,5 @@
 /** A tiny model on the reference backend with any cache layout, and the dense oracle that evicted caches are held to. */
 import type { Backend, KvLayout, LoadedWeights, Program, Region } from "../../src/backends/contract.js";
-import { createReference } from "../../src/backends/reference/index.js";
 import { codecs } from "../../src/cache/codecs/index.js";
 import type { CacheLayout } from "../../src/cache/layout.js";
 import { KvPool } from "../../src/cache/pool.js";
@@ -19,8 +18,7 @@ export class TinyHost {
     readonly weights: LoadedWeights,
   ) {}
 
-  static async open(name: TinyName): Promise<TinyHost> {
-    const backend = createReference();
+  static async open(name: TinyName, backend: Backend): Promise<TinyHost> {
     const checkpoint = tinyCheckpoint(tinyModel(name), "gguf");
     const { tape } = await buildTape(checkpoint);
     return new TinyHost(backend, tape, await backend.load(tape, checkpoint));
