@@ -1,4 +1,5 @@
 import { MillraceError } from "../errors.js";
+import { expNegative } from "./exp.js";
 
 /**
  * The tokens that may still be drawn, and room to work in; V is the vocabulary's size. One set serves any number of
@@ -75,7 +76,7 @@ export function softmax(candidates: Candidates): void {
   const top = maximum(logits, count);
   let sum = 0;
   for (let i = 0; i < count; i++) {
-    const p = Math.exp((logits[i]! - top) / temperature);
+    const p = expNegative((logits[i]! - top) / temperature);
     probabilities[i] = p;
     sum += p;
   }

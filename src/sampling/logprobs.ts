@@ -1,4 +1,5 @@
 import { maximum } from "./candidates.js";
+import { expNegative } from "./exp.js";
 import { topPlaces } from "./select.js";
 
 /** Log-softmax, token by token: `of(id)` is the natural logarithm of a token's probability. */
@@ -12,7 +13,7 @@ export interface Logprobs {
 export function logprobs(logits: Float32Array, places: Int32Array): Logprobs {
   const top = maximum(logits, logits.length);
   let sum = 0;
-  for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i]! - top);
+  for (let i = 0; i < logits.length; i++) sum += expNegative(logits[i]! - top);
   const log = top + Math.log(sum);
   const of = (id: number) => logits[id]! - log;
   return {

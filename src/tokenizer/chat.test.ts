@@ -87,6 +87,17 @@ describe("renderChat", () => {
     expect(() => renderChat(tokenizer(null), [{ role: "judge", content: "" }])).toThrow(/unknown role judge/);
   });
 
+  it("makes ranges as Python does, up to a bound", () => {
+    const render = (source: string) => renderChat(tokenizer(source, { addsBos: false }), turns);
+    expect(render("{{ range(3) }} {{ range(1, 4) }} {{ range(4, 0, -2) }} {{ range(0) | length }}")).toBe(
+      "[0, 1, 2] [1, 2, 3] [4, 2] 0",
+    );
+    expect(() => render("{{ range(1000000000000) }}")).toThrow(
+      expect.objectContaining({ code: "BAD_TEMPLATE" }),
+    );
+    expect(() => render("{{ range(0, 1, 0) }}")).toThrow(/step of 0/);
+  });
+
   it("refuses templates that cannot be read, and messages that are none", () => {
     const code = (value: string) => expect.objectContaining({ code: value });
     expect(() => renderChat(tokenizer("{% if %}"), turns)).toThrow(code("BAD_TEMPLATE"));

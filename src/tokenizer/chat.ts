@@ -116,6 +116,9 @@ export function renderTemplate(template: string, variables: Readonly<Record<stri
   }
 }
 
+/** Templates come with files from anywhere: a range that long is no loop over messages. */
+const MAX_RANGE = 100_000;
+
 const GLOBALS = {
   true: true,
   false: false,
@@ -130,6 +133,8 @@ const GLOBALS = {
     const [start, stop] = second === undefined ? [0, first] : [first, second];
     if (step === 0) throw new Error("range() with a step of 0");
     const length = Math.max(0, Math.ceil((stop - start) / step));
+    if (!(length <= MAX_RANGE))
+      throw new Error(`range() of ${length} numbers; at most ${MAX_RANGE} are made`);
     return Array.from({ length }, (_, i) => start + i * step);
   },
 };
