@@ -18,6 +18,7 @@
 #define MILLRACE_FORMATS_H
 
 #include "millrace.h"
+#include "simd.h"
 
 enum WeightType {
   W_F32,
@@ -68,8 +69,8 @@ CONST_FN int super_bytes(int type) { return !has_supers(type) ? 0 : has_minima(t
 static const uint8_t table_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 
 // ---- Quantised activations -------------------------------------------------------------------------------------
-// Rows are grouped in tiles of 16, and what remains in tiles of 8, 4, 2 and 1. A tile of n rows is [K/32] blocks of
-// 60 n bytes:
+// Rows are grouped in tiles of MAX_TILE, and what remains in tiles of smaller powers of two. A tile of n rows is
+// [K/32] blocks of 60 n bytes:
 //   codes   int8 [n][32]     x / scale, rounded to nearest, in -127 .. 127
 //   scale   f32  [n]         max |x| / 127
 //   offset  i32  [n]         -8 x sum of codes
@@ -78,13 +79,22 @@ static const uint8_t table_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141,
 //   sum2    f32  [2][n]
 // so a tile of rows r .. r+n-1 starts at byte r * K/32 * 60.
 #define TILE_BLOCK 60
-#define MAX_TILE 16
 #define MAX_COLUMNS 65536  // of a block-quantised matrix
 
-// The tile that row `row` of `rows` opens: 16 while they last, then the largest power of two that is left.
+// As many rows as the target's registers hold sums for.
+#if W == 16
+#define MAX_TILE 16
+#elif W == 8
+#define MAX_TILE 8
+#else
+#define MAX_TILE 4
+#endif
+
+// The tile that row `row` of `rows` opens: MAX_TILE while they last, then the largest power of two that is left.
 static inline int tile_width(int row, int rows) {
-  int left = rows - row;
-  return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  int left = rows - row, width = MAX_TILE;
+  while (width > left) width >>= 1;
+  return width;
 }
 
 int64_t mill_panel_bytes(int32_t type, int32_t columns);

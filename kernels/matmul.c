@@ -39,13 +39,31 @@ typedef void Tile(const uint8_t *panel, int columns, const void *input, float *o
   static void tile_##type##_##n(const uint8_t *panel, int columns, const void *input, float *out) {          \
     f32x16 sums[n];                                                                                          \
     UNROLL for (int t = 0; t < n; t++) sums[t] = f32x16_zero();                                              \
-    if (is_float(type)) tile_floats(type, n > 8 ? 8 : n, panel, columns, (const float *const *)input, sums); \
+    if (is_float(type)) tile_floats(type, n > MAX_FLOAT_TILE ? MAX_FLOAT_TILE : n, panel, columns, (const float *const *)input, sums); \
     else tile_quantized(type, n, panel, columns / BLOCK, (const uint8_t *)input, sums);                      \
     UNROLL for (int t = 0; t < n; t++) f32x16_store(out + t * PANEL, sums[t]);                               \
   }
-#define FLOAT_TILES(type) TILE(type, 1) TILE(type, 2) TILE(type, 4) TILE(type, 8)
+#define TILES_4(type) TILE(type, 1) TILE(type, 2) TILE(type, 4)
+#define ROW_4(type) tile_##type##_1, tile_##type##_2, tile_##type##_4
+#if MAX_TILE == 16
+#define MAX_FLOAT_TILE 8
+#define FLOAT_TILES(type) TILES_4(type) TILE(type, 8)
+#define FLOAT_ROW(type) {ROW_4(type), tile_##type##_8, 0}
 #define TILES(type) FLOAT_TILES(type) TILE(type, 16)
-#define ROW(type, last) {tile_##type##_1, tile_##type##_2, tile_##type##_4, tile_##type##_8, last}
+#define ROW(type) {ROW_4(type), tile_##type##_8, tile_##type##_16}
+#elif MAX_TILE == 8
+#define MAX_FLOAT_TILE 4
+#define FLOAT_TILES(type) TILES_4(type)
+#define FLOAT_ROW(type) {ROW_4(type)}
+#define TILES(type) TILES_4(type) TILE(type, 8)
+#define ROW(type) {ROW_4(type), tile_##type##_8}
+#else
+#define MAX_FLOAT_TILE 4
+#define FLOAT_TILES(type) TILES_4(type)
+#define FLOAT_ROW(type) {ROW_4(type)}
+#define TILES(type) TILES_4(type)
+#define ROW(type) {ROW_4(type)}
+#endif
 
 FLOAT_TILES(W_F32)
 FLOAT_TILES(W_F16)
@@ -65,21 +83,21 @@ TILES(W_IQ4_XS)
 
 // By weight type and log2 of the tile's width.
 static Tile *const tiles[NUM_WEIGHT_TYPES][5] = {
-    ROW(W_F32, 0),
-    ROW(W_F16, 0),
-    ROW(W_BF16, 0),
-    ROW(W_Q4_0, tile_W_Q4_0_16),
-    ROW(W_Q4_1, tile_W_Q4_1_16),
-    ROW(W_Q5_0, tile_W_Q5_0_16),
-    ROW(W_Q5_1, tile_W_Q5_1_16),
-    ROW(W_Q8_0, tile_W_Q8_0_16),
-    ROW(W_Q2_K, tile_W_Q2_K_16),
-    ROW(W_Q3_K, tile_W_Q3_K_16),
-    ROW(W_Q4_K, tile_W_Q4_K_16),
-    ROW(W_Q5_K, tile_W_Q5_K_16),
-    ROW(W_Q6_K, tile_W_Q6_K_16),
-    ROW(W_IQ4_NL, tile_W_IQ4_NL_16),
-    ROW(W_IQ4_XS, tile_W_IQ4_XS_16),
+    FLOAT_ROW(W_F32),
+    FLOAT_ROW(W_F16),
+    FLOAT_ROW(W_BF16),
+    ROW(W_Q4_0),
+    ROW(W_Q4_1),
+    ROW(W_Q5_0),
+    ROW(W_Q5_1),
+    ROW(W_Q8_0),
+    ROW(W_Q2_K),
+    ROW(W_Q3_K),
+    ROW(W_Q4_K),
+    ROW(W_Q5_K),
+    ROW(W_Q6_K),
+    ROW(W_IQ4_NL),
+    ROW(W_IQ4_XS),
 };
 
 // Panels that one chunk of work holds: about half of a second-level cache with one tile of tokens beside it, and
@@ -106,7 +124,7 @@ void kernel_matmul(const Op *op, const Step *step, Work *work) {
   while (work_take(work, panels, chunk_panels(panel_bytes, panels, work->threads), &begin, &end)) {
     for (int row = 0, n; row < rows; row += n) {
       n = tile_width(row, rows);
-      if (is_float(type) && n > 8) n = 8;
+      if (is_float(type) && n > MAX_FLOAT_TILE) n = MAX_FLOAT_TILE;
       const void *input = q + (int64_t)row * blocks * TILE_BLOCK;
       if (is_float(type)) {
         for (int t = 0; t < n; t++) inputs[t] = x + (int64_t)(row + t) * columns;
@@ -159,7 +177,7 @@ void kernel_matmul_experts(const Op *op, const Step *step, Work *work) {
   _Alignas(64) float sums[MAX_TILE * PANEL];
   Sink sink = {0};
   const int chunk = chunk_panels(panel_bytes, panels, work->threads), chunks = (panels + chunk - 1) / chunk;
-  const int limit = is_float(type) ? 8 : MAX_TILE;
+  const int limit = is_float(type) ? MAX_FLOAT_TILE : MAX_TILE;
   int begin, end;
   while (work_take(work, experts * chunks, 1, &begin, &end)) {
     for (int item = begin; item < end; item++) {

@@ -127,7 +127,7 @@ INLINE f32x16 load_floats(const int type, const uint8_t *panel, int64_t k) {
 // apart, for two chains of additions in flight per row.
 INLINE void tile_floats(const int type, const int n, const uint8_t *panel, int columns, const float *const *x,
                         f32x16 *sums) {
-  f32x16 odd[8];
+  f32x16 odd[n];
   UNROLL for (int t = 0; t < n; t++) odd[t] = f32x16_zero();
   int k = 0;
   for (; k + 2 <= columns; k += 2) {
