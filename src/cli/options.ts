@@ -1,13 +1,80 @@
-/** Options that several commands share, and the parsing of their values. */
-import { InvalidArgumentError, Option } from "commander";
+/** Arguments and options that several commands share, the parsing of their values, and what they mean to the API. */
+import { Argument, type Command, InvalidArgumentError, Option } from "commander";
+import type { BackendName } from "../backends/contract.js";
+import type { CodecName } from "../cache/codecs/contract.js";
+import type { OpenOptions } from "../engine/model.js";
+import { full, type PolicySpec, window } from "../engine/policies.js";
+import { MillraceError } from "../errors.js";
+import { SAMPLING_OPTION_NAMES, type SamplingOptions } from "../sampling/options.js";
 
 /** A whole number of at least 1. */
 export function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1)
-    throw new InvalidArgumentError("expected a whole number of at least 1.");
+  const value = wholeOrNaN(text);
+  if (!(value >= 1)) throw new InvalidArgumentError("expected a whole number of at least 1.");
   return value;
 }
+
+/** Any number; its range is checked where it is used. */
+export function decimal(text: string): number {
+  const value = text.trim() === "" ? Number.NaN : Number(text);
+  if (Number.isNaN(value)) throw new InvalidArgumentError("expected a number.");
+  return value;
+}
+
+/** A whole number of at least 1, or "inf". */
+export function countOrEndless(text: string): number {
+  if (/^inf(inity)?$/i.test(text)) return Number.POSITIVE_INFINITY;
+  const value = wholeOrNaN(text);
+  if (!(value >= 1)) throw new InvalidArgumentError('expected a whole number of at least 1, or "inf".');
+  return value;
+}
+
+/** Token ids with commas or spaces between them, in brackets or not. */
+export function tokenIds(text: string): number[] {
+  const parts = text.replace(/^\s*\[|\]\s*$/g, "").split(/[\s,]+/);
+  const ids = parts.filter((part) => part !== "").map(wholeOrNaN);
+  if (ids.length === 0 || ids.some(Number.isNaN)) {
+    throw new InvalidArgumentError("expected token ids with commas between them, such as 1,15043,29892.");
+  }
+  return ids;
+}
+
+/** "ID=BIAS" pairs with commas between them, added to those of earlier uses of the option. */
+export function logitBias(text: string, earlier: Record<number, number> = {}): Record<number, number> {
+  const biases = { ...earlier };
+  for (const pair of text.split(",")) {
+    const [, id, bias] = /^\s*(\d+)\s*=\s*(\S+)\s*$/.exec(pair) ?? [];
+    const value = /^-inf(inity)?$/i.test(bias ?? "") ? Number.NEGATIVE_INFINITY : Number(bias ?? Number.NaN);
+    if (id === undefined || Number.isNaN(value)) {
+      throw new InvalidArgumentError("expected ID=BIAS, such as 29871=-2.5; a bias of -inf bans the token.");
+    }
+    biases[Number(id)] = value;
+  }
+  return biases;
+}
+
+/** "full" or "window:N". */
+export function policySpec(text: string): PolicySpec {
+  if (text === "full") return full();
+  const tokens = wholeOrNaN(/^window:(.+)$/.exec(text)?.[1] ?? "");
+  if (!(tokens >= 1)) throw new InvalidArgumentError('expected "full", or "window:N" with N tokens to keep.');
+  return window({ tokens });
+}
+
+/** One more text of an option that may be given several times. */
+export const another = (text: string, earlier: readonly string[] = []): string[] => [...earlier, text];
+
+function wholeOrNaN(text: string): number {
+  const value = /^\s*\d+\s*$/.test(text) ? Number(text) : Number.NaN;
+  return Number.isSafeInteger(value) ? value : Number.NaN;
+}
+
+/** The value for NaN-free text that an option shows as its default. */
+export const modelArgument = (): Argument =>
+  new Argument(
+    "[model]",
+    "GGUF file, safetensors file or folder, or hf:owner/repo[/file] (or $MILLRACE_MODEL)",
+  );
 
 export const backendOption = (): Option =>
   new Option("--backend <name>", "where the arithmetic runs")
@@ -18,3 +85,106 @@ export const threadsOption = (): Option =>
   new Option("--threads <n>", "threads that compute (default: all cores)").argParser(count);
 
 export const jsonOption = (): Option => new Option("--json", "print one JSON object on standard output");
+
+/** What `addModelOptions` yields. */
+export interface ModelOptions {
+  readonly backend: BackendName | "auto";
+  readonly threads?: number;
+  readonly context?: number;
+  readonly memory?: string;
+  readonly cache: PolicySpec;
+  readonly codec: CodecName;
+}
+
+/** Adds the options of opening a model. */
+export function addModelOptions(command: Command): Command {
+  return command
+    .optionsGroup("Machine and memory:")
+    .addOption(backendOption())
+    .addOption(threadsOption())
+    .addOption(
+      new Option(
+        "--context <tokens>",
+        "most tokens, prompt and answer (default: the model's own, at most 8192)",
+      ).argParser(count),
+    )
+    .addOption(
+      new Option("--memory <size>", 'hard limit on all that is allocated, such as "4 GiB" (default: none)'),
+    )
+    .addOption(
+      new Option("--cache <policy>", '"full" keeps all tokens, "window:N" the last N, for endless streams')
+        .argParser(policySpec)
+        .default(full(), "full"),
+    )
+    .addOption(
+      new Option("--codec <name>", "how keys and values are kept")
+        .choices(["f32", "f16", "int8"])
+        .default("f16"),
+    );
+}
+
+/** The API's words for them, for one request at a time. */
+export function openOptions(options: ModelOptions): OpenOptions & { readonly sequences: number } {
+  const { backend, threads, context, memory, cache, codec } = options;
+  return {
+    backend,
+    sequences: 1,
+    cache: { policy: cache, codec },
+    ...(threads === undefined ? {} : { threads }),
+    ...(context === undefined ? {} : { context }),
+    ...(memory === undefined ? {} : { memory }),
+  };
+}
+
+/** What `addSamplingOptions` yields. */
+export type SamplingFlags = SamplingOptions;
+
+/**
+ * Adds the options of sampling. Unlike the API, whose default is greedy, a person who runs a model wants it lively:
+ * temperature 0.8, among tokens at least a twentieth as probable as the best.
+ */
+export function addSamplingOptions(command: Command): Command {
+  const number = (flags: string, description: string) => new Option(flags, description).argParser(decimal);
+  return command
+    .optionsGroup("Sampling:")
+    .addOption(
+      number("--temperature <t>", "0: always the most probable token; higher: more surprising").default(0.8),
+    )
+    .addOption(number("--seed <n>", "start of the random sequence, for an answer that can be repeated"))
+    .addOption(number("--top-k <k>", "draw among the k most probable tokens"))
+    .addOption(number("--top-p <p>", "draw among the fewest tokens whose probabilities reach p"))
+    .addOption(
+      number("--min-p <p>", "draw among tokens at least p times as probable as the best").default(0.05),
+    )
+    .addOption(number("--typical-p <p>", "draw among the most typical tokens, up to probability p"))
+    .addOption(
+      number("--repetition-penalty <x>", "above 1: make tokens of the last --penalty-window less likely"),
+    )
+    .addOption(number("--presence-penalty <x>", "subtract x from the logits of tokens that stand there"))
+    .addOption(number("--frequency-penalty <x>", "subtract x for each time that they stand there"))
+    .addOption(number("--penalty-window <n>", "tokens that the penalties look at (default: 64)"))
+    .addOption(
+      new Option("--logit-bias <id=bias>", "add to a token's logit; -inf bans it (repeatable)").argParser(
+        logitBias,
+      ),
+    );
+}
+
+/** Those of `flags` that are sampling options, under the API's names. */
+export function samplingOptions(flags: SamplingFlags): SamplingOptions {
+  const given = SAMPLING_OPTION_NAMES.filter((name) => flags[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, flags[name]]));
+}
+
+/** The model that was named, on the command line or in the environment. Throws INVALID_ARGUMENT, saying what to do. */
+export function modelSource(named: string | undefined, command: string): string {
+  const source = named ?? process.env.MILLRACE_MODEL;
+  if (source !== undefined && source !== "") return source;
+  throw new MillraceError(
+    "INVALID_ARGUMENT",
+    `No model was named. Name one, for example \`millrace ${command} path/to/model.gguf\` or ` +
+      `\`millrace ${command} hf:owner/repo\` (which downloads it), or set MILLRACE_MODEL. ` +
+      "In a checkout, `npm start -- MODEL` opens a chat.",
+    { name: "model" },
+  );
+}

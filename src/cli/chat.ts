@@ -1,0 +1,253 @@
+/** `millrace chat`: a conversation, turn by turn. */
+import { basename } from "node:path";
+import { Command, Option } from "commander";
+import { formatBytes } from "../engine/bytes.js";
+import type { GenerationResult } from "../engine/generation.js";
+import type { Model } from "../engine/model.js";
+import type { ModelInfo } from "../engine/protocol.js";
+import { type ErrorCode, MillraceError } from "../errors.js";
+import { type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
+import type { ChatMessage } from "../tokenizer/chat.js";
+import { answerJson, answerLine } from "./answer.js";
+import { onInterrupt } from "./interrupt.js";
+import { type Lines, pipedLines, terminalLines } from "./lines.js";
+import { openModel } from "./open-model.js";
+import {
+  addModelOptions,
+  addSamplingOptions,
+  another,
+  countOrEndless,
+  type ModelOptions,
+  modelArgument,
+  modelSource,
+  openOptions,
+  type SamplingFlags,
+  samplingOptions,
+} from "./options.js";
+import { dim, plural, printable, say, write, writeJson } from "./terminal.js";
+
+interface ChatOptions extends ModelOptions, SamplingFlags {
+  readonly system?: string;
+  readonly maxTokens?: number;
+  readonly stop?: readonly string[];
+  readonly json?: boolean;
+}
+
+const COMMANDS = `  /system TEXT  set the instructions before the conversation; alone, show them
+  /stats        tokens, speeds and memory
+  /reset        forget the conversation (instructions stay)
+  /help         this list
+  /exit         leave, as Ctrl-D does, or Ctrl-C twice
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next one; a paste
+of several lines is one message.`;
+
+const EXAMPLES = `
+In the conversation:
+${COMMANDS}
+
+Where standard input is no terminal, each of its lines is a turn and only the
+answers are printed.
+
+Examples:
+  millrace chat model.gguf --system "You are a pirate."
+  printf 'Hello\\nAnd in French?\\n' | millrace chat hf:owner/repo --seed 1`;
+
+export function chatCommand(): Command {
+  const command = new Command("chat")
+    .summary("talk with a model")
+    .description("A conversation in the terminal, in the model's own chat template.")
+    .addArgument(modelArgument())
+    .optionsGroup("Conversation:")
+    .addOption(new Option("--system <text>", "instructions that stand before the conversation"))
+    .addOption(
+      new Option(
+        "--max-tokens <n>",
+        'most tokens of one answer, or "inf" (default: what the context holds)',
+      ).argParser(countOrEndless),
+    )
+    .addOption(new Option("--stop <text>", "end an answer before this text (repeatable)").argParser(another))
+    .addOption(new Option("--json", "print each answer as one JSON object on a line"));
+  addModelOptions(addSamplingOptions(command)).addHelpText("after", EXAMPLES);
+  return command.action(async (named: string | undefined, options: ChatOptions) => {
+    await chat(modelSource(named, "chat"), options);
+  });
+}
+
+async function chat(source: string, options: ChatOptions): Promise<void> {
+  const sampling = samplingOptions(options);
+  validateSamplingOptions(sampling, Number.MAX_SAFE_INTEGER);
+  await using model = await openModel(source, openOptions(options));
+  if (model.info.tokenizer.kind === "none") {
+    throw new MillraceError(
+      "UNSUPPORTED_TOKENIZER",
+      `${model.info.path} has no tokenizer, so there is no text to talk in; \`millrace run --tokens\` takes ids.`,
+      { path: model.info.path },
+    );
+  }
+  const interactive = process.stdin.isTTY === true && process.stdout.isTTY === true && !options.json;
+  using lines = interactive ? terminalLines(process.stdin, process.stdout, "> ") : pipedLines(process.stdin);
+  if (interactive) say(banner(model.info));
+  await new Conversation(model, sampling, options, lines).run();
+}
+
+const FORMATS = {
+  model: "the model's own",
+  chatml: "ChatML, since the file has none",
+  plain: 'plain "User:" and "Assistant:" lines, since the file has none; answers may ramble',
+};
+
+function banner({ path, architecture, backend, context, cache, tokenizer }: ModelInfo): string {
+  const holds = cache.policy === "full" ? plural(context, "token") : `endless, ${cache.policy}`;
+  return [
+    `${basename(path)} (${architecture}; ${backend.description}; context ${holds})`,
+    dim(`Chat template: ${FORMATS[tokenizer.chatFormat ?? "plain"]}. /help lists commands; Ctrl-D leaves.`),
+    "",
+  ].join("\n");
+}
+
+/** Failures of one turn, after which the conversation can go on. */
+const TURN_ERRORS: readonly ErrorCode[] = [
+  "PROMPT_TOO_LONG",
+  "OUT_OF_BUDGET",
+  "BAD_TEMPLATE",
+  "BAD_LOGITS",
+  "INVALID_ARGUMENT",
+];
+
+class Conversation {
+  readonly #model: Model;
+  readonly #sampling: SamplingOptions;
+  readonly #options: ChatOptions;
+  readonly #lines: Lines;
+  #system: string | null;
+  #turns: ChatMessage[] = [];
+  #last: GenerationResult | null = null;
+
+  constructor(model: Model, sampling: SamplingOptions, options: ChatOptions, lines: Lines) {
+    this.#model = model;
+    this.#sampling = sampling;
+    this.#options = options;
+    this.#lines = lines;
+    this.#system = options.system ?? null;
+  }
+
+  /** Turn after turn, until the end of input, /exit, or Ctrl-C twice at the prompt. */
+  async run(): Promise<void> {
+    let interrupted = false;
+    for (;;) {
+      const entry = await this.#lines.next();
+      if (entry.kind === "end") break;
+      if (entry.kind === "interrupt") {
+        if (interrupted) return;
+        say(dim("Ctrl-C again, Ctrl-D or /exit leaves."));
+        interrupted = true;
+        continue;
+      }
+      interrupted = false;
+      const text = entry.text.trim();
+      if (text === "/exit" || text === "/quit") return;
+      if (/^\/[a-z]+(\s|$)/.test(text)) await this.#command(text);
+      else if (text !== "") await this.#turn(text);
+    }
+    if (this.#lines.interactive) await write("\n");
+  }
+
+  async #command(line: string): Promise<void> {
+    const [, name, argument = ""] = /^\/([a-z]+)\s*(.*)$/s.exec(line)!;
+    switch (name) {
+      case "help":
+        return say(COMMANDS);
+      case "reset":
+        this.#turns = [];
+        return say(dim("The conversation is forgotten."));
+      case "system":
+        if (argument !== "") this.#system = argument;
+        return say(
+          dim(this.#system === null ? "There are no instructions." : `Instructions: ${this.#system}`),
+        );
+      case "stats":
+        return this.#stats();
+      default:
+        return say(`There is no command /${name}; /help lists them.`);
+    }
+  }
+
+  async #stats(): Promise<void> {
+    const { context, cache, memory, backend } = this.#model.info;
+    const last = this.#last;
+    if (last) {
+      const held = last.usage.promptTokens + last.usage.generatedTokens;
+      say(`Last turn: ${answerLine(last)}`);
+      const room = cache.policy === "full" ? ` of ${plural(context, "token")}` : `, kept ${last.cache.kept}`;
+      say(`Conversation: ${plural(this.#turns.length, "message")}, ${plural(held, "token")}${room}`);
+    } else say("No answer yet.");
+    const { weightBytes, cacheBytes, scratchBytes } = memory;
+    say(
+      `Memory: weights ${formatBytes(weightBytes)}, cache ${formatBytes(cacheBytes)}, ` +
+        `scratch ${formatBytes(scratchBytes)}; ${backend.description}`,
+    );
+  }
+
+  async #turn(text: string): Promise<void> {
+    const messages = [...this.#turns, { role: "user", content: text }];
+    try {
+      const result = await this.#answer(messages);
+      this.#turns = [...messages, { role: "assistant", content: result.text }];
+      this.#last = result;
+    } catch (error) {
+      const known = MillraceError.from(error);
+      if (!TURN_ERRORS.includes(known.code)) throw error;
+      await this.#refused(known);
+    }
+  }
+
+  /** Streams the answer; Ctrl-C ends it, and what was said until then stays in the conversation. */
+  async #answer(turns: readonly ChatMessage[]): Promise<GenerationResult> {
+    const { maxTokens, stop = [], json = false } = this.#options;
+    const system = this.#system === null ? [] : [{ role: "system", content: this.#system }];
+    const generation = this.#model.generate([...system, ...turns], {
+      ...this.#sampling,
+      stop,
+      ...(maxTokens === undefined ? {} : { maxTokens }),
+    });
+    using _interrupt = onInterrupt(() => void generation.return());
+    if (json) {
+      const result = await generation.result;
+      await writeJson(answerJson(result, this.#model.info));
+      return result;
+    }
+    const terminal = process.stdout.isTTY === true;
+    let first = true;
+    for await (const piece of generation) {
+      // Templates often leave the space after "Assistant:" to the model.
+      const shown = first ? piece.text.trimStart() : piece.text;
+      if (shown === "") continue;
+      first = false;
+      await write(terminal ? printable(shown) : shown);
+    }
+    await write("\n");
+    const result = await generation.result;
+    if (result.finishReason === "cache-full") say(`The answer ends here: ${this.#full()}`);
+    else if (this.#lines.interactive) say(dim(`(${answerLine(result)})`));
+    if (this.#lines.interactive) await write("\n");
+    return result;
+  }
+
+  async #refused(error: MillraceError): Promise<void> {
+    // Through a pipe nobody reads along: the exit code tells, too.
+    if (!this.#lines.interactive) process.exitCode = error.exitCode;
+    if (this.#options.json) await writeJson({ error: error.toJSON() });
+    if (error.code === "PROMPT_TOO_LONG") {
+      const { tokens } = error.details;
+      say(`With this message the conversation has ${Number(tokens)} tokens: ${this.#full()}`);
+    } else say(`millrace: ${error.code}: ${printable(error.message)}`);
+    say("The message was not taken into the conversation.");
+  }
+
+  #full(): string {
+    return (
+      `the context of ${plural(this.#model.info.context, "token")} is full. /reset starts anew; --context N gives ` +
+      "more room, and --cache window:N lets go of the oldest tokens instead."
+    );
+  }
+}
