@@ -120,6 +120,44 @@ describe("createHuggingFaceTokenizer", () => {
     expect([...tokenizer.eosIds].sort()).toEqual([...ours.eosIds].sort());
   });
 
+  // The expressions as these models' tokenizer.json files have them; the peer's own leave out combining marks.
+  it.each([
+    [
+      "tekken",
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+      true,
+    ],
+    [
+      "gpt-4o",
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+      false,
+    ],
+    ["llama-bpe", QWEN2.replace("|\\p{N}|", "|\\p{N}{1,3}|"), true],
+  ])("cuts words as %s does in its original expression", (name, regex, ignoreMerges) => {
+    const ours = bpeTokenizer(name);
+    const json = byteLevel();
+    const tokenizer = createHuggingFaceTokenizer(
+      {
+        ...json,
+        pre_tokenizer: {
+          type: "Sequence",
+          pretokenizers: [
+            { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false },
+            { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false },
+          ],
+        },
+        model: { ...(json.model as Json), ignore_merges: ignoreMerges },
+      },
+      {},
+    );
+    for (const text of bpeFixture.strings) {
+      const options = { addSpecial: false };
+      expect(Array.from(ours.encode(text, options)), JSON.stringify(text)).toEqual(
+        Array.from(tokenizer.encode(text, options)),
+      );
+    }
+  });
+
   it("gives the ids that the same SentencePiece gives from GGUF, and its BOS", () => {
     const ours = spmTokenizer("words");
     const tokenizer = createHuggingFaceTokenizer(sentencePiece(), {
