@@ -349,6 +349,36 @@ describe("SequenceCache", () => {
     }
   });
 
+  it("stays as it was where the backend refuses to let a table grow", () => {
+    let refuse = false;
+    const inner = createNull();
+    const allocate = (byteLength: number) => {
+      if (refuse) throw new MillraceError("OUT_OF_BUDGET", "refused");
+      return inner.allocate(byteLength);
+    };
+    const layout = planLayout({
+      kv: [KV[0]!, { ...KV[0]!, layer: 1 }],
+      policy: ({ layer }) => (layer === 1 ? scattered(200) : window({ tokens: 30 })),
+      codec: "f32",
+      step: 40,
+      pageTokens: 16,
+    });
+    const options = { pageBytes: layout.pageBytes, budgetBytes: 200 * layout.pageBytes };
+    const pool = new KvPool({ ...inner, allocate }, options);
+    const cache = new SequenceCache(pool, layout);
+    feed(cache, pool, 49);
+    const [before, usage] = [cache.serialize(), pool.usage()];
+    refuse = true;
+    const positions = upFrom(49, cache.maxIncoming());
+    expect(positions.length).toBeGreaterThan(4);
+    expect(thrownBy(() => cache.prepare(positions, new Rotations())).code).toBe("OUT_OF_BUDGET");
+    expect(thrownBy(() => cache.fork()).code).toBe("OUT_OF_BUDGET");
+    expect([cache.serialize(), pool.usage()]).toEqual([before, usage]);
+    refuse = false;
+    cache.prepare(positions, new Rotations());
+    expect(cache.report()).toMatchObject({ seen: 49 + positions.length });
+  });
+
   it("is closed once disposed", () => {
     const layout = makeLayout(full());
     const cache = new SequenceCache(makePool(layout, 10), layout);
