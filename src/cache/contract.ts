@@ -3,12 +3,14 @@
  * lane group of one sequence and returns a plan; only `LaneTable` carries plans out, and every step of a plan is
  * counted in the report and told to listeners.
  *
- * A policy is one file in policies/. Most write only a score and let `byScore` (score.ts) make the plan; those that
- * need more (their own segment, moves) write `plan`, most simply within `inBlocks` (blocks.ts). Policies compose by wrapping (policies/visible.ts) and by
- * giving lanes policies of their own (`perLayer`, `perHead` in lanes.ts), never by flags.
+ * A policy is one file in policies/ and one line in policies/resolve.ts. Most write only a score and let `byScore`
+ * (score.ts) make the plan; those that need more (their own segment, moves) write `plan`, most simply within `inBlocks`
+ * (blocks.ts). Policies compose by wrapping (policies/visible.ts) and by giving lanes policies of their own (`perLayer`,
+ * `perHead` in lanes.ts), never by flags. test/support/cache-suite.ts holds what every one of them must.
  *
- * To add a kind of plan step (merge, demote, recode): add it to `PlanStep`, carry it out in `LaneTable.apply`, count
- * it in `LaneCounts`, and give it a case in the conformance suite. The union holds only what is carried out.
+ * To add a kind of plan step (merge, demote, recode): add it to `PlanStep`; take its tokens out in `LaneTable.stage`,
+ * so that it can be undone, and carry it out in `LaneTable.evict`; count it in `LaneCounts` and tell it as a
+ * `CacheEvent`; give it a policy in test/support/cache-policies.ts. The union holds only what is carried out.
  */
 
 /** One kv head of one layer. */
