@@ -445,8 +445,8 @@ static void attend_block(const Plan *plan, Tile *tile, Block *block) {
   }
 }
 
-// One part of a tile into tile->sums, max and weight.
-static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int part) {
+// One part of a tile into tile->sums, max and weight. Part `following` is what this thread will probably read next.
+static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int part, int following) {
   int size = tile->rows * plan->shape.padded;
   for (int i = 0; i < size; i += 16) f32x16_store(tile->sums + i, f32x16_zero());
   for (int row = 0; row < tile->rows; row++) {
@@ -458,11 +458,16 @@ static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int 
   Block blocks[2], *now = &blocks[0], *next = &blocks[1];
   next_block(&walk, &sight, now);
   while (now->groups) {
-    next_block(&walk, &sight, next);
+    int last = !next_block(&walk, &sight, next);
+    if (last && following < stream->parts) {
+      walk = walk_part(plan, stream, following);
+      next_block(&walk, &sight, next);
+    }
     for (int g = 0; g < min(now->groups, next->groups); g++) {
       now->group[g].ahead = next->group[g].keys - now->group[g].keys;
     }
     attend_block(plan, tile, now);
+    if (last) break;
     Block *swap = now;
     now = next;
     next = swap;
@@ -540,7 +545,7 @@ static inline float *partial_of(const Plan *plan, int split, int part, int row) 
 static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
   clear_total(tile, plan->shape.padded);
   for (int part = 0; part < stream->parts; part++) {
-    attend_part(plan, stream, tile, part);
+    attend_part(plan, stream, tile, part, part + 1);
     for (int row = 0; row < tile->rows; row++) {
       float weight = tile->weight[row];
       Balance balance = fold_weights(&tile->total_max[row], &tile->total_weight[row], tile->max[row], weight);
@@ -559,7 +564,7 @@ static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
 
 static void attend_split(const Plan *plan, const Stream *stream, Tile *tile, int split, int part) {
   int padded = plan->shape.padded;
-  attend_part(plan, stream, tile, part);
+  attend_part(plan, stream, tile, part, part + plan->threads);
   for (int row = 0; row < tile->rows; row++) {
     float *partial = partial_of(plan, split, part, row);
     for (int i = 0; i < padded; i += 16) f32x16_store(partial + i, f32x16_load(tile->sums + row * padded + i));
