@@ -93,14 +93,15 @@ async function chat(source: string, options: ChatOptions): Promise<void> {
 const FORMATS = {
   model: "the model's own",
   chatml: "ChatML, since the file has none",
-  plain: 'plain "User:" and "Assistant:" lines, since the file has none; answers may ramble',
+  plain: 'plain "User:" and "Assistant:" lines, since the file has none',
 };
 
 function banner({ path, architecture, backend, context, cache, tokenizer }: ModelInfo): string {
   const holds = cache.policy === "full" ? plural(context, "token") : `endless, ${cache.policy}`;
   return [
     `${basename(path)} (${architecture}; ${backend.description}; context ${holds})`,
-    dim(`Chat template: ${FORMATS[tokenizer.chatFormat ?? "plain"]}. /help lists commands; Ctrl-D leaves.`),
+    dim(`Chat template: ${FORMATS[tokenizer.chatFormat ?? "plain"]}`),
+    dim("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."),
     "",
   ].join("\n");
 }
