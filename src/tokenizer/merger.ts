@@ -14,12 +14,14 @@ export interface Merges {
 /** Merges the first `count` of `symbols` in place; returns how many are left. */
 export type Merger = (symbols: Int32Array, count: number) => number;
 
-/** The merger owns its working memory, which grows to the longest input seen; it is not re-entrant. */
+/** Working memory for more symbols than these is given back after use. */
+const MAX_KEPT = 2 ** 16;
+
+/** The merger owns its working memory; it is not re-entrant. */
 export function createMerger(merges: Merges): Merger {
   let previous = new Int32Array(0);
   let next = new Int32Array(0);
-  // A binary heap of possible merges, as parallel arrays. Each of n symbols brings at most one at the start, and
-  // each of at most n - 1 merges two more.
+  // A binary heap of possible merges, as parallel arrays.
   let heapLeft = new Int32Array(0);
   let heapLeftSymbol = new Int32Array(0);
   let heapRightSymbol = new Int32Array(0);
@@ -27,16 +29,24 @@ export function createMerger(merges: Merges): Merger {
   let heapPriority = new Float64Array(0);
   let size = 0;
 
-  const reserve = (count: number) => {
-    if (previous.length >= count) return;
-    const room = Math.max(64, count * 2);
-    previous = new Int32Array(room);
-    next = new Int32Array(room);
-    heapLeft = new Int32Array(room * 3);
-    heapLeftSymbol = new Int32Array(room * 3);
-    heapRightSymbol = new Int32Array(room * 3);
-    heapMerge = new Int32Array(room * 3);
-    heapPriority = new Float64Array(room * 3);
+  /** Room for `links` symbols and `entries` of the heap, which keeps what it holds. */
+  const resize = (links: number, entries: number) => {
+    if (previous.length !== links) {
+      previous = new Int32Array(links);
+      next = new Int32Array(links);
+    }
+    const grown = (array: Int32Array) => {
+      const larger = new Int32Array(entries);
+      larger.set(array.subarray(0, size));
+      return larger;
+    };
+    heapLeft = grown(heapLeft);
+    heapLeftSymbol = grown(heapLeftSymbol);
+    heapRightSymbol = grown(heapRightSymbol);
+    heapMerge = grown(heapMerge);
+    const priorities = new Float64Array(entries);
+    priorities.set(heapPriority.subarray(0, size));
+    heapPriority = priorities;
   };
 
   const move = (from: number, to: number) => {
@@ -53,6 +63,7 @@ export function createMerger(merges: Merges): Merger {
     const merge = merges.find(symbols[left]!, symbols[right]!);
     if (merge < 0) return;
     const priority = merges.priority(merge);
+    if (size === heapLeft.length) resize(previous.length, size * 2);
     let at = size++;
     while (at > 0) {
       const parent = (at - 1) >> 1;
@@ -94,8 +105,8 @@ export function createMerger(merges: Merges): Merger {
 
   return (symbols, count) => {
     if (count < 2) return count;
-    reserve(count);
     size = 0;
+    if (previous.length < count) resize(Math.max(64, count), Math.max(64, count));
     for (let i = 0; i < count; i++) {
       previous[i] = i - 1;
       next[i] = i + 1 < count ? i + 1 : -1;
@@ -119,6 +130,7 @@ export function createMerger(merges: Merges): Merger {
     }
     let left = 0;
     for (let i = 0; i >= 0; i = next[i]!) symbols[left++] = symbols[i]!;
+    if (count > MAX_KEPT) resize(0, 0);
     return left;
   };
 }
