@@ -12,6 +12,7 @@
  */
 export type { BackendName } from "./backends/contract.js";
 export type { CodecName } from "./cache/codecs/contract.js";
+export type { LanePolicySpec, PolicySpec } from "./cache/policies/resolve.js";
 export type { CacheReport, GroupReport } from "./cache/sequence.js";
 export type { FinishReason, TokenScore } from "./decoding/contract.js";
 export { formatBytes, parseBytes } from "./engine/bytes.js";
@@ -24,7 +25,7 @@ export {
   type ScoreResult,
   type TokenizeOptions,
 } from "./engine/model.js";
-export { type CacheSpec, full, type PolicySpec, window } from "./engine/policies.js";
+export { type CacheSpec, full, perHead, perLayer, window } from "./engine/policies.js";
 export type { EngineUsage, ModelInfo, OpenProgress, RenderOptions } from "./engine/protocol.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { SamplingOptions } from "./sampling/options.js";

@@ -1,4 +1,5 @@
-import type { Answer } from "./selfcheck.js";
+/** What is known of one run's output: a weighted sum of all elements, and the root of the sum of their squares. */
+export type Answer = readonly [sum: number, norm: number];
 
 /** What the reference backend answers to selfcheck.ts, by op and run; selfcheck.test.ts holds the two together. */
 export const ANSWERS: Readonly<Record<string, readonly Answer[]>> = {

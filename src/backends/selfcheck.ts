@@ -11,7 +11,7 @@ import type { TensorType } from "../formats/checkpoint.js";
 import { type MemoryTensor, memoryCheckpoint } from "../formats/memory.js";
 import { type BufferRef, type Tape, TapeBuilder, type WeightRef } from "../tape/tape.js";
 import type { Backend, KvGroup, Step } from "./contract.js";
-import { ANSWERS } from "./selfcheck-answers.js";
+import { ANSWERS, type Answer } from "./selfcheck-answers.js";
 
 /** Tokens of the two runs: 16 + 8 and 4 + 2 + 1, so that every tile width of the kernels has its turn. */
 const RUNS = [24, 7] as const;
@@ -45,9 +45,6 @@ interface Script {
   readonly tensors: Record<string, MemoryTensor>;
   readonly groups: readonly KvGroup[];
 }
-
-/** What is known of one run's output: a weighted sum of all elements, and the root of the sum of their squares. */
-export type Answer = readonly [sum: number, norm: number];
 
 /**
  * Runs the check; takes some milliseconds. Frees all that it allocates.

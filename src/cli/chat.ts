@@ -97,7 +97,7 @@ const FORMATS = {
 };
 
 function banner({ path, architecture, backend, context, cache, tokenizer }: ModelInfo): string {
-  const holds = cache.policy === "full" ? plural(context, "token") : `endless, ${cache.policy}`;
+  const holds = cache.policy.policy === "full" ? plural(context, "token") : `endless, ${cache.policy.policy}`;
   return [
     `${basename(path)} (${architecture}; ${backend.description}; context ${holds})`,
     dim(`Chat template: ${FORMATS[tokenizer.chatFormat ?? "plain"]}`),
@@ -179,8 +179,8 @@ class Conversation {
     if (last) {
       const held = last.usage.promptTokens + last.usage.generatedTokens;
       say(`Last turn: ${answerLine(last)}`);
-      const room = cache.policy === "full" ? ` of ${plural(context, "token")}` : `, kept ${last.cache.kept}`;
-      say(`Conversation: ${plural(this.#turns.length, "message")}, ${plural(held, "token")}${room}`);
+      const room = cache.policy.policy === "full" ? ` of ${plural(context, "token")}` : ` tokens, of which the cache kept ${last.cache.kept.toLocaleString("en-US")}`;
+      say(`Conversation: ${plural(this.#turns.length, "message")}, ${held.toLocaleString("en-US")}${room}`);
     } else say("No answer yet.");
     const { weightBytes, cacheBytes, scratchBytes } = memory;
     say(

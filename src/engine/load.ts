@@ -2,8 +2,8 @@
 import { totalmem } from "node:os";
 import type { Backend } from "../backends/contract.js";
 import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
-import type { CachePolicy } from "../cache/contract.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
+import { resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
 import { MillraceError } from "../errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
@@ -19,7 +19,6 @@ import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
 import { LoadedModel } from "./loaded.js";
-import { createPolicy } from "./policies.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
 
 /** Context where the caller names none: long enough for most, short of what a trained maximum would cost. */
@@ -57,7 +56,6 @@ export interface ModelPlan {
   readonly tape: Tape;
   readonly limits: Limits;
   readonly layout: CacheLayout;
-  readonly policy: CachePolicy;
   readonly weightBytes: number;
   readonly fit: Fit;
   /** The policy bounds the cache of any stream. */
@@ -81,7 +79,7 @@ export async function planModel(
   const { config, tape } = await buildTape(checkpoint, { context: wanted });
   const limits = stepLimits(sequences, wanted, tape.logits.width);
   const { maxTokens, maxOutputs } = limits;
-  const policy = createPolicy(cache.policy);
+  const policy = resolvePolicy(cache.policy);
   const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
   const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
   const { weightBytes, scratchBytes } = backend.plan(tape, { maxTokens, maxOutputs, kv: layout });
@@ -96,7 +94,7 @@ export async function planModel(
     machineBytes: machineMemory(),
   });
   const context = endless ? wanted : fit.context;
-  return { config, tape, limits, layout, policy, weightBytes, fit, endless, trained, context };
+  return { config, tape, limits, layout, weightBytes, fit, endless, trained, context };
 }
 
 /** Loads `checkpoint` on a backend, which the model then owns; it is disposed of where loading fails. */
@@ -155,7 +153,7 @@ export async function assemble(
           threads: backend.numThreads,
           reason,
         },
-        cache: { policy: plan.policy.id, codec: parameters.cache.codec },
+        cache: parameters.cache,
         memory: {
           weightBytes: plan.weightBytes,
           cacheBytes: fit.cacheBytes,

@@ -41,7 +41,7 @@ describe("open", () => {
       context: 512,
       sequences: 4,
       backend: { name: "null", threads: 1 },
-      cache: { policy: "full", codec: "f16" },
+      cache: { policy: { policy: "full" }, codec: "f16" },
       tokenizer: { kind: "gguf", bosId: 1, chatFormat: "plain" },
     });
     // 2 layers x 2 heads x 16 wide, keys and values of 2 bytes, 512 tokens, 4 sequences

@@ -1,14 +1,10 @@
 /**
- * Cache policies as callers name them: plain objects, because they travel to the engine's worker, which makes the
- * policy itself from them. One line per policy of src/cache/policies.
+ * The cache as callers describe it: plain objects, because they travel to the engine's worker, where
+ * `resolvePolicy` makes the policies themselves from them.
  */
-import type { CodecName } from "../cache/codecs/contract.js";
-import type { CachePolicy } from "../cache/contract.js";
-import { full as createFull } from "../cache/policies/full.js";
-import { window as createWindow } from "../cache/policies/window.js";
+import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
+import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { invalid, oneOf, refuseUnknown } from "./options.js";
-
-export type PolicySpec = { readonly policy: "full" } | { readonly policy: "window"; readonly tokens: number };
 
 export interface CacheSpec {
   readonly policy: PolicySpec;
@@ -16,41 +12,37 @@ export interface CacheSpec {
 }
 
 /** Keeps every token; a request that cannot fit is refused before it runs. The default. */
-export function full(): PolicySpec {
+export function full(): LanePolicySpec {
   return { policy: "full" };
 }
 
-/**
- * Keeps the last `tokens` tokens of each sequence, so that streams of any length run in bounded memory.
- * Throws INVALID_ARGUMENT unless `tokens` is a whole number of at least 1.
- */
-export function window(options: { readonly tokens: number }): PolicySpec {
-  refuseUnknown("window", options, ["tokens"]);
-  createWindow(options);
-  return { policy: "window", tokens: options.tokens };
+/** Keeps the last `tokens` tokens of each sequence, so that streams of any length run in bounded memory. */
+export function window(options: { readonly tokens: number }): LanePolicySpec {
+  return checked({ policy: "window", ...options });
 }
 
-export function createPolicy(spec: PolicySpec): CachePolicy {
-  switch (spec.policy) {
-    case "full":
-      return createFull();
-    case "window":
-      return createWindow(spec);
-    default:
-      return spec satisfies never;
-  }
+/** One policy per layer, in order; `open` throws INVALID_ARGUMENT where the list is too short for the model. */
+export function perLayer(layers: readonly LanePolicySpec[]): PolicySpec {
+  return checked({ policy: "perLayer", layers });
 }
 
-const POLICIES: readonly PolicySpec["policy"][] = ["full", "window"];
-const CODECS: readonly CodecName[] = ["f32", "f16", "int8"];
+/** One policy per kv head, `heads[layer][head]`; `open` throws as for `perLayer`. */
+export function perHead(heads: readonly (readonly LanePolicySpec[])[]): PolicySpec {
+  return checked({ policy: "perHead", heads });
+}
 
-/** What `open` was given for `cache`, with defaults: everything kept, as f16. */
+/** What `open` was given for `cache`, with defaults: everything kept, as f16. Throws INVALID_ARGUMENT. */
 export function cacheSpec(options: Partial<CacheSpec> = {}): CacheSpec {
   refuseUnknown("cache", options, ["policy", "codec"]);
-  const { policy = full() } = options;
-  if (typeof policy !== "object" || policy === null || !POLICIES.includes(policy.policy)) {
-    throw invalid("cache.policy", policy, "full() or window({ tokens })");
-  }
-  createPolicy(policy);
-  return { policy, codec: oneOf("cache.codec", options.codec, CODECS) ?? "f16" };
+  return {
+    policy: checked(options.policy ?? full()),
+    codec: oneOf("cache.codec", options.codec, CODEC_NAMES) ?? "f16",
+  };
+}
+
+/** `spec`, once a policy could be made of it. Throws INVALID_ARGUMENT as the policy does. */
+function checked<S extends PolicySpec>(spec: S): S {
+  if (typeof spec !== "object") throw invalid("cache.policy", spec, "full(), window({ tokens }) or the like");
+  resolvePolicy(spec);
+  return spec;
 }

@@ -58,7 +58,7 @@ export interface ModelInfo {
     /** Where "auto" passed over the native backend: why, in one line. */
     readonly reason: string | null;
   };
-  readonly cache: { readonly policy: string; readonly codec: string };
+  readonly cache: CacheSpec;
   readonly memory: {
     readonly weightBytes: number;
     readonly cacheBytes: number;

@@ -4,6 +4,7 @@
  */
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Tape, TapeBuilder } from "../tape/tape.js";
+import type { HuggingFaceNames } from "./names.js";
 import type { WeightSource } from "./weights.js";
 
 /** What everything outside models/ may know of a model. */
@@ -34,13 +35,3 @@ export interface Architecture<C extends ModelConfig = ModelConfig> {
   /** Throws MISSING_TENSOR and BAD_SHAPE with names and numbers. */
   write(tape: TapeBuilder, config: C, weights: WeightSource): Tape;
 }
-
-/** Where a canonical tensor lies in a safetensors checkpoint: one tensor, or a stack of one per expert. */
-export interface HuggingFaceTensor {
-  readonly tensors: readonly string[];
-  /** Added to every element (Gemma stores norm weights minus one). */
-  readonly add?: number;
-}
-
-/** Canonical name -> safetensors; undefined where the architecture has no such tensor. */
-export type HuggingFaceNames = (canonical: string) => HuggingFaceTensor | undefined;

@@ -3,7 +3,16 @@
  * most decoders share; an architecture passes what it names otherwise.
  */
 import type { Checkpoint } from "../formats/checkpoint.js";
-import type { HuggingFaceNames } from "./contract.js";
+
+/** Where a canonical tensor lies in a safetensors checkpoint: one tensor, or a stack of one per expert. */
+export interface HuggingFaceTensor {
+  readonly tensors: readonly string[];
+  /** Added to every element (Gemma stores norm weights minus one). */
+  readonly add?: number;
+}
+
+/** Canonical name -> safetensors; undefined where the architecture has no such tensor. */
+export type HuggingFaceNames = (canonical: string) => HuggingFaceTensor | undefined;
 
 const LAYER_TABLE: Readonly<Record<string, string>> = {
   attn_norm: "input_layernorm",

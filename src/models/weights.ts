@@ -6,7 +6,7 @@
 import { MillraceError } from "../errors.js";
 import type { Checkpoint, TensorInfo } from "../formats/checkpoint.js";
 import type { TensorSlice, VectorSpec, WeightSpec } from "../tape/tape.js";
-import type { HuggingFaceNames } from "./contract.js";
+import type { HuggingFaceNames } from "./names.js";
 
 export interface MatrixShape {
   /** Output width: rows taken. */

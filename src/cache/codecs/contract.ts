@@ -13,7 +13,9 @@
  */
 export const GROUP = 16;
 
-export type CodecName = "f32" | "f16" | "int8";
+export const CODEC_NAMES = ["f32", "f16", "int8"] as const;
+
+export type CodecName = (typeof CODEC_NAMES)[number];
 
 export interface Codec {
   readonly name: CodecName;
