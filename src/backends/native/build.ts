@@ -29,6 +29,8 @@ export interface NativeBuildOptions {
   readonly flags?: readonly string[];
   /** Where compiled addons are kept. Default: the user's cache folder. */
   readonly cacheFolder?: string;
+  /** Folder of the C sources. Default: the package's kernels. */
+  readonly sources?: string;
   /** The C compiler's command. Default: $CC, else the first of cc, gcc and clang that runs. */
   readonly compiler?: string;
   /** Takes the line that says that something is being compiled. Default: stderr. */
@@ -41,7 +43,7 @@ interface Outcome {
 }
 
 /** Runs a command; a command that cannot be started has code null. */
-function execute(command: readonly string[], cwd: string): Promise<Outcome> {
+function execute(command: readonly string[], cwd = KERNELS): Promise<Outcome> {
   return new Promise((resolve) => {
     const [program = "", ...args] = command;
     const child = spawn(program, args, { cwd, stdio: ["ignore", "pipe", "pipe"] });
@@ -77,7 +79,7 @@ export async function findCompiler(wanted?: string): Promise<{ command: string[]
   const candidates = asked ? [asked] : ["cc", "gcc", "clang"];
   for (const candidate of candidates) {
     const command = candidate.split(/\s+/).filter(Boolean);
-    const { code, output } = await execute([...command, "--version"], KERNELS);
+    const { code, output } = await execute([...command, "--version"]);
     if (code === 0) return { command, version: output.split("\n")[0] ?? "" };
   }
   throw unavailable(`no C compiler was found (tried ${candidates.join(", ")}; set CC to name one).`);
@@ -124,12 +126,16 @@ async function forEachParallel<T>(items: readonly T[], work: (item: T) => Promis
 export async function buildNative(options: NativeBuildOptions = {}): Promise<string> {
   if (process.platform === "win32")
     throw unavailable("its threads and memory are not written for Windows yet.");
-  const { flags = ["-march=native"], cacheFolder = defaultCacheFolder() } = options;
+  const {
+    flags = ["-march=native"],
+    cacheFolder = defaultCacheFolder(),
+    sources: folder = KERNELS,
+  } = options;
   const log = options.log ?? ((line: string) => process.stderr.write(`${line}\n`));
 
   const compiler = await findCompiler(options.compiler);
-  const sources = await readTree(KERNELS, ".c");
-  const headers = await readTree(KERNELS, ".h");
+  const sources = await readTree(folder, ".c");
+  const headers = await readTree(folder, ".h");
   const hash = createHash("sha256");
   const identity = [compiler.command.join(" "), compiler.version, await cpuIdentity(), process.arch];
   for (const part of [...identity, ...COMPILE, ...flags, ...LINK]) hash.update(part).update("\0");
@@ -139,10 +145,10 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<str
   if (await stat(target).catch(() => null)) return target;
 
   log(`millrace: compiling the native kernels for this CPU with ${compiler.command[0]} (once; some seconds)`);
-  let folder: string;
+  let workshop: string;
   try {
     await mkdir(path.dirname(target), { recursive: true, mode: 0o700 });
-    folder = await mkdtemp(path.join(path.dirname(target), "build-"));
+    workshop = await mkdtemp(path.join(path.dirname(target), "build-"));
   } catch (error) {
     throw unavailable(`the cache folder cannot be written: ${(error as Error).message}.`);
   }
@@ -150,22 +156,22 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<str
     const include = (createRequire(import.meta.url)("node-api-headers") as { include_dir: string })
       .include_dir;
     const run = async (args: readonly string[], what: string): Promise<void> => {
-      const outcome = await execute([...compiler.command, ...args], KERNELS);
+      const outcome = await execute([...compiler.command, ...args], folder);
       if (outcome.code !== 0) throw unavailable(`${what} failed with ${compiler.version}.`, outcome.output);
     };
     const objects = [...sources.keys()].map((file) =>
-      path.join(folder, `${file.replaceAll(path.sep, "-")}.o`),
+      path.join(workshop, `${file.replaceAll(path.sep, "-")}.o`),
     );
     await forEachParallel(
       [...sources.keys()].map((file, i) => [file, objects[i] ?? ""] as const),
       ([file, object]) =>
-        run([...COMPILE, ...flags, "-I", include, "-c", file, "-o", object], `Compiling kernels/${file}`),
+        run([...COMPILE, ...flags, "-I", include, "-c", file, "-o", object], `Compiling ${file}`),
     );
-    const linked = path.join(folder, "millrace.node");
+    const linked = path.join(workshop, "millrace.node");
     await run([...LINK, ...flags, ...objects, "-o", linked], "Linking the kernels");
     await rename(linked, target);
   } finally {
-    await rm(folder, { recursive: true, force: true });
+    await rm(workshop, { recursive: true, force: true });
   }
   return target;
 }

@@ -1,37 +1,17 @@
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { setFlagsFromString } from "node:v8";
 import { MillraceError } from "../../errors.js";
 import { CompiledBackend } from "../compiled/backend.js";
 import { checkThreads } from "../compiled/limits.js";
 import type { Backend, BackendOptions } from "../contract.js";
 import { WasmMachine } from "./machine.js";
+import { hasRelaxedSimd } from "./relaxed.js";
 
 export type WasmInstructionSet = "simd128" | "relaxed";
 
 export interface WasmOptions extends BackendOptions {
   /** Default: the best that this runtime has. */
   readonly instructionSet?: WasmInstructionSet;
-}
-
-/** (module (func (result v128) (relaxed_madd of three zero vectors))) */
-const RELAXED_PROBE = new Uint8Array([
-  ...[
-    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x05, 0x01, 0x60, 0x00, 0x01, 0x7b, 0x03, 0x02,
-    0x01,
-  ],
-  ...[
-    0x00, 0x0a, 0x12, 0x01, 0x10, 0x00, 0x41, 0x00, 0xfd, 0x0f, 0x41, 0x00, 0xfd, 0x0f, 0x41, 0x00, 0xfd,
-    0x0f,
-  ],
-  ...[0xfd, 0x85, 0x02, 0x0b],
-]);
-
-/** Whether relaxed SIMD compiles here. V8 before 11.4 (Node 20) has it behind a flag, which is then set. */
-export function hasRelaxedSimd(): boolean {
-  if (WebAssembly.validate(RELAXED_PROBE)) return true;
-  setFlagsFromString("--experimental-wasm-relaxed-simd");
-  return WebAssembly.validate(RELAXED_PROBE);
 }
 
 async function compileModule(
