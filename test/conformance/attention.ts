@@ -137,6 +137,7 @@ export function attentionCases(suite: Suite): void {
         ],
       },
       "a long chunk": { spans: [{ stored: 100, count: 65 }] },
+      "71 query heads on one kv head": { queriesPerKvHead: 71, numKvHeads: 1, headWidth: 16 },
     };
     for (const [name, variant] of Object.entries(variants)) {
       suite.case(`${codec}, ${name}`, () => check(suite, { ...plain, codec, ...variant }));

@@ -66,6 +66,16 @@ describe.each(Object.values(codecs))("codec $name", (codec) => {
   });
 });
 
+test("f16 holds what lies past its range as its largest number", () => {
+  const page = new Uint8Array(codecs.f16.groupBytes(4));
+  const far = Float32Array.of(65519, 1e9, Number.NEGATIVE_INFINITY, -65505);
+  codecs.f16.store(page, 3, far, far);
+  const [key, value] = [new Float32Array(4), new Float32Array(4)];
+  codecs.f16.load(page, 3, key, value);
+  expect([...key]).toEqual([65504, 65504, -65504, -65504]);
+  expect([...value]).toEqual([...key]);
+});
+
 describe("page layout", () => {
   const key = Float32Array.of(1, 2, 3);
   const value = Float32Array.of(-4, 5, -127);

@@ -3,7 +3,10 @@ import type { Codec } from "./contract.js";
 import { GROUP } from "./contract.js";
 import { groupBytes, paddedWidth } from "./layout.js";
 
-/** Half precision, rounded to nearest, ties to even; what lies past 65504 becomes infinite. */
+/**
+ * Half precision, rounded to nearest, ties to even. What lies past 65504 becomes 65504: one infinite key would make
+ * every later query that sees it NaN.
+ */
 export const f16: Codec = {
   name: "f16",
   id: 1,
@@ -11,8 +14,8 @@ export const f16: Codec = {
   store(page, slot, key, value) {
     const group = groupOf(page, slot, key.length);
     const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
-    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = f32ToF16(key[i]!);
-    for (let i = 0; i < value.length; i++) group[values + i] = f32ToF16(value[i]!);
+    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = encode(key[i]!);
+    for (let i = 0; i < value.length; i++) group[values + i] = encode(value[i]!);
     group.fill(0, values + value.length, values + paddedWidth(value.length));
   },
   load(page, slot, key, value) {
@@ -27,3 +30,6 @@ function groupOf(page: Uint8Array, slot: number, headWidth: number): Uint16Array
   const bytes = f16.groupBytes(headWidth);
   return new Uint16Array(page.buffer, page.byteOffset + Math.floor(slot / GROUP) * bytes, bytes / 2);
 }
+
+const LARGEST = 65504;
+const encode = (x: number): number => f32ToF16(Math.max(-LARGEST, Math.min(LARGEST, x)));
