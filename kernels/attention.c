@@ -321,7 +321,7 @@ static int next_block(Walk *walk, const Sight *sight, Block *block) {
       Group16 *group = &block->group[block->groups];
       group->positions = positions + walk->slot;
       if (look(sight, group)) {
-        const uint8_t *at = group_address(walk->step, view, walk->lane, walk->slot, bytes);
+        const uint8_t *at = group_address(walk->step, view, walk->lane, page, walk->slot, bytes);
         group->keys = at + keys_at;
         group->values = at + values_at;
         group->scales = keys_at ? (const float *)at : 0;
@@ -418,8 +418,12 @@ static void weigh_scores(const Tile *tile, int first, int rows, int32_t window, 
   }
 }
 
-// The groups of a block that rows first .. first+rows-1 see.
+// The groups of a block that rows first .. first+rows-1 see: what the tile sees, where these are all its rows.
 static int groups_seen(const Tile *tile, int first, int rows, int32_t window, const Block *block, Group16 *seen) {
+  if (rows == tile->rows) {
+    for (int g = 0; g < block->groups; g++) seen[g] = block->group[g];
+    return block->groups;
+  }
   Sight sight = sight_of(tile->positions + first, rows, window);
   int groups = 0;
   for (int g = 0; g < block->groups; g++) {

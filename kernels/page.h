@@ -17,9 +17,8 @@ static inline int64_t group_bytes(int codec, int head_width) {
   return (codec_scale_bytes(codec) + elements * codec_element_bytes(codec) + 63) & ~(int64_t)63;
 }
 
-// The group of 16 tokens that holds slot `slot` of a view, in lane `lane`.
-static inline uint8_t *group_address(const Step *step, const View *view, int lane, int slot, int64_t bytes) {
-  int page = slot / view->page_tokens;
+// The group of 16 tokens that holds slot `slot` of a view, in lane `lane`; the slot lies in page `page` of the view.
+static inline uint8_t *group_address(const Step *step, const View *view, int lane, int page, int slot, int64_t bytes) {
   int64_t id = AT(const int32_t, view->page_ids)[(size_t)page * view->lanes + lane];
   return AT(uint8_t, step->arena) + id * step->page_bytes + (slot - page * view->page_tokens) / GROUP * bytes;
 }
