@@ -179,7 +179,10 @@ class Conversation {
     if (last) {
       const held = last.usage.promptTokens + last.usage.generatedTokens;
       say(`Last turn: ${answerLine(last)}`);
-      const room = cache.policy.policy === "full" ? ` of ${plural(context, "token")}` : ` tokens, of which the cache kept ${last.cache.kept.toLocaleString("en-US")}`;
+      const room =
+        cache.policy.policy === "full"
+          ? ` of ${plural(context, "token")}`
+          : ` tokens, of which the cache kept ${last.cache.kept.toLocaleString("en-US")}`;
       say(`Conversation: ${plural(this.#turns.length, "message")}, ${held.toLocaleString("en-US")}${room}`);
     } else say("No answer yet.");
     const { weightBytes, cacheBytes, scratchBytes } = memory;

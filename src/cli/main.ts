@@ -1,13 +1,16 @@
 /** The command line: composes the commands, and turns what they throw into exit codes. */
 import { createRequire } from "node:module";
 import { Command } from "commander";
-import { benchCommand } from "./bench.js";
-import { chatCommand } from "./chat.js";
-import { doctorCommand } from "./doctor.js";
 import { report } from "./failure.js";
-import { inspectCommand } from "./inspect.js";
-import { runCommand } from "./run.js";
 import { endWithReader } from "./terminal.js";
+
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  run: async () => (await import("./run.js")).runCommand(),
+  chat: async () => (await import("./chat.js")).chatCommand(),
+  inspect: async () => (await import("./inspect.js")).inspectCommand(),
+  bench: async () => (await import("./bench.js")).benchCommand(),
+  doctor: async () => (await import("./doctor.js")).doctorCommand(),
+};
 
 const EXAMPLES = `
 Start here:
@@ -18,15 +21,18 @@ Start here:
 
 MILLRACE_MODEL names the model for commands that are given none.`;
 
-function program(): Command {
+/**
+ * The command `named`, or all of them where it is none: what is not going to run need not be loaded. Commands throw
+ * what they cannot do, and CommanderError for wrong usage.
+ */
+export async function program(named?: string): Promise<Command> {
   const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
   const root = new Command("millrace")
     .description("Language models on endless streams in bounded memory.")
     .version(version)
     .addHelpText("after", EXAMPLES);
-  for (const command of [runCommand(), chatCommand(), inspectCommand(), benchCommand(), doctorCommand()]) {
-    root.addCommand(command);
-  }
+  const one = named !== undefined && Object.hasOwn(COMMANDS, named) ? COMMANDS[named] : undefined;
+  for (const load of one ? [one] : Object.values(COMMANDS)) root.addCommand(await load());
   for (const command of [root, ...root.commands])
     command.exitOverride().showHelpAfterError(helpHint(command));
   return root;
@@ -48,7 +54,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     });
   }
   try {
-    await program().parseAsync(argv);
+    await (await program(argv[2])).parseAsync(argv);
   } catch (error) {
     report(error, json);
   }

@@ -2,8 +2,8 @@
 import { Argument, type Command, InvalidArgumentError, Option } from "commander";
 import type { BackendName } from "../backends/contract.js";
 import type { CodecName } from "../cache/codecs/contract.js";
-import type { OpenOptions } from "../engine/model.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
+import type { OpenOptions } from "../engine/model.js";
 import { full, window } from "../engine/policies.js";
 import { MillraceError } from "../errors.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions } from "../sampling/options.js";

@@ -45,7 +45,10 @@ async function main(request: ProbeRequest): Promise<() => MachineSpeed> {
     control.int32(counters, 1)[0] = 0;
     const start = performance.now();
     target.run(control.address);
-    return (performance.now() - start) / 1000;
+    const seconds = (performance.now() - start) / 1000;
+    // Also keeps both regions alive: nothing else refers to them but their addresses.
+    if (sink.int32(0, 1)[0] === region.byteLength) throw new Error("The probe cannot sum to this.");
+    return seconds;
   };
   run(0, mebibytes);
   return () => ({

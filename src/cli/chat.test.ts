@@ -1,0 +1,163 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PassThrough } from "node:stream";
+import { setTimeout } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { built, cli } from "../../test/support/cli.js";
+import { tinyModel, writeTinyGguf } from "../../test/support/tiny-models.js";
+import { pipedLines, terminalLines } from "./lines.js";
+
+describe.skipIf(!built)("millrace chat through a pipe (needs npm run build)", () => {
+  let folder: string;
+  let model: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "millrace-chat-"));
+    model = await writeTinyGguf(tinyModel("llama"), folder);
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  const chat = (input: string, ...args: string[]) =>
+    cli(["chat", model, "--backend", "reference", "--temperature", "0", "--max-tokens", "6", ...args], {
+      input,
+    });
+  const answers = async (input: string, ...args: string[]) => {
+    const { stdout } = await chat(input, "--json", ...args);
+    return stdout
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+  };
+
+  it("takes each line as a turn, and remembers those before", async () => {
+    const [first, second] = await answers("hi\nand then\n");
+    expect(first.model.tokenizer.chatFormat).toBe("plain");
+    const [again, alone] = await answers("hi\n/reset\nand then\n");
+    expect(again.tokens).toEqual(first.tokens);
+    expect(second.usage.promptTokens).toBeGreaterThan(first.usage.promptTokens + first.usage.generatedTokens);
+    expect(alone.usage.promptTokens).toBeLessThan(second.usage.promptTokens);
+  });
+
+  it("prints the answers and nothing else, a line break after each", async () => {
+    const [plain, list] = await Promise.all([chat("hi\nand then\n"), answers("hi\nand then\n")]);
+    expect(plain).toEqual({
+      code: 0,
+      stdout: list.map(({ text }) => `${text.trimStart()}\n`).join(""),
+      stderr: "",
+    });
+  });
+
+  it("obeys commands, which are no turns", async () => {
+    const script = "/help\n/system be kind\n/system\n/stats\n/frob\n\n/exit\nnever said\n";
+    const { code, stdout, stderr } = await chat(script);
+    expect({ code, stdout }).toEqual({ code: 0, stdout: "" });
+    for (const said of ["/reset", "Instructions: be kind", "No answer yet", "no command /frob"]) {
+      expect(stderr).toContain(said);
+    }
+    const [told] = await answers("hi\n", "--system", "be kind");
+    const [later] = await answers("/system be kind\nhi\n");
+    const [untold] = await answers("hi\n");
+    expect(later.tokens).toEqual(told.tokens);
+    expect(told.usage.promptTokens).toBeGreaterThan(untold.usage.promptTokens);
+  });
+
+  it("says when the context is full, keeps the conversation as it was, and goes on after /reset", async () => {
+    const long = "and then ".repeat(20);
+    const { code, stdout, stderr } = await chat(`hi\n${long}\n/reset\nhi\n`, "--context", "64");
+    expect(code).toBe(7);
+    expect(stderr).toMatch(
+      /the conversation has \d+ tokens: the context of 64 tokens is full\. \/reset starts anew/,
+    );
+    expect(stderr).toContain("not taken into the conversation");
+    const [one, two, ...rest] = stdout.trimEnd().split("\n");
+    expect(two).toBe(one);
+    expect(rest).toEqual([]);
+  });
+
+  it("says where an answer was cut because the context is full", async () => {
+    const { code, stderr } = await chat(
+      "hi\n",
+      "--context",
+      "24",
+      "--max-tokens",
+      "inf",
+      "--logit-bias",
+      "2=-inf",
+    );
+    expect(code).toBe(0);
+    expect(stderr).toContain("The answer ends here: the context of 24 tokens is full.");
+  });
+});
+
+describe("lines of a terminal", () => {
+  function terminal() {
+    const [input, output] = [new PassThrough(), new PassThrough()];
+    output.resume();
+    return { input, lines: terminalLines(input, output, "> ") };
+  }
+
+  it("gives what was typed until Enter, after editing", async () => {
+    const { input, lines } = terminal();
+    const next = lines.next();
+    input.write("hellx");
+    input.write("\x7fo\r");
+    expect(await next).toEqual({ kind: "text", text: "hello" });
+  });
+
+  it("takes a paste for one text, and waits for Enter behind its last line", async () => {
+    const { input, lines } = terminal();
+    const first = lines.next();
+    input.write("one\rtwo\r");
+    expect(await first).toEqual({ kind: "text", text: "one\ntwo" });
+    let entry: unknown = null;
+    const second = lines.next().then((given) => {
+      entry = given;
+    });
+    input.write("three\rfour");
+    await setTimeout(100);
+    expect(entry).toBeNull();
+    input.write("\r");
+    await second;
+    expect(entry).toEqual({ kind: "text", text: "three\nfour" });
+  });
+
+  it("goes on in the next line after a backslash", async () => {
+    const { input, lines } = terminal();
+    const next = lines.next();
+    input.write("one\\\r");
+    await setTimeout(100);
+    input.write("two\r");
+    expect(await next).toEqual({ kind: "text", text: "one\ntwo" });
+  });
+
+  it("remembers earlier texts", async () => {
+    const { input, lines } = terminal();
+    const first = lines.next();
+    input.write("first\r");
+    await first;
+    const next = lines.next();
+    input.write("\u001b[A\r");
+    expect(await next).toEqual({ kind: "text", text: "first" });
+  });
+
+  it("tells Ctrl-C and Ctrl-D", async () => {
+    const { input, lines } = terminal();
+    const interrupt = lines.next();
+    input.write("half\x03");
+    expect(await interrupt).toEqual({ kind: "interrupt" });
+    const end = lines.next();
+    input.write("\x04");
+    expect(await end).toEqual({ kind: "end" });
+  });
+});
+
+describe("lines of a pipe", () => {
+  it("are texts of their own, the last one without a line break, too", async () => {
+    const input = new PassThrough();
+    input.end("one\ntwo\r\n\nthree");
+    using lines = pipedLines(input);
+    for (const text of ["one", "two", "", "three"])
+      expect(await lines.next()).toEqual({ kind: "text", text });
+    expect(await lines.next()).toEqual({ kind: "end" });
+  });
+});
