@@ -86,8 +86,10 @@ static const uint8_t table_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141,
 #define MAX_TILE 16
 #elif W == 8
 #define MAX_TILE 8
-#else
+#elif W == 4
 #define MAX_TILE 4
+#else
+#define MAX_TILE 1
 #endif
 
 // The tile that row `row` of `rows` opens: MAX_TILE while they last, then the largest power of two that is left.

@@ -57,12 +57,18 @@ typedef void Tile(const uint8_t *panel, int columns, const void *input, float *o
 #define FLOAT_ROW(type) {ROW_4(type)}
 #define TILES(type) TILES_4(type) TILE(type, 8)
 #define ROW(type) {ROW_4(type), tile_##type##_8}
-#else
+#elif MAX_TILE == 4
 #define MAX_FLOAT_TILE 4
 #define FLOAT_TILES(type) TILES_4(type)
 #define FLOAT_ROW(type) {ROW_4(type)}
 #define TILES(type) TILES_4(type)
 #define ROW(type) {ROW_4(type)}
+#else
+#define MAX_FLOAT_TILE 1
+#define FLOAT_TILES(type) TILE(type, 1)
+#define FLOAT_ROW(type) {tile_##type##_1}
+#define TILES(type) TILE(type, 1)
+#define ROW(type) {tile_##type##_1}
 #endif
 
 FLOAT_TILES(W_F32)
