@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { describeBackend } from "../../../test/conformance/index.js";
+import { describeGoldenModels } from "../../../test/support/golden-models.js";
 import { buildNative } from "./build.js";
 import { createNative } from "./index.js";
 
@@ -38,6 +39,7 @@ describe.skipIf(!hasCompiler)("native (skipped where no C compiler runs)", () =>
   for (const threads of [1, 2]) {
     describeBackend(`native, ${threads} thread(s)`, () => createNative({ threads }));
   }
+  describeGoldenModels("native", () => createNative({ threads: 2 }));
   for (const { name, flags, runs } of VARIANTS) {
     describe.skipIf(!runs)(`${name} build`, () => {
       beforeAll(() => buildNative({ flags }), BUILD_TIMEOUT);

@@ -91,7 +91,7 @@ export function packShare(
  * made from text needs no file of its own, which bundlers and TypeScript runners would each look for elsewhere.)
  */
 function threadMain(pack: typeof packShare): void {
-  const { workerData, parentPort } = require("node:worker_threads") as typeof import("node:worker_threads");
+  const { workerData, parentPort } = process.getBuiltinModule("node:worker_threads");
   const { module, memory, board, thread, threads, stackTop, numbers } = workerData as ThreadData;
   const { BOARD, JOB } = numbers;
   const SPINS = 2000;

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "vitest";
 import { describeBackend } from "../../../test/conformance/index.js";
 import { Scene } from "../../../test/conformance/scene.js";
+import { describeGoldenModels } from "../../../test/support/golden-models.js";
 import { Allocator } from "./allocator.js";
 import { createWasm } from "./index.js";
 import { WasmMachine } from "./machine.js";
@@ -27,6 +28,8 @@ for (const instructionSet of ["simd128", "relaxed"] as const) {
     }
   });
 }
+
+describeGoldenModels("wasm", () => createWasm({ threads: 2 }));
 
 describe("wasm", () => {
   test("takes the best instruction set by itself", async () => {
