@@ -9,7 +9,7 @@ import { createBackend } from "../backends/resolve.js";
 import { selfCheck } from "../backends/selfcheck.js";
 import { createWasm } from "../backends/wasm/index.js";
 import { formatBytes } from "../engine/bytes.js";
-import { ERRORS, MillraceError } from "../errors.js";
+import { ERRORS, type ErrorCode, MillraceError } from "../errors.js";
 import { defaultCache } from "../formats/hub-options.js";
 import { jsonOption, threadsOption } from "./options.js";
 import { bold, plural, printable, table, write, writeJson } from "./terminal.js";
@@ -20,7 +20,12 @@ interface DoctorOptions {
 }
 
 /** Something that was tried. */
-type Outcome<T> = ({ readonly ok: true } & T) | { readonly ok: false; readonly error: string };
+type Outcome<T> = ({ readonly ok: true } & T) | { readonly ok: false; readonly error: Failure };
+
+interface Failure {
+  readonly code: ErrorCode;
+  readonly message: string;
+}
 
 export function doctorCommand(): Command {
   return new Command("doctor")
@@ -114,7 +119,7 @@ async function attempt<T extends object>(work: () => Promise<T>): Promise<Outcom
     return { ok: true, ...(await work()) };
   } catch (error) {
     const { code, message } = MillraceError.from(error);
-    return { ok: false, error: `${code}: ${message}` };
+    return { ok: false, error: { code, message } };
   }
 }
 
@@ -123,6 +128,7 @@ function print({ machine, compiler, nativeBuild, backends, auto, folders }: Repo
   const memory = `${formatBytes(limitBytes ?? totalBytes)}${limitBytes === null ? "" : " (limit of the container)"}`;
   const built = (b: Extract<typeof nativeBuild, { ok: true }>) =>
     `${b.compiled ? `compiled in ${b.seconds.toFixed(1)} s` : "compiled before"}, ${formatBytes(b.bytes)}: ${b.path}`;
+  const failed = teller();
   const rows = [
     ["Node.js", `${machine.node} (V8 ${machine.v8}), ${machine.platform}`],
     ["CPU", `${machine.cpu}, ${plural(machine.cores, "core")}`],
@@ -138,7 +144,7 @@ function print({ machine, compiler, nativeBuild, backends, auto, folders }: Repo
   ]);
   const verdict = auto.ok
     ? `--backend auto takes ${auto.description}.${auto.reason === null ? "" : `\n${printable(auto.reason)}`}`
-    : `Nothing works here. ${printable(auto.error)}`;
+    : `Nothing works here. ${printable(auto.error.message)}`;
   return [
     table(rows, ["left", "left"], ""),
     `${bold("Self-checks")}\n${table(checks, ["left", "left", "left"])}`,
@@ -146,5 +152,12 @@ function print({ machine, compiler, nativeBuild, backends, auto, folders }: Repo
   ].join("\n\n");
 }
 
-/** The first line of a message: a compiler's complaints are long. */
-const failed = (error: string): string => printable(error.split("\n")[0] ?? "");
+/** Tells each failure once, by its first line: a compiler's complaints are long. */
+function teller(): (failure: Failure) => string {
+  const told = new Set<string>();
+  return ({ message }) => {
+    if (told.has(message)) return "not available, as said above";
+    told.add(message);
+    return printable(message.split("\n")[0] ?? "");
+  };
+}

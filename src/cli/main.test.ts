@@ -104,10 +104,10 @@ describe.skipIf(!built)("the command line (needs npm run build)", () => {
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({
       machine: { node: process.version, cores: expect.any(Number) },
-      compiler: { ok: false, error: expect.stringContaining("no C compiler") },
+      compiler: { ok: false, error: { message: expect.stringContaining("no C compiler") } },
       nativeBuild: { ok: false },
       backends: {
-        native: { ok: false, error: expect.stringContaining("BACKEND_UNAVAILABLE") },
+        native: { ok: false, error: { code: "BACKEND_UNAVAILABLE" } },
         "wasm relaxed": { ok: true },
         "wasm simd128": { ok: true, description: "wasm: simd128, 1 thread" },
         "wasm threads": { ok: true },

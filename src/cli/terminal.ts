@@ -62,6 +62,14 @@ export function table(
   return rows.map((row) => (indent + line(row).join("  ")).trimEnd()).join("\n");
 }
 
+/** Lines no wider than the terminal, the rest of each cut off; as they are where standard output is no terminal. */
+export function cut(lines: string): string {
+  const { isTTY, columns } = process.stdout;
+  if (!isTTY || !columns) return lines;
+  const fit = (line: string) => (line.length > columns ? `${line.slice(0, columns - 1)}…` : line);
+  return lines.split("\n").map(fit).join("\n");
+}
+
 /** `count` things in words: "1 thread", "2 threads". */
 export function plural(count: number, thing: string): string {
   return `${count.toLocaleString("en-US")} ${thing}${count === 1 ? "" : "s"}`;

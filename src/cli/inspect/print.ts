@@ -1,6 +1,6 @@
 /** `millrace inspect` for people. */
 import { formatBytes } from "../../engine/bytes.js";
-import { bold, oneLine, plural, printable, table } from "../terminal.js";
+import { bold, cut, oneLine, plural, printable, table } from "../terminal.js";
 import type { Report } from "./report.js";
 
 /** The report as text. */
@@ -22,11 +22,14 @@ function header({ path, name, architecture, format, parameters, fileBytes }: Rep
 }
 
 const section = (title: string, rows: readonly (readonly [string, string])[]): string =>
-  `${bold(title)}\n${table(rows, ["left", "left"])}`;
+  `${bold(title)}\n${cut(table(rows, ["left", "left"]))}`;
 
 const CELL = 100;
 
-const cell = (text: string): string => (text.length > CELL ? `${text.slice(0, CELL - 1)}…` : text);
+function cell(text: string): string {
+  const line = oneLine(text);
+  return line.length > CELL ? `${line.slice(0, CELL - 1)}…` : line;
+}
 
 function metadataRows({ metadata }: Report): [string, string][] {
   return Object.entries(metadata).map(([key, value]) => [oneLine(key), shown(value)]);
@@ -34,24 +37,25 @@ function metadataRows({ metadata }: Report): [string, string][] {
 
 /** A shortened value for people. */
 function shown(value: unknown): string {
-  if (typeof value === "string") return cell(oneLine(value));
-  if (typeof value === "object" && value !== null && "first" in value && "length" in value) {
-    const { length, first } = value as { length: number; first: readonly unknown[] };
-    return cell(
-      oneLine(`${Number(length).toLocaleString("en-US")} values: ${first.map(item).join(", ")}, …`),
-    );
+  if (typeof value === "string") return cell(value);
+  if (isShortened(value)) {
+    const { length, first } = value;
+    return cell(`${length.toLocaleString("en-US")} values: ${first.map(item).join(", ")}, …`);
   }
-  if (Array.isArray(value)) return cell(oneLine(`[${value.map(item).join(", ")}]`));
+  if (Array.isArray(value)) return cell(`[${value.map(item).join(", ")}]`);
   if (typeof value === "object" && value !== null) {
+    const part = (inner: unknown) => (isShortened(inner) ? `of ${inner.length} values` : item(inner));
     return cell(
-      oneLine(
-        Object.entries(value)
-          .map(([key, inner]) => `${key} ${item(inner)}`)
-          .join(", "),
-      ),
+      Object.entries(value)
+        .map(([key, inner]) => `${key} ${part(inner)}`)
+        .join(", "),
     );
   }
   return item(value);
+}
+
+function isShortened(value: unknown): value is { length: number; first: readonly unknown[] } {
+  return typeof value === "object" && value !== null && "first" in value && "length" in value;
 }
 
 /** Numbers are told as a file's single precision knows them. */
@@ -94,8 +98,8 @@ function tensorSection({ tensors, tensorTypes }: Report): string {
 
 const FORMATS = {
   model: "in the file",
-  chatml: "none in the file; ChatML is used, whose tokens it has",
-  plain: 'none in the file; plain "User:" and "Assistant:" lines are used',
+  chatml: "none; ChatML is used, whose tokens there are",
+  plain: 'none; "User:" and "Assistant:" lines are used',
 };
 
 function tokenizerSection({ tokenizer }: Report): string {
