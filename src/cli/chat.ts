@@ -21,12 +21,11 @@ import {
   modelArgument,
   modelSource,
   openOptions,
-  type SamplingFlags,
   samplingOptions,
 } from "./options.js";
 import { dim, plural, printable, say, write, writeJson } from "./terminal.js";
 
-interface ChatOptions extends ModelOptions, SamplingFlags {
+interface ChatOptions extends ModelOptions, SamplingOptions {
   readonly system?: string;
   readonly maxTokens?: number;
   readonly stop?: readonly string[];

@@ -70,7 +70,7 @@ function wholeOrNaN(text: string): number {
   return Number.isSafeInteger(value) ? value : Number.NaN;
 }
 
-/** The value for NaN-free text that an option shows as its default. */
+/** The model; optional, since the environment may name it: see `modelSource`. */
 export const modelArgument = (): Argument =>
   new Argument(
     "[model]",
@@ -137,9 +137,6 @@ export function openOptions(options: ModelOptions): OpenOptions & { readonly seq
   };
 }
 
-/** What `addSamplingOptions` yields. */
-export type SamplingFlags = SamplingOptions;
-
 /**
  * Adds the options of sampling. Unlike the API, whose default is greedy, a person who runs a model wants it lively:
  * temperature 0.8, among tokens at least a twentieth as probable as the best.
@@ -172,7 +169,7 @@ export function addSamplingOptions(command: Command): Command {
 }
 
 /** Those of `flags` that are sampling options, under the API's names. */
-export function samplingOptions(flags: SamplingFlags): SamplingOptions {
+export function samplingOptions(flags: SamplingOptions): SamplingOptions {
   const given = SAMPLING_OPTION_NAMES.filter((name) => flags[name] !== undefined);
   return Object.fromEntries(given.map((name) => [name, flags[name]]));
 }

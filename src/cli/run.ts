@@ -6,7 +6,7 @@ import type { Generation } from "../engine/generation.js";
 import type { GenerateOptions, Model } from "../engine/model.js";
 import { MillraceError } from "../errors.js";
 import { fileError } from "../formats/file.js";
-import { validateSamplingOptions } from "../sampling/options.js";
+import { type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
 import { answerJson, answerLine } from "./answer.js";
 import { INTERRUPTED, onInterrupt } from "./interrupt.js";
@@ -22,13 +22,12 @@ import {
   modelArgument,
   modelSource,
   openOptions,
-  type SamplingFlags,
   samplingOptions,
   tokenIds,
 } from "./options.js";
 import { dim, printable, say, write, writeJson } from "./terminal.js";
 
-interface RunOptions extends ModelOptions, SamplingFlags {
+interface RunOptions extends ModelOptions, SamplingOptions {
   readonly prompt?: string;
   readonly tokens?: readonly number[];
   readonly file?: string;
