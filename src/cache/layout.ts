@@ -58,6 +58,12 @@ export function planLayout(options: LayoutOptions): CacheLayout {
   return { pageBytes, groups: sized, step, fingerprint: fingerprintOf(pageBytes, sized) };
 }
 
+/** Bytes of keys and values of one token in all lanes. */
+export function bytesPerToken(kv: readonly KvLayer[], codec: CodecName): number {
+  const { groupBytes } = codecs[codec];
+  return kv.reduce((sum, { numKvHeads, headWidth }) => sum + (numKvHeads * groupBytes(headWidth)) / GROUP, 0);
+}
+
 /** Most pages that a sequence of `tokens` tokens (Infinity: endless) ever holds; copies of pages shared by forks are not counted. */
 export function pagesFor(layout: CacheLayout, tokens: number): number {
   const demand: Demand = { tokens, step: layout.step };

@@ -1,8 +1,8 @@
 /** `millrace bench`: speed, beside a peer and beside what the machine can do at all, in one run. */
 import { join } from "node:path";
 import { Command, Option } from "commander";
-import { defaultCacheFolder } from "../backends/native/build.js";
 import { formatBytes } from "../engine/bytes.js";
+import { cacheFolder } from "../formats/cache-folder.js";
 import { type Contestant, median, type Speed, speed, type Work } from "./bench/contestant.js";
 import { type ModelSize, measureModel } from "./bench/model-size.js";
 import { ours } from "./bench/ours.js";
@@ -124,7 +124,7 @@ async function bench(model: string | undefined, options: BenchOptions): Promise<
 async function madeModel(options: BenchOptions): Promise<string> {
   const bar = progressBar("writing the random model");
   try {
-    const folder = join(defaultCacheFolder(), "bench");
+    const folder = join(cacheFolder(), "bench");
     return await randomModel(findShape(options.shape), findQuant(options.quant), folder, (written, total) =>
       bar.update(written, total),
     );

@@ -3,14 +3,14 @@ import { stat } from "node:fs/promises";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { Command } from "commander";
 import type { Backend } from "../backends/contract.js";
-import { buildNative, defaultCacheFolder, findCompiler } from "../backends/native/build.js";
+import { buildNative, findCompiler } from "../backends/native/build.js";
 import { createNative } from "../backends/native/index.js";
 import { createBackend } from "../backends/resolve.js";
 import { selfCheck } from "../backends/selfcheck.js";
 import { createWasm } from "../backends/wasm/index.js";
 import { formatBytes } from "../engine/bytes.js";
 import { ERRORS, type ErrorCode, MillraceError } from "../errors.js";
-import { defaultCache } from "../formats/hub-options.js";
+import { cacheFolder } from "../formats/cache-folder.js";
 import { jsonOption, threadsOption } from "./options.js";
 import { bold, plural, printable, table, write, writeJson } from "./terminal.js";
 
@@ -82,7 +82,7 @@ async function examine(threads: number) {
     nativeBuild,
     backends,
     auto,
-    folders: { native: defaultCacheFolder(), hub: defaultCache() },
+    cacheFolder: cacheFolder(),
   };
 }
 
@@ -123,7 +123,7 @@ async function attempt<T extends object>(work: () => Promise<T>): Promise<Outcom
   }
 }
 
-function print({ machine, compiler, nativeBuild, backends, auto, folders }: Report): string {
+function print({ machine, compiler, nativeBuild, backends, auto, cacheFolder }: Report): string {
   const { totalBytes, limitBytes, freeBytes } = machine;
   const memory = `${formatBytes(limitBytes ?? totalBytes)}${limitBytes === null ? "" : " (limit of the container)"}`;
   const built = (b: Extract<typeof nativeBuild, { ok: true }>) =>
@@ -135,7 +135,7 @@ function print({ machine, compiler, nativeBuild, backends, auto, folders }: Repo
     ["Memory", `${memory}, ${formatBytes(freeBytes)} free`],
     ["C compiler", compiler.ok ? `${compiler.command}: ${compiler.version}` : failed(compiler.error)],
     ["Native kernels", nativeBuild.ok ? built(nativeBuild) : failed(nativeBuild.error)],
-    ["Downloads", folders.hub],
+    ["Cache", cacheFolder],
   ];
   const checks = Object.entries(backends).map(([name, outcome]) => [
     outcome.ok ? "ok" : "no",

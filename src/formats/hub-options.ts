@@ -1,6 +1,6 @@
 /** How to reach the hub, and where to keep what comes from it. */
-import { homedir } from "node:os";
 import { join } from "node:path";
+import { cacheFolder } from "./cache-folder.js";
 
 export interface HubProgress {
   /** Path in the repository of the file that is arriving. */
@@ -29,7 +29,5 @@ export interface HubOptions {
 
 /** The cache folder that the environment names. */
 export function defaultCache(environment: NodeJS.ProcessEnv = process.env): string {
-  const root =
-    environment.MILLRACE_CACHE ?? join(environment.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "millrace");
-  return join(root, "hub");
+  return join(cacheFolder(environment), "hub");
 }

@@ -11,6 +11,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { MillraceError } from "../../errors.js";
+import { cacheFolder } from "../../formats/cache-folder.js";
 
 const KERNELS = fileURLToPath(new URL("../../../kernels", import.meta.url));
 
@@ -65,13 +66,6 @@ const unavailable = (why: string, output = ""): MillraceError =>
       (output ? `\n${output.trim().slice(0, 4000)}` : ""),
     { backend: "native" },
   );
-
-/** The user's folder for things that can be made again. */
-export function defaultCacheFolder(): string {
-  if (process.env.XDG_CACHE_HOME) return path.join(process.env.XDG_CACHE_HOME, "millrace");
-  if (process.platform === "darwin") return path.join(os.homedir(), "Library", "Caches", "millrace");
-  return path.join(os.homedir(), ".cache", "millrace");
-}
 
 /** The compiler that `buildNative` takes. Throws BACKEND_UNAVAILABLE where none runs. */
 export async function findCompiler(wanted?: string): Promise<{ command: string[]; version: string }> {
@@ -128,7 +122,7 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<str
     throw unavailable("its threads and memory are not written for Windows yet.");
   const {
     flags = ["-march=native"],
-    cacheFolder = defaultCacheFolder(),
+    cacheFolder: cache = cacheFolder(),
     sources: folder = KERNELS,
   } = options;
   const log = options.log ?? ((line: string) => process.stderr.write(`${line}\n`));
@@ -141,7 +135,7 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<str
   for (const part of [...identity, ...COMPILE, ...flags, ...LINK]) hash.update(part).update("\0");
   for (const [name, bytes] of [...sources, ...headers])
     hash.update(`${name}\0${bytes.length}\0`).update(bytes);
-  const target = path.join(cacheFolder, "native", `${hash.digest("hex").slice(0, 32)}.node`);
+  const target = path.join(cache, "native", `${hash.digest("hex").slice(0, 32)}.node`);
   if (await stat(target).catch(() => null)) return target;
 
   log(`millrace: compiling the native kernels for this CPU with ${compiler.command[0]} (once; some seconds)`);

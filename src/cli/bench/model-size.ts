@@ -1,5 +1,5 @@
-import { type CodecName, GROUP } from "../../cache/codecs/contract.js";
-import { codecs } from "../../cache/codecs/index.js";
+import type { CodecName } from "../../cache/codecs/contract.js";
+import { bytesPerToken } from "../../cache/layout.js";
 import { rowBytes } from "../../formats/blocks/index.js";
 import { openCheckpoint } from "../../formats/open.js";
 import { buildTape } from "../../models/resolve.js";
@@ -13,7 +13,7 @@ export interface ModelSize {
   readonly multipliedParameters: number;
 }
 
-export async function measureModel(path: string, codecName: CodecName): Promise<ModelSize> {
+export async function measureModel(path: string, codec: CodecName): Promise<ModelSize> {
   await using checkpoint = await openCheckpoint(path);
   const { tape } = await buildTape(checkpoint, {});
   let bytesPerStep = 0;
@@ -25,9 +25,5 @@ export async function measureModel(path: string, codecName: CodecName): Promise<
     bytesPerStep += times * rows * rowBytes(type, columns);
     multipliedParameters += times * rows * columns;
   }
-  const cacheBytesPerToken = tape.kv.reduce(
-    (sum, { numKvHeads, headWidth }) => sum + (numKvHeads * codecs[codecName].groupBytes(headWidth)) / GROUP,
-    0,
-  );
-  return { bytesPerStep, cacheBytesPerToken, multipliedParameters };
+  return { bytesPerStep, cacheBytesPerToken: bytesPerToken(tape.kv, codec), multipliedParameters };
 }

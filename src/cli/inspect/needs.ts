@@ -2,8 +2,7 @@
 import { freemem } from "node:os";
 import type { Backend } from "../../backends/contract.js";
 import { createBackend } from "../../backends/resolve.js";
-import { GROUP } from "../../cache/codecs/contract.js";
-import { codecs } from "../../cache/codecs/index.js";
+import { bytesPerToken } from "../../cache/layout.js";
 import { formatBytes } from "../../engine/bytes.js";
 import { planModel } from "../../engine/load.js";
 import type { OpenParameters } from "../../engine/protocol.js";
@@ -33,7 +32,7 @@ export async function needs(checkpoint: Checkpoint, tape: Tape, parameters: Open
       freeBytes: free,
       weightBytes,
       cacheBytes,
-      cacheBytesPerToken: cacheBytesPerToken(tape, parameters),
+      cacheBytesPerToken: bytesPerToken(tape.kv, parameters.cache.codec),
       scratchBytes,
       context,
       sequences: parameters.sequences,
@@ -86,12 +85,4 @@ function shortOf(needs: number, has: number): Problem {
 function freeBytes(): number {
   const constrained = process.constrainedMemory() ?? 0;
   return constrained > 0 ? Math.min(freemem(), constrained) : freemem();
-}
-
-function cacheBytesPerToken(tape: Tape, { cache }: OpenParameters): number {
-  const codec = codecs[cache.codec];
-  return tape.kv.reduce(
-    (sum, { numKvHeads, headWidth }) => sum + (numKvHeads * codec.groupBytes(headWidth)) / GROUP,
-    0,
-  );
 }
