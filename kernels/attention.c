@@ -55,6 +55,11 @@ static Tile tile_memory(const Plan *plan, int thread) {
 
 static inline int min(int a, int b) { return a < b ? a : b; }
 
+// Which of the step's queries [T, H] a row is.
+static inline size_t query_of(const Plan *plan, const Tile *tile, int row) {
+  return (size_t)(tile->first_token + row / tile->heads) * plan->shape.heads + tile->first_head + row % tile->heads;
+}
+
 // Loads tile `index` of a stream: its queries, scaled and transposed in row blocks, and their positions.
 static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *tile) {
   const Shape *s = &plan->shape;
@@ -67,14 +72,25 @@ static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *t
   tile->rotation = -1;
   tile->q = tile->still;
   float cap = plan->op->f[1], scale = plan->op->f[0] * (cap > 0 ? 1.f / cap : LOG2_E);
-  const int32_t *positions = AT(const int32_t, plan->step->positions);
-  for (int row = 0; row < tile->rows; row++) {
-    int token = tile->first_token + row / tile->heads, head = tile->first_head + row % tile->heads;
-    const float *q = AT(const float, plan->op->p[0]) + ((size_t)token * s->heads + head) * s->width;
-    int block = row / ROW_BLOCK * ROW_BLOCK, block_rows = min(ROW_BLOCK, tile->rows - block);
-    float *to = tile->still + block * s->width + (row - block);
-    for (int d = 0; d < s->width; d++) to[d * block_rows] = q[d] * scale;
-    tile->positions[row] = positions[token];
+  for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
+    const float *from[ROW_BLOCK];
+    float *to = tile->still + block * s->width;
+    int rows = min(ROW_BLOCK, tile->rows - block);
+    for (int r = 0; r < rows; r++) {
+      int token = tile->first_token + (block + r) / tile->heads;
+      tile->positions[block + r] = AT(const int32_t, plan->step->positions)[token];
+      from[r] = AT(const float, plan->op->p[0]) + query_of(plan, tile, block + r) * s->width;
+    }
+    if (rows == ROW_BLOCK) {
+      for (int d = 0; d < s->width; d++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROW_BLOCK; r++) to[d * ROW_BLOCK + r] = from[r][d] * scale;
+      }
+    } else {
+      for (int d = 0; d < s->width; d++) {
+        for (int r = 0; r < rows; r++) to[d * rows + r] = from[r][d] * scale;
+      }
+    }
   }
 }
 
@@ -380,20 +396,15 @@ static void clear_total(Tile *tile, int padded) {
   }
 }
 
-static inline size_t query_of(const Plan *plan, const Tile *tile, int row) {
-  return (size_t)(tile->first_token + row / tile->heads) * plan->shape.heads + tile->first_head + row % tile->heads;
-}
-
 // Writes the tile's rows of `out`; a row that saw nothing is zero.
-static void write_out(const Plan *plan, const Tile *tile) {
-  int width = plan->shape.width, padded = plan->shape.padded;
-  for (int row = 0; row < tile->rows; row++) {
-    float *out = AT(float, plan->op->p[1]) + query_of(plan, tile, row) * width, weight = tile->total_weight[row];
-    const float *total = tile->total + row * padded;
-    f32x16 inverse = f32x16_set1(weight == 0 ? 0.f : 1.f / weight);
+static void write_out(const Plan *plan, const Tile *tile, const float *sums, const float *weights) {
+  int width = plan->shape.width;
+  for (int row = 0; row < tile->rows; row++, sums += plan->shape.padded) {
+    float *out = AT(float, plan->op->p[1]) + query_of(plan, tile, row) * width;
+    f32x16 inverse = f32x16_set1(weights[row] == 0 ? 0.f : 1.f / weights[row]);
     int i = 0;
-    for (; i + 16 <= width; i += 16) f32x16_store(out + i, f32x16_mul(f32x16_load(total + i), inverse));
-    if (i < width) f32x16_store_part(out + i, f32x16_mul(f32x16_load(total + i), inverse), width - i);
+    for (; i + 16 <= width; i += 16) f32x16_store(out + i, f32x16_mul(f32x16_load(sums + i), inverse));
+    if (i < width) f32x16_store_part(out + i, f32x16_mul(f32x16_load(sums + i), inverse), width - i);
   }
 }
 
@@ -411,23 +422,36 @@ static inline float *partial_of(const Plan *plan, int split, int part, int row) 
          (((size_t)split * MAX_PARTS + part) * rows + row) * (s->padded + 16);
 }
 
-static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
+// All parts of a tile, one after another, into its total.
+static void attend_parts(const Plan *plan, const Stream *stream, Tile *tile) {
   clear_total(tile, plan->shape.padded);
   for (int part = 0; part < stream->parts; part++) {
     attend_part(plan, stream, tile, part, part + 1);
     for (int row = 0; row < tile->rows; row++) {
-      float weight = tile->weight[row];
-      Balance balance = fold_weights(&tile->total_max[row], &tile->total_weight[row], tile->max[row], weight);
       int at = row * plan->shape.padded;
-      if (weight != 0) fold_sums(tile->total + at, tile->sums + at, balance, plan->shape.padded);
+      if (tile->weight[row] == 0) continue;
+      Balance balance =
+          fold_weights(&tile->total_max[row], &tile->total_weight[row], tile->max[row], tile->weight[row]);
+      fold_sums(tile->total + at, tile->sums + at, balance, plan->shape.padded);
     }
   }
-  write_out(plan, tile);
+}
+
+// A tile over all parts. The fold of a single part would be that part, bit for bit.
+static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
+  const float *sums = tile->total, *max = tile->total_max, *weight = tile->total_weight;
+  if (stream->parts == 1) {
+    attend_part(plan, stream, tile, 0, 1);
+    sums = tile->sums, max = tile->max, weight = tile->weight;
+  } else {
+    attend_parts(plan, stream, tile);
+  }
+  write_out(plan, tile, sums, weight);
   if (!stream->has_mass) return;
   for (int row = 0; row < tile->rows; row++) {
     float *outcome = outcome_of(plan, tile, row);
-    outcome[0] = tile->total_max[row];
-    outcome[1] = tile->total_weight[row];
+    outcome[0] = max[row];
+    outcome[1] = weight[row];
   }
 }
 
@@ -546,7 +570,7 @@ void kernel_attention_merge(const Op *op, const Step *step, Work *work) {
       if (at.phase == FOLDS) {
         load_tile(&plan, &at.stream, index, &tile);
         fold_tile(&plan, &at.stream, &tile, at.splits + index);
-        write_out(&plan, &tile);
+        write_out(&plan, &tile, tile.total, tile.total_weight);
       } else {
         give_mass(&plan, &at.stream, &tile, at.splits, index);
       }
