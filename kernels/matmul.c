@@ -37,11 +37,13 @@ typedef void Tile(const uint8_t *panel, int columns, const void *input, float *o
 
 #define TILE(type, n)                                                                                        \
   static void tile_##type##_##n(const uint8_t *panel, int columns, const void *input, float *out) {          \
-    f32x16 sums[n];                                                                                          \
-    UNROLL for (int t = 0; t < n; t++) sums[t] = f32x16_zero();                                              \
+    vf sums[PARTS * (n)];                                                                                    \
+    UNROLL for (int i = 0; i < PARTS * (n); i++) sums[i] = vf_set1(0.f);                                     \
     if (is_float(type)) tile_floats(type, n > MAX_FLOAT_TILE ? MAX_FLOAT_TILE : n, panel, columns, (const float *const *)input, sums); \
     else tile_quantized(type, n, panel, columns / BLOCK, (const uint8_t *)input, sums);                      \
-    UNROLL for (int t = 0; t < n; t++) f32x16_store(out + t * PANEL, sums[t]);                               \
+    UNROLL for (int t = 0; t < n; t++) {                                                                     \
+      UNROLL for (int part = 0; part < PARTS; part++) vf_store(out + t * PANEL + part * W, sums[part * (n) + t]); \
+    }                                                                                                        \
   }
 #define TILES_4(type) TILE(type, 1) TILE(type, 2) TILE(type, 4)
 #define ROW_4(type) tile_##type##_1, tile_##type##_2, tile_##type##_4

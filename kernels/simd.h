@@ -228,6 +228,18 @@ INLINE vdot vdot_u8(vdot acc, vb w, vb a) {  // maddubs would saturate: even and
   vi odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
   return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
 }
+#define HAS_NARROW_DOT
+typedef struct {
+  vi whole, narrow;
+} vdot4;
+INLINE vdot4 vdot4_from(vi v) { return (vdot4){v, _mm256_setzero_si256()}; }
+INLINE vdot4 vdot4_add(vdot4 d, vb w, vb a) {
+  d.narrow = _mm256_add_epi16(d.narrow, _mm256_maddubs_epi16(w, a));
+  return d;
+}
+INLINE vi vdot4_finish(vdot4 d) {
+  return _mm256_add_epi32(d.whole, _mm256_madd_epi16(d.narrow, _mm256_set1_epi16(1)));
+}
 #endif
 
 // ------------------------------------------------------------------------------------------------------- NEON
@@ -359,12 +371,11 @@ typedef v128_t vm;
 #define vf_from_vi(a) wasm_f32x4_convert_i32x4(a)
 #define vf_from_bits(a) (a)
 #define vf_blend(m, a, b) wasm_v128_bitselect(a, b, m)
-// Infinities and NaN come out as large numbers: stores saturate, so pages and scales never hold them.
+// Infinities and NaN come out as large numbers: stores saturate, so pages and scales never hold them. Sign extension
+// brings a copy of the sign to the top; the mask drops the copies between it and the exponent.
 INLINE vf vf_load_f16(const uint16_t *p) {
-  v128_t h = wasm_u32x4_load16x4(p);
-  v128_t m = wasm_i32x4_shl(wasm_v128_and(h, wasm_i32x4_const_splat(0x7fff)), 13);
-  v128_t s = wasm_i32x4_shl(wasm_v128_and(h, wasm_i32x4_const_splat(0x8000)), 16);
-  return wasm_v128_or(wasm_f32x4_mul(m, wasm_f32x4_const_splat(0x1p112f)), s);
+  v128_t h = wasm_v128_and(wasm_i32x4_shl(wasm_i32x4_load16x4(p), 13), wasm_i32x4_const_splat((int)0x8fffe000));
+  return wasm_f32x4_mul(h, wasm_f32x4_const_splat(0x1p112f));
 }
 INLINE void vf_store_f16(uint16_t *p, vf v) {
   p[0] = f32_to_f16(wasm_f32x4_extract_lane(v, 0));
@@ -443,6 +454,18 @@ INLINE vdot vdot_u7(vdot d, vb w, vb a) {
 }
 #else
 #define vdot_u7(d, w, a) vdot_u8(d, w, a)
+#endif
+#ifdef __wasm_relaxed_simd__
+#define HAS_NARROW_DOT
+typedef struct {
+  v128_t whole, narrow;
+} vdot4;
+INLINE vdot4 vdot4_from(vi v) { return (vdot4){v, wasm_i32x4_const_splat(0)}; }
+INLINE vdot4 vdot4_add(vdot4 d, vb w, vb a) {
+  d.narrow = wasm_i16x8_add(d.narrow, wasm_i16x8_relaxed_dot_i8x16_i7x16(a, w));
+  return d;
+}
+INLINE vi vdot4_finish(vdot4 d) { return wasm_i32x4_add(d.whole, wasm_i32x4_extadd_pairwise_i16x8(d.narrow)); }
 #endif
 
 // ----------------------------------------------------------------------------------------------------- scalar
@@ -534,6 +557,15 @@ INLINE vf vf_scale(vf a, vf n) {
   vf scaled = vf_from_bits(vi_add(vi_from_bits(a), vi_shl(exponent, 23)));
   return vf_blend(vi_gt(exponent, vi_set1(-127)), scaled, vf_set1(0.f));
 }
+#endif
+
+// Dot products of codes below 16, for up to 8 quads between `from` and `finish`: targets that multiply bytes to
+// 16-bit pairs add those up (8 x 2 x 15 x 127 < 2^15) and widen once.
+#ifndef HAS_NARROW_DOT
+typedef vdot vdot4;
+#define vdot4_from(v) vdot_from(v)
+#define vdot4_add(d, w, a) vdot_u7(d, w, a)
+#define vdot4_finish(d) vdot_finish(d)
 #endif
 
 // ------------------------------------------------------------------------------------------ lifting to 16 lanes
