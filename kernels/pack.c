@@ -26,9 +26,9 @@ typedef struct Block {
   uint16_t super_scale, super_minimum;
 } Block;
 
-static int file_block_elements(int type) { return has_supers(type) ? 256 : is_float(type) ? 1 : 32; }
+CONST_FN int file_block_elements(int type) { return has_supers(type) ? 256 : is_float(type) ? 1 : 32; }
 
-static int file_block_bytes(int type) {
+CONST_FN int file_block_bytes(int type) {
   switch (type) {
     case W_F32: return 4;
     case W_F16: return 2;
@@ -48,22 +48,22 @@ static int file_block_bytes(int type) {
   }
 }
 
-static uint16_t half_at(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+INLINE uint16_t half_at(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 
-static void nibbles(const uint8_t *from, uint8_t *codes) {
+INLINE void nibbles(const uint8_t *from, uint8_t *codes) {
   for (int i = 0; i < 16; i++) {
     codes[i] = from[i] & 15;
     codes[i + 16] = from[i] >> 4;
   }
 }
 
-static void fifth_bits(const uint8_t *from, uint8_t *codes) {
+INLINE void fifth_bits(const uint8_t *from, uint8_t *codes) {
   const uint32_t bits = (uint32_t)half_at(from) | (uint32_t)half_at(from + 2) << 16;
   for (int i = 0; i < 32; i++) codes[i] |= ((bits >> i) & 1) << 4;
 }
 
 // Six-bit scale and minimum of block `j` of a Q4_K or Q5_K superblock.
-static void six_bit_pair(const uint8_t *p, int j, uint8_t *scale, uint8_t *minimum) {
+INLINE void six_bit_pair(const uint8_t *p, int j, uint8_t *scale, uint8_t *minimum) {
   if (j < 4) {
     *scale = p[j] & 63;
     *minimum = p[j + 4] & 63;
@@ -74,13 +74,13 @@ static void six_bit_pair(const uint8_t *p, int j, uint8_t *scale, uint8_t *minim
 }
 
 // Six-bit signed scale `g` (of 16) of a Q3_K superblock, stored with 32 added.
-static int8_t q3_scale(const uint8_t *p, int g) {
+INLINE int8_t q3_scale(const uint8_t *p, int g) {
   const int low = g < 8 ? p[g] & 15 : p[g - 8] >> 4;
   return (int8_t)((low | ((p[8 + (g & 3)] >> (2 * (g >> 2))) & 3) << 4) - 32);
 }
 
 // Block `b` (of 32 columns) of the row at `row`.
-static void read_block(int type, const uint8_t *row, int b, Block *out) {
+INLINE void read_block(const int type, const uint8_t *row, int b, Block *out) {
   const int per = file_block_elements(type) / 32;
   const uint8_t *p = row + (int64_t)(b / per) * file_block_bytes(type);
   const int j = b % per;
@@ -157,26 +157,37 @@ static void read_block(int type, const uint8_t *row, int b, Block *out) {
   }
 }
 
-static void write_codes(int type, const Block *block, int lane, uint8_t *to) {
+// Four codes at a time: the four columns of a quad are neighbours in the file's block and in the panel's vectors.
+INLINE void write_codes(const int type, const Block *block, int lane, uint8_t *to) {
   const int bits = low_bits(type);
-  for (int k = 0; k < 32; k++) {
-    const int quad = k >> 2, byte = lane * 4 + (k & 3), code = block->codes[k];
-    if (bits == 8) {
-      to[quad * 64 + byte] = (uint8_t)code;
-    } else if (bits == 4) {
-      to[(quad & 3) * 64 + byte] |= (uint8_t)((code & 15) << (quad < 4 ? 0 : 4));
-    } else {
-      to[(quad & 1) * 64 + byte] |= (uint8_t)((code & 3) << (2 * (quad >> 1)));
+  const uint32_t low_mask = 0x01010101u * ((1u << bits) - 1), one = 0x01010101u, three = 0x03030303u;
+  uint32_t quad[8], *vector = (uint32_t *)to + lane, *high = vector + 16 * bits;
+  __builtin_memcpy(quad, block->codes, 32);
+  if (bits == 8) {
+    for (int j = 0; j < 8; j++) vector[16 * j] = quad[j];
+  } else if (bits == 4) {
+    for (int v = 0; v < 4; v++) vector[16 * v] = (quad[v] & low_mask) | (quad[v + 4] & low_mask) << 4;
+  } else {
+    for (int v = 0; v < 2; v++) {
+      uint32_t word = 0;
+      for (int i = 0; i < 4; i++) word |= (quad[v + 2 * i] & low_mask) << (2 * i);
+      vector[16 * v] = word;
     }
-    if (high_bits(type) == 1) {
-      to[bits * 64 + byte] |= (uint8_t)((code >> bits) << quad);
-    } else if (high_bits(type) == 2) {
-      to[bits * 64 + (quad & 1) * 64 + byte] |= (uint8_t)((code >> bits) << (2 * (quad >> 1)));
+  }
+  if (high_bits(type) == 1) {
+    uint32_t word = 0;
+    for (int j = 0; j < 8; j++) word |= ((quad[j] >> bits) & one) << j;
+    *high = word;
+  } else if (high_bits(type) == 2) {
+    for (int v = 0; v < 2; v++) {
+      uint32_t word = 0;
+      for (int i = 0; i < 4; i++) word |= ((quad[v + 2 * i] >> bits) & three) << (2 * i);
+      high[16 * v] = word;
     }
   }
 }
 
-static void write_scales(int type, const Block *block, int lane, uint8_t *to) {
+INLINE void write_scales(const int type, const Block *block, int lane, uint8_t *to) {
   if (!has_supers(type)) {
     ((uint16_t *)to)[lane] = block->scale;
     if (has_minima(type)) ((uint16_t *)to)[16 + lane] = block->minimum;
@@ -198,6 +209,27 @@ static void pack_floats(int type, int rows, int columns, const uint8_t *from, ui
   }
 }
 
+// One panel of up to 16 rows of a block-quantised type.
+INLINE void pack_panel(const int type, int lanes, int columns, const uint8_t *from, int64_t row_bytes, uint8_t *to) {
+  const int blocks = columns / BLOCK;
+  uint8_t *scales = to + (int64_t)blocks * block_code_bytes(type);
+  uint8_t *supers = scales + (int64_t)blocks * block_scale_bytes(type);
+  for (int b = 0; b < blocks; b++) {
+    uint8_t *codes = to + (int64_t)b * block_code_bytes(type);
+    for (int lane = 0; lane < lanes; lane++) {
+      Block block;
+      read_block(type, from + lane * row_bytes, b, &block);
+      write_codes(type, &block, lane, codes);
+      write_scales(type, &block, lane, scales + (int64_t)b * block_scale_bytes(type));
+      if (has_supers(type) && b % 8 == 0) {
+        uint16_t *super = (uint16_t *)(supers + (int64_t)(b / 8) * super_bytes(type));
+        super[lane] = block.super_scale;
+        if (has_minima(type)) super[16 + lane] = block.super_minimum;
+      }
+    }
+  }
+}
+
 // Packs `rows` rows, contiguous at `source` in the file's layout, into ceil(rows / 16) panels at `target`; lanes
 // past the last row become zero rows.
 EXPORT void mill_pack(int32_t type, int32_t rows, int32_t columns, uint64_t source, uint64_t target) {
@@ -205,29 +237,28 @@ EXPORT void mill_pack(int32_t type, int32_t rows, int32_t columns, uint64_t sour
   uint8_t *to = AT(uint8_t, target);
   const int64_t panel_bytes = mill_panel_bytes(type, columns);
   const int64_t row_bytes = (int64_t)(columns / file_block_elements(type)) * file_block_bytes(type);
-  const int blocks = columns / BLOCK;
   for (int first = 0; first < rows; first += PANEL, to += panel_bytes, from += PANEL * row_bytes) {
     const int lanes = rows - first < PANEL ? rows - first : PANEL;
-    __builtin_memset(to, 0, (size_t)panel_bytes);
-    if (is_float(type)) {
-      pack_floats(type, lanes, columns, from, to);
-      continue;
-    }
-    uint8_t *scales = to + (int64_t)blocks * block_code_bytes(type);
-    uint8_t *supers = scales + (int64_t)blocks * block_scale_bytes(type);
-    for (int b = 0; b < blocks; b++) {
-      uint8_t *codes = to + (int64_t)b * block_code_bytes(type);
-      for (int lane = 0; lane < lanes; lane++) {
-        Block block;
-        read_block(type, from + lane * row_bytes, b, &block);
-        write_codes(type, &block, lane, codes);
-        write_scales(type, &block, lane, scales + (int64_t)b * block_scale_bytes(type));
-        if (has_supers(type) && b % 8 == 0) {
-          uint16_t *super = (uint16_t *)(supers + (int64_t)(b / 8) * super_bytes(type));
-          super[lane] = block.super_scale;
-          if (has_minima(type)) super[16 + lane] = block.super_minimum;
-        }
-      }
+    if (lanes < PANEL) __builtin_memset(to, 0, (size_t)panel_bytes);
+    switch (type) {
+#define CASE(type)                                          \
+  case type:                                                \
+    pack_panel(type, lanes, columns, from, row_bytes, to); \
+    break;
+      CASE(W_Q4_0)
+      CASE(W_Q4_1)
+      CASE(W_Q5_0)
+      CASE(W_Q5_1)
+      CASE(W_Q8_0)
+      CASE(W_Q2_K)
+      CASE(W_Q3_K)
+      CASE(W_Q4_K)
+      CASE(W_Q5_K)
+      CASE(W_Q6_K)
+      CASE(W_IQ4_NL)
+      CASE(W_IQ4_XS)
+#undef CASE
+      default: pack_floats(type, lanes, columns, from, to);
     }
   }
 }

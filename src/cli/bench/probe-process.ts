@@ -8,7 +8,8 @@ import { createNativeMachine } from "../../backends/native/index.js";
 import { createWasmMachine } from "../../backends/wasm/index.js";
 import type { MachineSpeed, ProbeRequest } from "./probe.js";
 
-const DOT_MILLIONS = 40;
+/** Long enough for the clock to settle where wide multiplications hold it. */
+const DOT_MILLIONS = 1500;
 const OPERATIONS_PER_DOT = 128;
 
 async function machine(threads: number): Promise<Machine> {
