@@ -210,7 +210,8 @@ function summarise(
       residentBytes: resident,
       fileBytes: us.info.fileBytes,
       ...us.info.memory,
-      residentOverFileAndCache: resident / (us.info.fileBytes + us.info.memory.cacheBytes),
+      // What is resident beyond the cache's budget, over the file's size.
+      residentOverFile: (resident - us.info.memory.cacheBytes) / us.info.fileBytes,
     },
     peer: peer
       ? {
@@ -246,7 +247,7 @@ function print(report: ReturnType<typeof summarise>): string {
     "",
     `prefill: ${prefill.gops.toFixed(0)} GOP/s, ${percent(prefill.shareOfMultiplyPeak)} of the machine's ${machine.gops.toFixed(0)}`,
     `decode: ${decode.gigabytesPerSecond.toFixed(1)} GB/s, ${percent(decode.shareOfBandwidth)} of the machine's ${machine.gigabytesPerSecond.toFixed(1)}`,
-    `memory: ${formatBytes(memory.residentBytes)} resident; file ${formatBytes(memory.fileBytes)}, cache ${formatBytes(memory.cacheBytes)}, scratch ${formatBytes(memory.scratchBytes)}`,
+    `memory: ${formatBytes(memory.residentBytes)} resident; file ${formatBytes(memory.fileBytes)}, cache ${formatBytes(memory.cacheBytes)}, scratch ${formatBytes(memory.scratchBytes)}; ${memory.residentOverFile.toFixed(2)} x file size without the cache`,
   ];
   return lines.join("\n");
 }

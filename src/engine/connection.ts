@@ -20,8 +20,14 @@ export interface EngineThread {
 
 /** Starts the engine's worker. */
 export function startWorker(): EngineThread {
-  // Flags of the main program, such as --input-type, are not for this thread.
-  return threadOf(new Worker(new URL("./worker.js", import.meta.url), { name: "millrace", execArgv: [] }));
+  const options = {
+    name: "millrace",
+    // Flags of the main program, such as --input-type, are not for this thread.
+    execArgv: [],
+    // What the engine allocates per step is little and soon garbage: a small nursery keeps resident memory down.
+    resourceLimits: { maxYoungGenerationSizeMb: 4 },
+  };
+  return threadOf(new Worker(new URL("./worker.js", import.meta.url), options));
 }
 
 /** `worker`, which serves an engine. It no longer keeps the process alive unless it is held. */

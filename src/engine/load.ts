@@ -23,10 +23,11 @@ import type { OpenParameters, OpenProgress } from "./protocol.js";
 
 /** Context where the caller names none: long enough for most, short of what a trained maximum would cost. */
 const DEFAULT_CONTEXT = 8192;
-/** Tokens of a step: large enough that weights are read once for many tokens, small enough for scratch to stay so. */
-const STEP_TOKENS = 512;
-/** Prompt tokens beside decoding ones: about where the kernels reach their full speed, so answers stall least. */
-const STEP_TOKENS_BESIDE_DECODE = 128;
+/**
+ * Tokens of a step: enough that weights are read once for many tokens and the kernels reach their full speed, few
+ * enough that scratch stays small and that answers beside a long prompt stall little.
+ */
+const STEP_TOKENS = 128;
 /** Scoring wants logits of every row; this bounds their buffer. */
 const LOGITS_BYTES = 16 * 2 ** 20;
 
@@ -188,7 +189,7 @@ function stepLimits(sequences: number, context: number, vocabularySize: number):
   const rows = Math.floor(LOGITS_BYTES / (4 * vocabularySize));
   return {
     maxTokens,
-    maxTokensBesideDecode: Math.min(STEP_TOKENS_BESIDE_DECODE, maxTokens),
+    maxTokensBesideDecode: maxTokens,
     maxOutputs: Math.min(maxTokens, Math.max(sequences, rows)),
     maxSequences: sequences,
   };
