@@ -108,12 +108,10 @@ static Tile *const tiles[NUM_WEIGHT_TYPES][5] = {
     ROW(W_IQ4_XS),
 };
 
-// Panels that one chunk of work holds: about half of a second-level cache with one tile of tokens beside it, and
-// small enough that all threads get several chunks.
-static int chunk_panels(int64_t panel_bytes, int panels, int threads) {
+// Panels that meet all tokens before the next ones do: about half of a second-level cache, with a tile of tokens
+// beside them in the first.
+static int block_panels(int64_t panel_bytes) {
   int64_t fit = (128 << 10) / panel_bytes;
-  int share = panels / (threads * 6);
-  if (fit > share) fit = share;
   return fit < 1 ? 1 : (int)fit;
 }
 
@@ -127,9 +125,12 @@ void kernel_matmul(const Op *op, const Step *step, Work *work) {
   const float *inputs[MAX_TILE];
   _Alignas(64) float sums[MAX_TILE * PANEL];
   Sink sink = {.accumulate = op->i[5]};
-  int begin, end;
+  const int block = block_panels(panel_bytes);
+  int begin = 0, end = 0, chunk_end = 0;
   if (rows == 0) return;
-  while (work_take(work, panels, chunk_panels(panel_bytes, panels, work->threads), &begin, &end)) {
+  for (;; begin = end) {
+    if (begin == chunk_end && !work_take_guided(work, panels, 1, &begin, &chunk_end)) return;
+    end = begin + block < chunk_end ? begin + block : chunk_end;
     for (int row = 0, n; row < rows; row += n) {
       n = tile_width(row, rows);
       if (is_float(type) && n > MAX_FLOAT_TILE) n = MAX_FLOAT_TILE;
@@ -184,7 +185,7 @@ void kernel_matmul_experts(const Op *op, const Step *step, Work *work) {
   const float *inputs[MAX_TILE];
   _Alignas(64) float sums[MAX_TILE * PANEL];
   Sink sink = {0};
-  const int chunk = chunk_panels(panel_bytes, panels, work->threads), chunks = (panels + chunk - 1) / chunk;
+  const int block = block_panels(panel_bytes), chunk = block < panels / 2 ? block : (panels + 1) / 2, chunks = (panels + chunk - 1) / chunk;
   const int limit = is_float(type) ? MAX_FLOAT_TILE : MAX_TILE;
   int begin, end;
   while (work_take(work, experts * chunks, 1, &begin, &end)) {

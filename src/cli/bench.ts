@@ -106,7 +106,6 @@ async function bench(model: string | undefined, options: BenchOptions): Promise<
   log(`${us.name}: ${us.description}`);
   if (peer) log(`${peer.name}: ${peer.description}`);
   const work = makeWork(promptTokens, options, us.info.vocabularySize);
-  await warmUp(us, peer, work);
   const rounds: Round[] = [];
   for (let round = 0; round < options.runs; round++) {
     // In turn, and in turn who begins: whatever drifts hits both alike.
@@ -114,6 +113,7 @@ async function bench(model: string | undefined, options: BenchOptions): Promise<
     const before = first ? await timed(us, work) : null;
     const theirs = peer ? await timed(peer, work) : null;
     const mine = before ?? (await timed(us, work));
+    await probe.measure();
     rounds.push({ ours: mine, peer: theirs, machine: await probe.measure() });
     log(`run ${round + 1} of ${options.runs}: ${describe(rounds.at(-1)!)}`);
   }
@@ -144,18 +144,14 @@ function makeWork(promptTokens: number, options: BenchOptions, vocabularySize: n
   return { prompts, generate: options.generate };
 }
 
+/** A short run that is not counted, since memory that lay idle during the other's turn comes back slowly; then the run. */
 async function timed(contestant: Contestant, work: Work): Promise<Speed> {
+  await contestant.run(shortened(work));
   return speed(work, await contestant.run(work));
 }
 
-/** One short run each: pages touched, code compiled, caches of tables filled. */
-async function warmUp(us: Contestant, peer: Contestant | null, work: Work): Promise<void> {
-  const short: Work = {
-    prompts: work.prompts.map((ids) => ids.slice(0, 64)),
-    generate: Math.min(8, work.generate),
-  };
-  await us.run(short);
-  await peer?.run(short);
+function shortened({ prompts, generate }: Work): Work {
+  return { prompts: prompts.map((ids) => ids.slice(0, 64)), generate: Math.min(8, generate) };
 }
 
 function describe({ ours, peer, machine }: Round): string {
@@ -194,7 +190,9 @@ function summarise(
     prefill: {
       tokensPerSecond: prefill.ours,
       gops: (2 * parameters * prefill.ours) / 1e9,
-      shareOfMultiplyPeak: of((round) => (2 * parameters * round.ours.prefill) / round.machine.operations),
+      shareOfMultiplyPeak: of(
+        (round) => (2 * size.promptParameters * round.ours.prefill) / round.machine.operations,
+      ),
     },
     decode: {
       tokensPerSecond: decode.ours,

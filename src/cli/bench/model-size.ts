@@ -10,7 +10,10 @@ export interface ModelSize {
   readonly bytesPerStep: number;
   /** Bytes of keys and values that attention reads for each token in the cache. */
   readonly cacheBytesPerToken: number;
+  /** Parameters that one token is multiplied with. */
   readonly multipliedParameters: number;
+  /** The same without what only wanted outputs are multiplied with: the work of a prompt's tokens. */
+  readonly promptParameters: number;
 }
 
 export async function measureModel(path: string, codec: CodecName): Promise<ModelSize> {
@@ -18,12 +21,19 @@ export async function measureModel(path: string, codec: CodecName): Promise<Mode
   const { tape } = await buildTape(checkpoint, {});
   let bytesPerStep = 0;
   let multipliedParameters = 0;
+  let promptParameters = 0;
   for (const op of tape.ops) {
     if (op.op !== "matmul" && op.op !== "matmulExperts") continue;
     const { rows, columns, type } = op.weight;
     const times = op.op === "matmulExperts" ? op.route.perToken : 1;
     bytesPerStep += times * rows * rowBytes(type, columns);
     multipliedParameters += times * rows * columns;
+    if (op.x.rows !== "outputs") promptParameters += times * rows * columns;
   }
-  return { bytesPerStep, cacheBytesPerToken: bytesPerToken(tape.kv, codec), multipliedParameters };
+  return {
+    bytesPerStep,
+    cacheBytesPerToken: bytesPerToken(tape.kv, codec),
+    multipliedParameters,
+    promptParameters,
+  };
 }
