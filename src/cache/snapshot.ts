@@ -5,39 +5,45 @@
  *   pages      [rows, lanes] of pageBytes each
  * all little-endian. Restored slots are those that were saved, so what follows is the same to the last bit.
  */
-import { z } from "zod";
+import { createRequire } from "node:module";
+import type * as zod from "zod";
 import { MillraceError } from "../errors.js";
 
 export const SNAPSHOT_VERSION = 1;
 
-const count = z.int().min(0);
-const rows = z.array(count);
+function makeSchema() {
+  // Loaded at the first restore: it takes more memory than all of the engine's own code, which none but those who
+  // restore should pay.
+  const { z } = createRequire(import.meta.url)("zod") as typeof zod;
+  const count = z.int().min(0);
+  const rows = z.array(count);
+  const tableState = z.strictObject({
+    rows: count,
+    /** By row: 0 sinks, 1 stream. */
+    segments: z.array(z.int().min(0).max(1)),
+    /** By segment: rows with free slots, the next to be filled last. */
+    open: z.tuple([rows, rows]),
+    offsets: z.tuple([z.int(), z.int()]),
+    seen: count,
+    dropped: count,
+    expired: count,
+    newestLost: z.int().min(-1),
+    exactFrom: count,
+  });
+  return z.strictObject({
+    version: z.literal(SNAPSHOT_VERSION),
+    /** CacheLayout.fingerprint. */
+    layout: z.string(),
+    nextPosition: count,
+    byteLength: count,
+    groups: z.array(tableState),
+  });
+}
 
-const tableState = z.strictObject({
-  rows: count,
-  /** By row: 0 sinks, 1 stream. */
-  segments: z.array(z.int().min(0).max(1)),
-  /** By segment: rows with free slots, the next to be filled last. */
-  open: z.tuple([rows, rows]),
-  offsets: z.tuple([z.int(), z.int()]),
-  seen: count,
-  dropped: count,
-  expired: count,
-  newestLost: z.int().min(-1),
-  exactFrom: count,
-});
+let schema: ReturnType<typeof makeSchema> | null = null;
 
-const snapshotHeader = z.strictObject({
-  version: z.literal(SNAPSHOT_VERSION),
-  /** CacheLayout.fingerprint. */
-  layout: z.string(),
-  nextPosition: count,
-  byteLength: count,
-  groups: z.array(tableState),
-});
-
-export type TableState = z.infer<typeof tableState>;
-export type SnapshotHeader = z.infer<typeof snapshotHeader>;
+export type SnapshotHeader = zod.infer<ReturnType<typeof makeSchema>>;
+export type TableState = SnapshotHeader["groups"][number];
 
 export interface Snapshot {
   readonly header: string;
@@ -52,7 +58,8 @@ export function parseHeader(header: string): SnapshotHeader {
   } catch (cause) {
     throw badSnapshot("its header is not JSON", { cause });
   }
-  const parsed = snapshotHeader.safeParse(json);
+  schema ??= makeSchema();
+  const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   throw badSnapshot(`its header's ${issue?.path.join(".") || "form"} is wrong (${issue?.message})`);
