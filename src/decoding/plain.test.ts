@@ -134,6 +134,35 @@ describe("plain decoding", () => {
     expect(decoder.accept(logits).next).toBe(60);
     expect(decoder.accept(logits).next).not.toBe(60);
   });
+
+  it.each([
+    ["without penalties", {}],
+    ["with a window of 8", { presencePenalty: 1, frequencyPenalty: 0.1, penaltyWindow: 8 }],
+  ])("keeps no more of the context than the sampler looks at, %s", (_, options) => {
+    const sampler = createSampler(options, V);
+    const prompt = Int32Array.from({ length: 100 }, (_, i) => i % 20);
+    const whole = [...prompt];
+    let longest = 0;
+    const decoder = createPlain({
+      sampler: {
+        ...sampler,
+        sample(logits, context) {
+          longest = Math.max(longest, context.length);
+          const sample = sampler.sample(logits, context);
+          expect(sample).toEqual(sampler.sample(logits, whole));
+          return sample;
+        },
+      },
+      prompt,
+      maxTokens: Infinity,
+      endIds: new Set(),
+      detokenizer: null,
+      stop: null,
+    });
+    const logits = Float32Array.from({ length: V }, (_, i) => Math.sin(i));
+    for (let i = 0; i < 200; i++) whole.push(decoder.accept(logits).next!);
+    expect(longest).toBe(2 * sampler.window);
+  });
 });
 
 describe("scoring", () => {

@@ -22,7 +22,8 @@ export interface PlainOptions {
 
 export function createPlain(options: PlainOptions): Decoder {
   const { sampler, maxTokens, endIds, detokenizer, stop } = options;
-  const context = Array.from(options.prompt);
+  /** The last ids of prompt and answer: at least the sampler's window, at most twice as many. */
+  const context = Array.from(options.prompt.subarray(Math.max(0, options.prompt.length - sampler.window)));
   let generated = 0;
   /** Tokens sampled since the last emission. */
   let held: Sample[] = [];
@@ -60,6 +61,7 @@ export function createPlain(options: PlainOptions): Decoder {
         return end(last.text, last.stopped ? "stop-string" : "stop");
       }
       context.push(sample.id);
+      if (context.length > 2 * sampler.window) context.splice(0, context.length - sampler.window);
       held.push(sample);
       const decoded = detokenizer?.push(sample.id) ?? "";
       const { text, stopped } = stop?.push(decoded) ?? { text: decoded, stopped: false };

@@ -56,9 +56,11 @@ export interface SamplerState {
 export interface Sampler {
   /** The seed in use: the caller's, or the one that was drawn. */
   readonly seed: number;
+  /** Ids at the end of the context that `sample` looks at: the penalty window, or 0 without penalties. */
+  readonly window: number;
   /**
-   * Chooses the next token. `logits` [V] is not changed; `context` holds the ids so far (prompt and answer), of which
-   * only the penalty window is looked at, and ids outside the vocabulary are skipped. Advances the random state where
+   * Chooses the next token. `logits` [V] is not changed; `context` holds the ids so far (prompt and answer), at least
+   * the last `window` of them, and ids outside the vocabulary are skipped. Advances the random state where
    * temperature is above 0. Throws BAD_LOGITS for NaN, +Infinity or nothing left to choose, INVALID_ARGUMENT for a
    * wrong number of logits.
    */
@@ -79,7 +81,8 @@ export function createSampler(
   validateSamplingOptions(options, vocabularySize);
   const { penaltyWindow = 64, logprobs: numTop } = options;
   const heat = options.temperature ?? 0;
-  const changes = logitSteps(options);
+  const penalties = penaltySteps(options);
+  const changes = options.logitBias === undefined ? penalties : [logitBias(options.logitBias), ...penalties];
   const narrow = heat === 0 ? [] : [temperature(heat), ...truncations(options)];
   let seed = options.seed ?? globalThis.crypto.getRandomValues(new Uint32Array(1))[0]!;
   const random = createRandom(seed);
@@ -102,6 +105,7 @@ export function createSampler(
     get seed() {
       return seed;
     },
+    window: penalties.length > 0 ? penaltyWindow : 0,
     sample(logits, context) {
       if (logits.length !== vocabularySize) {
         throw new MillraceError(
@@ -129,15 +133,9 @@ export function createSampler(
   };
 }
 
-function logitSteps(options: SamplingOptions): LogitStep[] {
-  const {
-    logitBias: bias,
-    repetitionPenalty: r = 1,
-    presencePenalty: p = 0,
-    frequencyPenalty: f = 0,
-  } = options;
+function penaltySteps(options: SamplingOptions): LogitStep[] {
+  const { repetitionPenalty: r = 1, presencePenalty: p = 0, frequencyPenalty: f = 0 } = options;
   const steps: LogitStep[] = [];
-  if (bias !== undefined) steps.push(logitBias(bias));
   if (r !== 1) steps.push(repetitionPenalty(r));
   if (p !== 0) steps.push(presencePenalty(p));
   if (f !== 0) steps.push(frequencyPenalty(f));
