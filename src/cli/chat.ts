@@ -214,8 +214,10 @@ class Conversation {
       ...(maxTokens === undefined ? {} : { maxTokens }),
     });
     using _interrupt = onInterrupt(() => void generation.return());
+    // Asked for before the iteration: an endless answer then keeps its text, which the conversation goes on from.
+    const whole = generation.result;
     if (json) {
-      const result = await generation.result;
+      const result = await whole;
       await writeJson(answerJson(result, this.#model.info));
       return result;
     }
@@ -229,7 +231,7 @@ class Conversation {
       await write(terminal ? printable(shown) : shown);
     }
     await write("\n");
-    const result = await generation.result;
+    const result = await whole;
     if (result.finishReason === "cache-full") say(`The answer ends here: ${this.#full()}`);
     else if (this.#lines.interactive) say(dim(`(${answerLine(result)})`));
     if (this.#lines.interactive) await write("\n");

@@ -18,7 +18,10 @@ export interface Piece {
   readonly scores?: readonly TokenScore[];
 }
 
-/** The whole answer. */
+/**
+ * The whole answer. Where `maxTokens` was Infinity and the answer was iterated without `result` having been asked for
+ * before, nobody kept it: `text`, `tokens` and `scores` are then empty, and the rest is as always.
+ */
 export interface GenerationResult {
   readonly text: string;
   /** Generated ids; an end token that stopped the answer is not among them. */
@@ -45,6 +48,8 @@ interface Waiting {
  * `result` is asked for.
  *
  *   - A reader that falls behind pauses its own generation, and no other; unread pieces are bounded.
+ *   - Pieces that were read are kept for `result` too, except where `maxTokens` is Infinity: an endless stream takes no
+ *     more memory the longer it runs, unless `result` is asked for before the first piece is.
  *   - `break` cancels: the pages it held are free for the next request.
  *   - A signal ends the iteration with ABORTED after the pieces that came before.
  *   - Where only `result` is asked for, pieces gather in it.
@@ -65,6 +70,10 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   #ended: "done" | MillraceError | null = null;
   #result: Promise<GenerationResult> | null = null;
 
+  /** Tokens that have come, kept or not. */
+  #numTokens = 0;
+  /** Pieces gather for `result`. */
+  #gathers = true;
   #text = "";
   readonly #tokens: number[] = [];
   readonly #scores: TokenScore[] = [];
@@ -113,14 +122,15 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
 
   /**
    * The whole answer, when it has ended. Rejects with what ended it early (ABORTED for a signal); after `break` it
-   * holds what was generated until then. Asking for it starts the generation.
+   * holds what was generated until then. Asking for it starts the generation. To iterate an answer of `maxTokens:
+   * Infinity` and have its text and tokens here too, ask before the iteration: later, they are empty.
    */
   get result(): Promise<GenerationResult> {
-    this.#result ??= this.#connection.hold(this.#gather());
+    this.#result ??= this.#connection.hold(this.#whole());
     return this.#result;
   }
 
-  async #gather(): Promise<GenerationResult> {
+  async #whole(): Promise<GenerationResult> {
     const { end } = this.#start();
     const { finishReason, seed, promptTokens, generatedTokens, queueMs, prefillMs, decodeMs, cache } =
       await end;
@@ -169,10 +179,13 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   }
 
   #take(emission: Emission): void {
-    const piece: Piece = { ...emission, index: this.#tokens.length };
-    this.#text += emission.text;
-    for (const id of emission.tokens) this.#tokens.push(id);
-    for (const score of emission.scores ?? []) this.#scores.push(score);
+    const piece: Piece = { ...emission, index: this.#numTokens };
+    this.#numTokens += emission.tokens.length;
+    if (this.#gathers) {
+      this.#text += emission.text;
+      for (const id of emission.tokens) this.#tokens.push(id);
+      for (const score of emission.scores ?? []) this.#scores.push(score);
+    }
     if (this.#ended) return;
     const waiting = this.#waiting.shift();
     if (waiting) waiting.resolve({ done: false, value: piece });
@@ -183,6 +196,9 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   /** What has gathered for `result` before anybody iterated is the first piece. */
   #iterate(): void {
     this.#iterated = true;
+    this.#gathers = this.#result !== null || this.#parameters.maxTokens !== Number.POSITIVE_INFINITY;
+    // What ends both early is told to the reader; a result that is not awaited yet shall not end the process.
+    this.#result?.catch(() => {});
     this.#start();
     if (this.#tokens.length === 0) return;
     const scores = this.#scores.slice();

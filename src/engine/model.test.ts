@@ -4,7 +4,7 @@ import { loadNull, localThread, openNull } from "../../test/support/local-thread
 import { tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
 import { createNull } from "../backends/null.js";
 import type { EngineThread } from "./connection.js";
-import type { Piece } from "./generation.js";
+import type { Generation, Piece } from "./generation.js";
 import { assemble } from "./load.js";
 import { type Model, openOn, openParameters } from "./model.js";
 import { window } from "./policies.js";
@@ -357,6 +357,64 @@ describe("a slow reader", () => {
     const pieces = await collect(generation);
     expect(pieces.map(({ text }) => text).join("")).toBe((await result).text);
     expect(pieces.flatMap(({ tokens }) => tokens)).toEqual((await result).tokens);
+  });
+});
+
+describe("an endless answer", () => {
+  const endless = { maxTokens: Number.POSITIVE_INFINITY, ignoreEos: true };
+  const openWindow = () => open({ context: 64, cache: { policy: window({ tokens: 32 }) } });
+  /** Reads pieces until they hold `count` tokens, then breaks. */
+  async function readTokens(generation: Generation, count: number): Promise<Piece[]> {
+    const pieces: Piece[] = [];
+    for await (const piece of generation) {
+      pieces.push(piece);
+      if (piece.index + piece.tokens.length >= count) break;
+    }
+    return pieces;
+  }
+
+  it("is not kept for its result while it is read", async () => {
+    const model = await openWindow();
+    const generation = model.generate("the rest", { ...endless, logprobs: 0 });
+    const pieces = await readTokens(generation, 300);
+    expect(pieces.map(({ index }) => index)).toEqual(
+      pieces.map((_, i) => pieces.slice(0, i).reduce((sum, { tokens }) => sum + tokens.length, 0)),
+    );
+    const { text, tokens, scores, finishReason, usage, cache } = await generation.result;
+    expect({ text, tokens, scores, finishReason }).toEqual({
+      text: "",
+      tokens: [],
+      scores: [],
+      finishReason: "aborted",
+    });
+    expect(usage.generatedTokens).toBeGreaterThanOrEqual(300);
+    expect(cache.seen).toBe(usage.promptTokens + usage.generatedTokens - 1);
+  });
+
+  it("is kept where its result was asked for first", async () => {
+    const model = await openWindow();
+    const generation = model.generate("the rest", endless);
+    const result = generation.result;
+    const pieces = await readTokens(generation, 300);
+    const { text, tokens, usage } = await result;
+    const read = pieces.map((piece) => piece.text).join("");
+    expect(text.slice(0, read.length)).toBe(read);
+    expect(tokens).toHaveLength(usage.generatedTokens);
+    expect(tokens.slice(0, 300)).toEqual(pieces.flatMap((piece) => piece.tokens).slice(0, 300));
+  });
+
+  it("tells its reader what ended it, and its result only who waits for that", async () => {
+    const model = await openWindow();
+    const controller = new AbortController();
+    const generation = model.generate("the rest", { ...endless, signal: controller.signal });
+    const result = generation.result;
+    const outcome = (async () => {
+      for await (const { index } of generation) if (index > 100) controller.abort();
+    })();
+    await expect(outcome).rejects.toThrow(code("ABORTED"));
+    // Vitest fails a run with unhandled rejections: nobody has waited for the result until here.
+    await turns(5);
+    await expect(result).rejects.toThrow(code("ABORTED"));
   });
 });
 

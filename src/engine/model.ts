@@ -46,7 +46,10 @@ export interface OpenOptions {
 }
 
 export interface GenerateOptions extends SamplingOptions {
-  /** Most tokens to generate. Default: as many as the context holds; Infinity needs a policy such as `window`. */
+  /**
+   * Most tokens to generate. Default: as many as the context holds. Infinity needs a policy such as `window`, and an
+   * answer that is iterated is then not kept for its `result` as well: see `Generation`.
+   */
   readonly maxTokens?: number;
   /** Text that ends the answer and is no part of it. */
   readonly stop?: string | readonly string[];
