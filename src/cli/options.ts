@@ -174,10 +174,16 @@ export function samplingOptions(flags: SamplingOptions): SamplingOptions {
   return Object.fromEntries(given.map((name) => [name, flags[name]]));
 }
 
-/** The model that was named, on the command line or in the environment. Throws INVALID_ARGUMENT, saying what to do. */
-export function modelSource(named: string | undefined, command: string): string {
+/** The model that was named, on the command line or in the environment. */
+export function namedModel(named: string | undefined): string | null {
   const source = named ?? process.env.MILLRACE_MODEL;
-  if (source !== undefined && source !== "") return source;
+  return source === undefined || source === "" ? null : source;
+}
+
+/** As `namedModel`. Throws INVALID_ARGUMENT where there is none, saying what to do. */
+export function modelSource(named: string | undefined, command: string): string {
+  const source = namedModel(named);
+  if (source !== null) return source;
   throw new MillraceError(
     "INVALID_ARGUMENT",
     `No model was named. Name one, for example \`millrace ${command} path/to/model.gguf\` or ` +

@@ -108,13 +108,15 @@ function onlyGguf(files: readonly ListFileEntry[], source: HubSource): Choice {
   throw ambiguous(all, source, `${all.length} GGUF models`);
 }
 
-/** GGUF language models: first parts only, without vision projectors and importance matrices. */
-function models(files: readonly ListFileEntry[]): ListFileEntry[] {
-  return files.filter(
-    ({ path }) =>
-      path.endsWith(".gguf") &&
-      !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(path) &&
-      !/(^|[-._/])(mmproj|imatrix)[-._]/i.test(path),
+const models = (files: readonly ListFileEntry[]): ListFileEntry[] =>
+  files.filter(({ path }) => isModelFile(path));
+
+/** Whether this is a GGUF language model by its name: no later part of one, vision projector or importance matrix. */
+export function isModelFile(path: string): boolean {
+  return (
+    path.endsWith(".gguf") &&
+    !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(path) &&
+    !/(^|[-._/])(mmproj|imatrix)[-._]/i.test(path)
   );
 }
 
