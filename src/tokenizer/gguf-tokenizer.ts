@@ -1,8 +1,8 @@
-import { MillraceError } from "../errors.js";
 import type { EncodeOptions, Tokenizer } from "./contract.js";
 import { decodeIds } from "./decode.js";
 import { type GgufVocabulary, isSpecialType, TOKEN_TYPE } from "./gguf-vocabulary.js";
 import { IdList } from "./id-list.js";
+import { checkedTokenId } from "./token-id.js";
 import { wellFormed } from "./utf8.js";
 
 /** What differs between the kinds of tokenizer that GGUF files carry. */
@@ -22,14 +22,7 @@ export function createGgufTokenizer(vocabulary: GgufVocabulary, coder: TextCoder
   const { pieces, types, bosId, eosId } = vocabulary;
   const bytesOf: (Uint8Array | undefined)[] = new Array(pieces.length);
 
-  const check = (id: number): number => {
-    if (Number.isInteger(id) && id >= 0 && id < pieces.length) return id;
-    throw new MillraceError(
-      "INVALID_TOKEN",
-      `Token id ${id} is outside the vocabulary; expected a whole number from 0 to ${pieces.length - 1}.`,
-      { got: id, expected: `0 to ${pieces.length - 1}` },
-    );
-  };
+  const check = (id: number): number => checkedTokenId(id, pieces.length);
   const tokenBytes = (id: number): Uint8Array => (bytesOf[check(id)] ??= coder.bytes(id));
   const isSpecial = (id: number): boolean => isSpecialType(types[check(id)]!);
   const isOrdinary = (id: number): boolean => {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { tokenizerJson } from "../../test/support/tiny-vocabulary.js";
 import { bpeFixture, bpeTokenizer, spmFixture, spmTokenizer } from "../../test/support/tokenizers.js";
 import { createDetokenizer } from "./detokenizer.js";
 import { createHuggingFaceTokenizer } from "./huggingface.js";
@@ -63,39 +64,11 @@ function sentencePiece(): Json {
     )
     .sort((a, b) => b.score - a.score)
     .map(({ pair }) => pair);
+  const { model, ...rest } = tokenizerJson();
   return {
+    ...rest,
     added_tokens: added(pieces, types),
-    normalizer: {
-      type: "Sequence",
-      normalizers: [
-        { type: "Prepend", prepend: "▁" },
-        { type: "Replace", pattern: { String: " " }, content: "▁" },
-      ],
-    },
-    pre_tokenizer: null,
-    post_processor: {
-      type: "TemplateProcessing",
-      single: [{ SpecialToken: { id: "<s>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
-      pair: [],
-      special_tokens: { "<s>": { id: "<s>", ids: [1], tokens: ["<s>"] } },
-    },
-    decoder: {
-      type: "Sequence",
-      decoders: [
-        { type: "Replace", pattern: { String: "▁" }, content: " " },
-        { type: "ByteFallback" },
-        { type: "Fuse" },
-        { type: "Strip", content: " ", start: 1, stop: 0 },
-      ],
-    },
-    model: {
-      type: "BPE",
-      vocab: Object.fromEntries(ids),
-      merges,
-      unk_token: "<unk>",
-      byte_fallback: true,
-      fuse_unk: true,
-    },
+    model: { ...(model as Json), vocab: Object.fromEntries(ids), merges },
   };
 }
 

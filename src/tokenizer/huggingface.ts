@@ -8,6 +8,7 @@ import { byteOf, fallbackByte } from "./byte-pieces.js";
 import type { EncodeOptions, Tokenizer } from "./contract.js";
 import { decodeIds } from "./decode.js";
 import { endOfGenerationIds } from "./special-tokens.js";
+import { checkedTokenId } from "./token-id.js";
 import { encodeUtf8, wellFormed } from "./utf8.js";
 
 type Json = Record<string, unknown>;
@@ -46,14 +47,7 @@ export function createHuggingFaceTokenizer(json: Json, config: Json): Tokenizer 
   const fallback = isRecord(json.model) && json.model.byte_fallback === true;
   const byteIn = (id: number) => (fallback && !userDefined.has(id) ? fallbackByte(pieces[id] ?? "") : -1);
 
-  const check = (id: number): number => {
-    if (Number.isInteger(id) && id >= 0 && id < pieces.length) return id;
-    throw new MillraceError(
-      "INVALID_TOKEN",
-      `Token id ${id} is outside the vocabulary; expected a whole number from 0 to ${pieces.length - 1}.`,
-      { got: id, expected: `0 to ${pieces.length - 1}` },
-    );
-  };
+  const check = (id: number): number => checkedTokenId(id, pieces.length);
   const bytesOf: (Uint8Array | undefined)[] = new Array(pieces.length);
   const bytes = (id: number): Uint8Array => {
     const piece = pieces[id] ?? "";
