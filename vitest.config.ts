@@ -3,7 +3,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["src/**/*.test.ts", "test/**/*.test.ts"],
-    // Two cores: two files at a time, each in its own process, because the native addon keeps threads.
+    // Each file in a process of its own, because the native addon keeps threads; two at a time, as most start several.
     pool: "forks",
     maxWorkers: 2,
     testTimeout: 60_000,

@@ -6,13 +6,13 @@ import type { ModelInfo } from "../engine/protocol.js";
 import { plural } from "./terminal.js";
 
 /** Tokens per second; null where there was too little to measure. */
-export interface AnswerSpeed {
+interface AnswerSpeed {
   readonly prefill: number | null;
   readonly decode: number | null;
 }
 
 /** The first token comes with the prompt's last step, so decoding made one less than were generated. */
-export function answerSpeed({ usage, timings }: GenerationResult): AnswerSpeed {
+function answerSpeed({ usage, timings }: GenerationResult): AnswerSpeed {
   const rate = (tokens: number, ms: number) => (tokens > 0 && ms > 0 ? tokens / (ms / 1000) : null);
   return {
     prefill: rate(usage.promptTokens, timings.prefillMs),

@@ -12,8 +12,8 @@ import { closeAll, fileError, type OpenFile, openFile, readFully } from "./file.
 import { FileCheckpoint, type FileCheckpointParts, type LocatedTensor } from "./file-checkpoint.js";
 import { isRecord, parseJson, readJson, readText } from "./json.js";
 
-export const INDEX_NAME = "model.safetensors.index.json";
-export const SINGLE_NAME = "model.safetensors";
+const INDEX_NAME = "model.safetensors.index.json";
+const SINGLE_NAME = "model.safetensors";
 
 /** The format's own limit on its header. */
 const MAX_HEADER = 100_000_000;
@@ -145,7 +145,7 @@ async function readIndex(path: string): Promise<Map<string, string[]>> {
 }
 
 /** As `readIndex`, from the parsed weight_map; for those who need the shards' names before the shards are there. */
-export function shardsOf(weightMap: unknown, path: string): Map<string, string[]> {
+function shardsOf(weightMap: unknown, path: string): Map<string, string[]> {
   const entries = isRecord(weightMap) ? Object.entries(weightMap) : [];
   if (entries.length === 0) {
     throw new MillraceError(

@@ -96,7 +96,7 @@ export function renderChat(
  * Renders a Jinja template with `variables` and what chat templates count on: `raise_exception`, `range`, and Python's
  * names of constants. Throws BAD_TEMPLATE.
  */
-export function renderTemplate(template: string, variables: Readonly<Record<string, unknown>>): string {
+function renderTemplate(template: string, variables: Readonly<Record<string, unknown>>): string {
   let parsed: Template;
   try {
     parsed = new Template(template);

@@ -7,7 +7,7 @@ export type Fragment = string | number;
  * Names of tokens that end an answer in models whose files do not say so. `<|end|>` is left out where `<|return|>`
  * and `<|call|>` exist: there it ends a part of an answer only.
  */
-export const END_OF_GENERATION_NAMES: readonly string[] = [
+const END_OF_GENERATION_NAMES: readonly string[] = [
   "</s>",
   "<eos>",
   "<EOT>",

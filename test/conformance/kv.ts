@@ -27,7 +27,7 @@ const CODECS: readonly CodecName[] = ["f32", "f16", "int8"];
 const following = (codec: CodecName, steps: number): CodecName =>
   CODECS[(CODECS.indexOf(codec) + steps) % CODECS.length]!;
 
-export function kvGroups(shape: KvShape): KvGroup[] {
+function kvGroups(shape: KvShape): KvGroup[] {
   const { numLayers, numKvHeads, headWidth, codec, pageTokens } = shape;
   const lanesOf = (head: number) => Array.from({ length: numLayers }, (_, layer) => ({ layer, head }));
   const heads = Array.from({ length: numKvHeads }, (_, head) => head);

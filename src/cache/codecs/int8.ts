@@ -4,7 +4,7 @@ import { groupBytes, paddedWidth } from "./layout.js";
 
 const SCALE_BYTES = 2 * GROUP * 4;
 /** Below this a token's largest element counts as zero: 127 / max must stay a finite f32. */
-export const INT8_SMALLEST = 2 ** -100;
+const INT8_SMALLEST = 2 ** -100;
 
 /**
  * Signed bytes with one symmetric scale per token and lane, separate for the key and the value:
