@@ -5,21 +5,12 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import {
-  type FileHandle,
-  mkdir,
-  open,
-  readFile,
-  rename,
-  rm,
-  stat,
-  statfs,
-  writeFile,
-} from "node:fs/promises";
+import { type FileHandle, open, readFile, rename, rm, stat, statfs, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { fileDownloadInfo, HubApiError, type ListFileEntry, listFiles } from "@huggingface/hub";
 import { type ErrorDetails, MillraceError } from "../errors.js";
+import { makeFolder } from "./cache-folder.js";
 import { defaultCache, type HubOptions } from "./hub-options.js";
 import { type Choice, chooseFiles, type HubSource } from "./hub-source.js";
 
@@ -74,7 +65,7 @@ export class Download {
       this.#done += entry.size;
     }
     // Written last: the listing vouches for a model that is complete.
-    await mkdir(this.#folder, { recursive: true });
+    await makeFolder(this.#folder);
     await writeFile(this.#listing, JSON.stringify(entries));
     return this.#pathOf(choice);
   }
@@ -146,7 +137,7 @@ export class Download {
   }
 
   async #checkSpace(missing: readonly ListFileEntry[]): Promise<void> {
-    await mkdir(this.#folder, { recursive: true });
+    await makeFolder(this.#folder);
     let needed = 0;
     for (const entry of missing) needed += entry.size - (await sizeOf(this.#partOf(entry)));
     const { bavail, bsize } = await statfs(this.#folder);
@@ -169,13 +160,13 @@ export class Download {
   async #fetchFile(entry: ListFileEntry): Promise<void> {
     const target = join(this.#folder, entry.path);
     const part = this.#partOf(entry);
-    await mkdir(dirname(target), { recursive: true });
+    await makeFolder(dirname(target));
     const unlock = await this.#lock(`${part}.lock`);
     try {
       await this.#attempt(entry.path, () => this.#append(entry, part));
       await this.#verify(entry, part);
       await rename(part, target);
-      await mkdir(dirname(this.#versionFile(entry)), { recursive: true });
+      await makeFolder(dirname(this.#versionFile(entry)));
       await writeFile(this.#versionFile(entry), versionOf(entry));
     } finally {
       await unlock();

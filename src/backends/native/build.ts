@@ -5,13 +5,13 @@
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { MillraceError } from "../../errors.js";
-import { cacheFolder } from "../../formats/cache-folder.js";
+import { cacheFolder, makeFolder } from "../../formats/cache-folder.js";
 
 const KERNELS = fileURLToPath(new URL("../../../kernels", import.meta.url));
 
@@ -141,7 +141,7 @@ export async function buildNative(options: NativeBuildOptions = {}): Promise<str
   log(`millrace: compiling the native kernels for this CPU with ${compiler.command[0]} (once; some seconds)`);
   let workshop: string;
   try {
-    await mkdir(path.dirname(target), { recursive: true, mode: 0o700 });
+    await makeFolder(path.dirname(target), 0o700);
     workshop = await mkdtemp(path.join(path.dirname(target), "build-"));
   } catch (error) {
     throw unavailable(`the cache folder cannot be written: ${(error as Error).message}.`);

@@ -1,7 +1,8 @@
 /** Random-weight GGUF files in the shape of a known model: for speed it does not matter what the numbers say. */
-import { access, mkdir } from "node:fs/promises";
+import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { blockFormat } from "../../formats/blocks/index.js";
+import { makeFolder } from "../../formats/cache-folder.js";
 import type { TensorType } from "../../formats/checkpoint.js";
 import { array, f32, type GgufValue, string, u32 } from "../../formats/gguf-values.js";
 import { type GgufTensor, writeGguf } from "../../formats/gguf-writer.js";
@@ -26,7 +27,7 @@ export async function randomModel(
     await access(path);
     return path;
   } catch {
-    await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
   }
   const pools = new Map<string, Uint8Array>();
   const tensors: GgufTensor[] = [];
