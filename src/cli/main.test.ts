@@ -1,11 +1,13 @@
+import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { closeSync, existsSync, openSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { built, cli } from "../../test/support/cli.js";
+import { built, cli, ending } from "../../test/support/cli.js";
 import { tinyModel, writeTinyGguf } from "../../test/support/tiny-models.js";
 import { ERRORS, type ErrorCode } from "../errors.js";
 import { program } from "./main.js";
@@ -84,6 +86,18 @@ describe.skipIf(!built)("the command line (needs npm run build)", () => {
     expect(stderr).toContain("--help shows what can be given");
     expect(error).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining(said) });
     expect(code).toBe(2);
+  });
+
+  it.skipIf(!existsSync("/dev/full"))("says when its output cannot be written", async () => {
+    const full = openSync("/dev/full", "w");
+    const child = spawn(process.execPath, ["bin/millrace", "doctor", "--json"], {
+      stdio: ["ignore", full, "pipe"],
+    });
+    closeSync(full);
+    const { code, stderr } = await ending(child);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^millrace: standard output cannot be written: ENOSPC.*\n$/m);
+    expect(stderr).not.toContain("bug");
   });
 
   it("tells its version", async () => {

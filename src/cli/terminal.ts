@@ -3,12 +3,13 @@ import { once } from "node:events";
 
 /**
  * Ends the program quietly when whoever reads standard output has had enough (`| head`); a closed standard error
- * matters to nobody.
+ * matters to nobody. Where standard output cannot be written otherwise, say a full disk, it says so and ends with 1.
  */
 export function endWithReader(): void {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-    process.exit(0);
+    if (error.code === "EPIPE") process.exit(0);
+    say(`millrace: standard output cannot be written: ${error.message}`);
+    process.exit(1);
   });
   process.stderr.on("error", () => {});
 }
