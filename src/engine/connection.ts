@@ -102,7 +102,7 @@ export class Connection {
         this.#thread.post({ type: "call", id, name, parameters } as ToWorker);
       } catch (error) {
         this.#pending.delete(id);
-        reject(MillraceError.from(error));
+        reject(unsendable(error));
       }
     });
     return { id, result };
@@ -177,4 +177,15 @@ export class Connection {
     this.#pending.clear();
     for (const { reject } of waiting) reject(error);
   }
+}
+
+/** What could not be copied to the worker was given by the caller: functions in tools or template variables, say. */
+function unsendable(error: unknown): MillraceError {
+  if (!(error instanceof DOMException) || error.name !== "DataCloneError") return MillraceError.from(error);
+  return new MillraceError(
+    "INVALID_ARGUMENT",
+    `An option cannot be copied to the engine's worker (${error.message}); expected plain data.`,
+    { reason: error.message },
+    { cause: error },
+  );
 }

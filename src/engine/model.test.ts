@@ -207,6 +207,8 @@ describe("generate", () => {
     expect(await long.next()).toEqual({ done: true, value: undefined });
     await expect(long.result).rejects.toThrow(code("PROMPT_TOO_LONG"));
     await expect(model.generate([]).result).rejects.toThrow(code("INVALID_ARGUMENT"));
+    const call = model.generate([{ role: "user", content: "a" }], { chat: { tools: [() => 1] as never } });
+    await expect(call.result).rejects.toThrow(code("INVALID_ARGUMENT"));
   });
 
   it("renders conversations", async () => {
@@ -448,6 +450,8 @@ describe("score", () => {
   it("refuses single tokens, and ends with its signal", async () => {
     const model = await open({ context: 64 });
     await expect(model.score([1])).rejects.toThrow(code("INVALID_ARGUMENT"));
+    await expect(model.score(undefined as never)).rejects.toThrow(code("INVALID_ARGUMENT"));
+    await expect(model.detokenize(undefined as never)).rejects.toThrow(code("INVALID_ARGUMENT"));
     await expect(model.score(new Array(70).fill(3))).rejects.toThrow(code("PROMPT_TOO_LONG"));
     await expect(model.score([1, 2], { signal: AbortSignal.abort() })).rejects.toThrow(code("ABORTED"));
   });

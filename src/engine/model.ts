@@ -295,6 +295,9 @@ export class Model implements AsyncDisposable {
   }
 
   #tokenIds(tokens: ArrayLike<unknown>): Int32Array {
+    if (!Array.isArray(tokens) && !(tokens instanceof Int32Array)) {
+      throw invalid("tokens", tokens, "a list of token ids");
+    }
     const { vocabularySize } = this.info;
     const ids = new Int32Array(tokens.length);
     for (let at = 0; at < ids.length; at++) {

@@ -54,6 +54,24 @@ describe("wholeNumber and oneOf", () => {
     );
   });
 
+  it("refuse what JSON cannot hold like anything else", () => {
+    const circle: unknown[] = [];
+    circle.push(circle);
+    for (const [value, shown] of [
+      [circle, "a list"],
+      [{ big: 1n }, "an object"],
+      [1n, "1"],
+      [Symbol("x"), "Symbol(x)"],
+    ]) {
+      expect(() => wholeNumber("threads", value, 1)).toThrow(
+        expect.objectContaining({
+          code: "INVALID_ARGUMENT",
+          details: expect.objectContaining({ got: shown }),
+        }),
+      );
+    }
+  });
+
   it("refuse a choice that does not exist, listing those that do", () => {
     expect(() => oneOf("codec", "f8", ["f16", "f32"])).toThrow('expected one of "f16", "f32"');
   });

@@ -65,8 +65,17 @@ export function invalid(name: string, got: unknown, expected: string): MillraceE
 function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);
   if (typeof value === "function") return "a function";
-  const text = typeof value === "object" ? (JSON.stringify(value) ?? "null") : String(value);
+  const text = typeof value === "object" ? asJson(value) : String(value);
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+/** Objects that JSON cannot hold (cycles, big integers) are named only. */
+function asJson(value: object | null): string {
+  try {
+    return JSON.stringify(value) ?? "an object";
+  } catch {
+    return Array.isArray(value) ? "a list" : "an object";
+  }
 }
 
 /** The known name fewest edits away, if it is near enough to be meant. */
