@@ -1,12 +1,12 @@
 /** The architectures on the reference backend: golden tokens, windows, files. */
-import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { createReference } from "../src/backends/reference/index.js";
 import { openCheckpoint } from "../src/formats/open.js";
 import { describeGoldenModels } from "./support/golden-models.js";
+import { stories } from "./support/outside.js";
 import { largestDifference, TapeRunner } from "./support/run-tape.js";
 import {
   tinyCheckpoint,
@@ -60,15 +60,14 @@ describe("files", () => {
     }
   });
 
-  const stories = resolve(import.meta.dirname, "../../shared/data/models/stories260K");
-  it.skipIf(!existsSync(stories))("tells stories260K's golden story (needs ../shared)", async () => {
-    const golden = JSON.parse(readFileSync(join(stories, "golden.json"), "utf8")) as {
-      stories260K: { prompt: number[]; greedy_ids: number[] };
-    };
-    const { prompt, greedy_ids: expected } = golden.stories260K;
-    await using checkpoint = await openCheckpoint(join(stories, "stories260K.gguf"));
-    using runner = await TapeRunner.open(backend, checkpoint, { capacity: 256 });
-    const { ids } = await runner.greedy(prompt, expected.length - prompt.length);
-    expect([...prompt, ...ids]).toEqual(expected);
-  });
+  it.skipIf(!stories.here)(
+    "tells stories260K's golden story (needs it: test/support/outside.ts)",
+    async () => {
+      const { prompt, greedy_ids: expected } = stories.golden();
+      await using checkpoint = await openCheckpoint(stories.path);
+      using runner = await TapeRunner.open(backend, checkpoint, { capacity: 256 });
+      const { ids } = await runner.greedy(prompt, expected.length - prompt.length);
+      expect([...prompt, ...ids]).toEqual(expected);
+    },
+  );
 });

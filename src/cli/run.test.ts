@@ -1,14 +1,11 @@
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { built, cli, ending, start } from "../../test/support/cli.js";
+import { stories } from "../../test/support/outside.js";
 import { tinyModel, writeTinyGguf } from "../../test/support/tiny-models.js";
-
-const stories = fileURLToPath(new URL("../../../shared/data/models/stories260K", import.meta.url));
 
 /** Of a person's patience with the slowest machine, in milliseconds. */
 const LOADED = 2500;
@@ -28,19 +25,16 @@ describe.skipIf(!built)("millrace run (needs npm run build)", () => {
   const json = async (...args: string[]) => JSON.parse((await run([...args, "--json"])).stdout);
   const greedy = ["--temperature", "0", "--max-tokens", "12"];
 
-  it.skipIf(!existsSync(stories))(
-    "tells the golden story (needs shared/data/models/stories260K)",
-    async () => {
-      const { prompt, greedy_ids } = JSON.parse(readFileSync(`${stories}/golden.json`, "utf8")).stories260K;
-      const args = ["--tokens", prompt.join(), "--max-tokens", "200", "--temperature", "0", "--json"];
-      const { code, stdout, stderr } = await cli(["run", `${stories}/stories260K.gguf`, ...args]);
-      const { tokens, text } = JSON.parse(stdout);
-      expect(tokens).toEqual(greedy_ids.slice(prompt.length));
-      expect(text).toMatch(/^Once upon a time, there was a little girl named Lily\./);
-      expect(stderr.replace(/^millrace: compiling.*\n/, "")).toBe("");
-      expect(code).toBe(0);
-    },
-  );
+  it.skipIf(!stories.here)("tells the golden story (needs stories260K)", async () => {
+    const { prompt, greedy_ids } = stories.golden();
+    const args = ["--tokens", prompt.join(), "--max-tokens", "200", "--temperature", "0", "--json"];
+    const { code, stdout, stderr } = await cli(["run", stories.path, ...args]);
+    const { tokens, text } = JSON.parse(stdout);
+    expect(tokens).toEqual(greedy_ids.slice(prompt.length));
+    expect(text).toMatch(/^Once upon a time, there was a little girl named Lily\./);
+    expect(stderr.replace(/^millrace: compiling.*\n/, "")).toBe("");
+    expect(code).toBe(0);
+  });
 
   it("prints one JSON object with all that is known of the answer", async () => {
     const { code, stdout, stderr } = await run([

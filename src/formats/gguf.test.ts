@@ -2,16 +2,12 @@ import { existsSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { gguf as oracle } from "@huggingface/gguf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { stories } from "../../test/support/outside.js";
 import { openGguf } from "./gguf.js";
 import { array, bool, f32, type GgufValue, i32, string, u32, u64 } from "./gguf-values.js";
 import { type GgufTensor, splitMetadata, writeGguf } from "./gguf-writer.js";
-
-const STORIES = fileURLToPath(
-  new URL("../../../shared/data/models/stories260K/stories260K.gguf", import.meta.url),
-);
 
 let folder = "";
 beforeAll(async () => {
@@ -89,27 +85,24 @@ describe("GGUF", () => {
     expect(file.fileBytes).toBe((await readFile(path)).length);
   });
 
-  it.skipIf(!existsSync(STORIES))(
-    "agrees with @huggingface/gguf on a real file (shared/ present)",
-    async () => {
-      await using file = await openGguf(STORIES);
-      const { metadata, tensorInfos, tensorDataOffset } = await oracle(STORIES, { allowLocalFile: true });
-      const { version, tensor_count, kv_count, ...rest } = metadata as Record<string, unknown>;
-      expect(file.version).toBe(version);
-      expect(BigInt(file.tensors.size)).toBe(tensor_count);
-      expect(BigInt(file.metadata.size)).toBe(kv_count);
-      expect(Object.fromEntries(file.metadata)).toEqual(rest);
-      for (const info of tensorInfos) {
-        const ours = file.tensors.get(info.name)!;
-        expect(ours.shape).toEqual(info.shape.map(Number).toReversed());
-        expect(BigInt(file.locate(info.name).position)).toBe(tensorDataOffset + info.offset);
-      }
-      expect(file.tokenizer.kind).toBe("gguf");
-    },
-  );
+  it.skipIf(!stories.here)("agrees with @huggingface/gguf on a real file (needs stories260K)", async () => {
+    await using file = await openGguf(stories.path);
+    const { metadata, tensorInfos, tensorDataOffset } = await oracle(stories.path, { allowLocalFile: true });
+    const { version, tensor_count, kv_count, ...rest } = metadata as Record<string, unknown>;
+    expect(file.version).toBe(version);
+    expect(BigInt(file.tensors.size)).toBe(tensor_count);
+    expect(BigInt(file.metadata.size)).toBe(kv_count);
+    expect(Object.fromEntries(file.metadata)).toEqual(rest);
+    for (const info of tensorInfos) {
+      const ours = file.tensors.get(info.name)!;
+      expect(ours.shape).toEqual(info.shape.map(Number).toReversed());
+      expect(BigInt(file.locate(info.name).position)).toBe(tensorDataOffset + info.offset);
+    }
+    expect(file.tokenizer.kind).toBe("gguf");
+  });
 
-  it.skipIf(!existsSync(STORIES))("copies a real file tensor by tensor (shared/ present)", async () => {
-    await using source = await openGguf(STORIES);
+  it.skipIf(!stories.here)("copies a real file tensor by tensor (needs stories260K)", async () => {
+    await using source = await openGguf(stories.path);
     const path = join(folder, "copy.gguf");
     await writeGguf(path, {
       metadata: source.entries,
@@ -122,7 +115,7 @@ describe("GGUF", () => {
         },
       })),
     });
-    expect((await readFile(path)).equals(await readFile(STORIES))).toBe(true);
+    expect((await readFile(path)).equals(await readFile(stories.path))).toBe(true);
   });
 
   it("reads version 2, refuses version 1 and big-endian files", async () => {

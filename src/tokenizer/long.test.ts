@@ -1,19 +1,19 @@
 /** Whole novels: the same ids as llama.cpp's (digests by test/oracles/tokenizer.js), and back to the same text. */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { outside, stories } from "../../test/support/outside.js";
 import { bpeTokenizer } from "../../test/support/tokenizers.js";
 import { openGguf } from "../formats/gguf.js";
 import type { Tokenizer } from "./contract.js";
 import { resolveTokenizer } from "./resolve.js";
 
 const repository = new URL("../../", import.meta.url);
-const shared = new URL("../shared/", repository);
+const NOVEL = outside("text/war-and-peace.txt");
 const read = (path: string) => readFileSync(new URL(path, repository), "utf8");
 
-describe.skipIf(!existsSync(shared))("War and Peace (needs ../shared)", () => {
-  const novel = () => readFileSync(new URL("data/text/war-and-peace.txt", shared), "utf8");
+describe.skipIf(!existsSync(NOVEL) || !stories.here)("War and Peace (needs it, and stories260K)", () => {
+  const novel = () => readFileSync(NOVEL, "utf8");
   const answers = JSON.parse(read("test/fixtures/tokenizer/long.json")) as Record<
     string,
     { count: number; sha256: string }
@@ -28,8 +28,7 @@ describe.skipIf(!existsSync(shared))("War and Peace (needs ../shared)", () => {
   };
 
   it("stories260K", async () => {
-    const path = fileURLToPath(new URL("data/models/stories260K/stories260K.gguf", shared));
-    await using checkpoint = await openGguf(path);
+    await using checkpoint = await openGguf(stories.path);
     const tokenizer = resolveTokenizer(checkpoint.tokenizer)!;
     check(tokenizer, "stories260K");
     expect([tokenizer.bosId, tokenizer.eosId, [...tokenizer.eosIds], tokenizer.addsBos]).toEqual([
@@ -41,10 +40,9 @@ describe.skipIf(!existsSync(shared))("War and Peace (needs ../shared)", () => {
   });
 
   it("stories260K's golden ids are its golden text", async () => {
-    const folder = new URL("data/models/stories260K/", shared);
-    await using checkpoint = await openGguf(fileURLToPath(new URL("stories260K.gguf", folder)));
+    await using checkpoint = await openGguf(stories.path);
     const tokenizer = resolveTokenizer(checkpoint.tokenizer)!;
-    const golden = JSON.parse(readFileSync(new URL("golden.json", folder), "utf8")).stories260K;
+    const golden = stories.golden();
     // The golden text keeps the space that encoding puts before a text.
     expect(` ${tokenizer.decode(golden.greedy_ids)}`).toBe(golden.text);
   });

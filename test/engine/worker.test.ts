@@ -1,6 +1,5 @@
 /** The engine in its real worker thread, from the built package, on a real file. */
 import { execFile } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Worker } from "node:worker_threads";
@@ -8,19 +7,16 @@ import { describe, expect, it } from "vitest";
 import { threadOf } from "../../dist/engine/connection.js";
 import { openOn, openParameters } from "../../dist/engine/model.js";
 import { full, MillraceError, open, window } from "../../dist/index.js";
+import { stories } from "../support/outside.js";
 
 const at = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
-const stories = at("../shared/data/models/stories260K");
-const file = `${stories}/stories260K.gguf`;
-const here = existsSync(file);
-const golden: { prompt: number[]; greedy_ids: number[] } = here
-  ? JSON.parse(readFileSync(`${stories}/golden.json`, "utf8")).stories260K
-  : { prompt: [], greedy_ids: [] };
+const file = stories.path;
+const golden = stories.here ? stories.golden() : { prompt: [], greedy_ids: [] };
 const expected = golden.greedy_ids.slice(golden.prompt.length);
 
 const backend = "reference";
 
-describe.skipIf(!here)("the engine in its worker (needs shared/data/models/stories260K)", () => {
+describe.skipIf(!stories.here)("the engine in its worker (needs stories260K)", () => {
   it.for(["reference", "wasm", "native"] as const)("tells the golden story on %s", async (name, { skip }) => {
     const opening = open(file, { backend: name, threads: 2, cache: { codec: "f32" } });
     await using model = await opening.catch((error: MillraceError) => {
