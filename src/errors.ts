@@ -45,6 +45,7 @@ export const ERRORS = {
   INTERNAL: { exit: 10, summary: "A state that should be impossible; please report it." },
 } as const satisfies Record<string, { exit: number; summary: string }>;
 
+/** The codes of `ERRORS`: stable, to be told apart by. */
 export type ErrorCode = keyof typeof ERRORS;
 
 /** Values that an error may carry across the worker boundary. */

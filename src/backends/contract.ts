@@ -10,6 +10,7 @@ import type { CodecName } from "../cache/codecs/contract.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Tape } from "../tape/tape.js";
 
+/** Where the arithmetic can run; the folders and files of this room. */
 export type BackendName = "reference" | "null" | "wasm" | "native";
 
 /**

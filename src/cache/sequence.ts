@@ -36,6 +36,7 @@ export interface GroupReport {
   readonly bytes: number;
 }
 
+/** What became of every token that one sequence has seen. */
 export interface CacheReport {
   /** Tokens of the stream so far. */
   readonly seen: number;

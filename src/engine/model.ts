@@ -22,6 +22,7 @@ import type {
   RenderOptions,
 } from "./protocol.js";
 
+/** How a model is loaded: what `open` may be told. */
 export interface OpenOptions {
   /** Where the arithmetic runs. "auto" (the default) takes "native", else "wasm". */
   readonly backend?: BackendName | "auto";
@@ -45,6 +46,7 @@ export interface OpenOptions {
   readonly signal?: AbortSignal;
 }
 
+/** How one answer is made: what `Model.generate` may be told. */
 export interface GenerateOptions extends SamplingOptions {
   /**
    * Most tokens to generate. Default: as many as the context holds. Infinity needs a policy such as `window`, and an
@@ -61,6 +63,7 @@ export interface GenerateOptions extends SamplingOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What `Model.tokenize` may be told. */
 export interface TokenizeOptions {
   /** Add the BOS and EOS tokens that the file asks for. Default true. */
   readonly addSpecial?: boolean;
@@ -68,6 +71,7 @@ export interface TokenizeOptions {
   readonly parseSpecial?: boolean;
 }
 
+/** What `Model.score` finds. */
 export interface ScoreResult {
   /** [n] the tokens that were scored. */
   readonly tokens: Int32Array;

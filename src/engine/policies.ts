@@ -6,6 +6,7 @@ import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { invalid, oneOf, refuseUnknown } from "./options.js";
 
+/** Which keys and values are kept, and how they are written. */
 export interface CacheSpec {
   readonly policy: PolicySpec;
   readonly codec: CodecName;

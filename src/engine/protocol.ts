@@ -31,6 +31,7 @@ export interface OpenProgress {
   readonly totalBytes: number;
 }
 
+/** What was loaded, where it runs and what it takes. */
 export interface ModelInfo {
   readonly path: string;
   readonly format: "gguf" | "safetensors";

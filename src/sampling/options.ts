@@ -4,6 +4,7 @@
  */
 import { MillraceError } from "../errors.js";
 
+/** How tokens are chosen; all absent is greedy. */
 export interface SamplingOptions {
   /** 0 (the default): the most probable token. Above 0: logits are divided by it and a token is drawn. */
   readonly temperature?: number;
@@ -25,7 +26,7 @@ export interface SamplingOptions {
   readonly penaltyWindow?: number;
   /** Token id -> number added to its logit; -Infinity bans the token. */
   readonly logitBias?: Readonly<Record<number, number>>;
-  /** Start of the random sequence: a whole number from 0 to 2^53 - 1. Absent: one is drawn; `Sampler.seed` tells it. */
+  /** Start of the random sequence: a whole number from 0 to 2^53 - 1. Absent: one is drawn, and the result tells it. */
   readonly seed?: number;
   /** Report log-probabilities of the chosen token and of this many most probable ones (0: of the chosen only). */
   readonly logprobs?: number;

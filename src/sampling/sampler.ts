@@ -33,6 +33,7 @@ import { topP } from "./top-p.js";
 import { typical } from "./typical.js";
 import { countWindow } from "./window.js";
 
+/** A token and how probable the model finds it. */
 export interface TokenLogprob {
   readonly id: number;
   /** Natural logarithm of the probability under the raw logits. */

@@ -15,6 +15,7 @@ export const GROUP = 16;
 
 export const CODEC_NAMES = ["f32", "f16", "int8"] as const;
 
+/** How the bytes of a key or value are written. */
 export type CodecName = (typeof CODEC_NAMES)[number];
 
 export interface Codec {
