@@ -100,6 +100,12 @@ describe.skipIf(!built)("the command line (needs npm run build)", () => {
     expect(stderr).not.toContain("bug");
   });
 
+  it("names the cache folder in which no bench model can be made", async () => {
+    const { code, stdout } = await cli(["bench", "--json"], { env: { MILLRACE_CACHE: "/dev/null" } });
+    expect(JSON.parse(stdout)).toMatchObject({ error: { code: "FILE_NOT_FOUND" } });
+    expect(code).toBe(3);
+  });
+
   it("tells its version", async () => {
     const { version } = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8"));
     expect(await cli(["--version"])).toEqual({ code: 0, stdout: `${version}\n`, stderr: "" });

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { blockFormat } from "../../formats/blocks/index.js";
 import { makeFolder } from "../../formats/cache-folder.js";
 import type { TensorType } from "../../formats/checkpoint.js";
+import { fileError } from "../../formats/file.js";
 import { array, f32, type GgufValue, string, u32 } from "../../formats/gguf-values.js";
 import { type GgufTensor, writeGguf } from "../../formats/gguf-writer.js";
 import { createRandom } from "../../sampling/random.js";
@@ -27,7 +28,9 @@ export async function randomModel(
     await access(path);
     return path;
   } catch {
-    await makeFolder(folder);
+    await makeFolder(folder).catch((error: unknown) => {
+      throw fileError(folder, error);
+    });
   }
   const pools = new Map<string, Uint8Array>();
   const tensors: GgufTensor[] = [];
