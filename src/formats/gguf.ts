@@ -5,7 +5,7 @@
  * Why not `@huggingface/gguf` 0.4.6, which the tests use as an oracle: it holds the whole header in one buffer that
  * grows by 2 MB (and on chunk borders reads a value from its start again); a truncated file parses as zeros, because
  * the last chunk is padded; tensor offsets, types, alignment and duplicate names are not checked; arrays stop at a
- * million elements; a vocabulary of 256k with its merges takes it some 20 times as long. Here the header streams
+ * million elements. Here the header streams
  * through one buffer and every length is held against the file's size.
  */
 import { basename, dirname, join } from "node:path";
