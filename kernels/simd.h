@@ -668,14 +668,8 @@ LIFT0(f32x16_blend, f32x16, (mask16 m, f32x16 a, f32x16 b), EACH(X))
 #define X(i) out.r##i = vf_load_f16(p + i * W);
 LIFT0(f32x16_load_f16, f32x16, (const uint16_t *p), EACH(X))
 #undef X
-#define X(i) out.r##i = vf_from_bits(vi_shl(vi_load_u16(p + i * W), 16));
-LIFT0(f32x16_load_bf16, f32x16, (const uint16_t *p), EACH(X))
-#undef X
 #define X(i) out.r##i = vf_from_vi(vi_load_i8(p + i * W));
 LIFT0(f32x16_load_i8, f32x16, (const int8_t *p), EACH(X))
-#undef X
-#define X(i) out.r##i = vf_from_vi(vi_load_u8(p + i * W));
-LIFT0(f32x16_load_u8, f32x16, (const uint8_t *p), EACH(X))
 #undef X
 INLINE f32x16 f32x16_zero(void) { return f32x16_set1(0.f); }
 INLINE void f32x16_store(float *p, f32x16 a) {
@@ -720,12 +714,6 @@ LIFT0(i32x16_set1, i32x16, (int32_t x), EACH(X))
 #define X(i) out.r##i = vi_load(p + i * W);
 LIFT0(i32x16_load, i32x16, (const int32_t *p), EACH(X))
 #undef X
-#define X(i) out.r##i = vi_load_i8(p + i * W);
-LIFT0(i32x16_load_i8, i32x16, (const int8_t *p), EACH(X))
-#undef X
-#define X(i) out.r##i = vi_load_u8(p + i * W);
-LIFT0(i32x16_load_u8, i32x16, (const uint8_t *p), EACH(X))
-#undef X
 #define X(i) out.r##i = vi_add(a.r##i, b.r##i);
 LIFT0(i32x16_add, i32x16, (i32x16 a, i32x16 b), EACH(X))
 #undef X
@@ -755,10 +743,6 @@ LIFT0(mask16_and, mask16, (mask16 a, mask16 b), EACH(X))
 #define i32x16_shl(a, n) i32x16_shift_left(a, n)
 #define X(i) out.r##i = vi_shl(a.r##i, n);
 LIFT0(i32x16_shift_left, i32x16, (i32x16 a, const int n), EACH(X))
-#undef X
-#define i32x16_shr(a, n) i32x16_shift_right(a, n)
-#define X(i) out.r##i = vi_shr(a.r##i, n);
-LIFT0(i32x16_shift_right, i32x16, (i32x16 a, const int n), EACH(X))
 #undef X
 INLINE void i32x16_store(int32_t *p, i32x16 a) {
 #define X(i) vi_store(p + i * W, a.r##i);
@@ -791,27 +775,12 @@ INLINE int mask16_any(mask16 a) {
 #define X(i) out.r##i = vb_load(p + i * W * 4);
 LIFT0(u8x64_load, u8x64, (const uint8_t *p), EACH(X))
 #undef X
-#define X(i) out.r##i = vb_or(a.r##i, b.r##i);
-LIFT0(u8x64_or, u8x64, (u8x64 a, u8x64 b), EACH(X))
-#undef X
 #define X(i) out.r##i = vb_and(a.r##i, vb_set1(m));
 LIFT0(u8x64_mask, u8x64, (u8x64 a, const int m), EACH(X))
 #undef X
-// (a >> n) & m in every byte; m must clear what the neighbour byte shifted in. n and m constants.
-#define X(i) out.r##i = vb_and(vb_shr16(a.r##i, n), vb_set1(m));
-LIFT0(u8x64_shr_mask, u8x64, (u8x64 a, const int n, const int m), EACH(X))
-#undef X
-// a << n in every byte; the bytes must have room.
-#define X(i) out.r##i = vb_shl16(a.r##i, n);
-LIFT0(u8x64_shl, u8x64, (u8x64 a, const int n), EACH(X))
-#undef X
-// table[a] for bytes 0 .. 15
-#define X(i) out.r##i = vb_lut16(table, a.r##i);
-LIFT0(u8x64_lut16, u8x64, (const uint8_t *table, u8x64 a), EACH(X))
-#undef X
 
 // Lane sums of four byte products: acc[l] += sum over j of w[l][j] * a[j], a the four signed bytes at `a`.
-// u7: every byte of w is below 128. u8: any byte. Activations lie in -127 .. 127.
+// Every byte of w is below 128; activations lie in -127 .. 127.
 #define X(i) out.r##i = vdot_from(a.r##i);
 LIFT0(dot16_from, dot16, (i32x16 a), EACH(X))
 #undef X
@@ -820,9 +789,6 @@ LIFT0(dot16_finish, i32x16, (dot16 a), EACH(X))
 #undef X
 #define X(i) out.r##i = vdot_u7(acc.r##i, w.r##i, broadcast);
 LIFT0(dot16_u7, dot16, (dot16 acc, u8x64 w, const int8_t *a), vb broadcast = vb_set4(a); EACH(X))
-#undef X
-#define X(i) out.r##i = vdot_u8(acc.r##i, w.r##i, broadcast);
-LIFT0(dot16_u8, dot16, (dot16 acc, u8x64 w, const int8_t *a), vb broadcast = vb_set4(a); EACH(X))
 #undef X
 
 #endif
