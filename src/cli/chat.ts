@@ -9,7 +9,6 @@ import { type ErrorCode, MillraceError } from "../errors.js";
 import { type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
 import { answerJson, answerLine } from "./answer.js";
-import { modelSourceOrChoice } from "./choose-model.js";
 import { onInterrupt } from "./interrupt.js";
 import { type Lines, pipedLines, terminalLines } from "./lines.js";
 import { openModel } from "./open-model.js";
@@ -20,6 +19,7 @@ import {
   countOrEndless,
   type ModelOptions,
   modelArgument,
+  modelSource,
   openOptions,
   samplingOptions,
 } from "./options.js";
@@ -68,7 +68,7 @@ export function chatCommand(): Command {
     .addOption(new Option("--json", "print each answer as one JSON object on a line"));
   addModelOptions(addSamplingOptions(command)).addHelpText("after", EXAMPLES);
   return command.action(async (named: string | undefined, options: ChatOptions) => {
-    await chat(await modelSourceOrChoice(named, "chat"), options);
+    await chat(modelSource(named), options);
   });
 }
 

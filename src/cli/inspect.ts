@@ -51,7 +51,7 @@ export function inspectCommand(): Command {
     .addOption(new Option("--sequences <n>", "requests that run at once").argParser(count).default(1))
     .addHelpText("after", EXAMPLES);
   return command.action(async (named: string | undefined, options: InspectOptions) => {
-    await inspect(modelSource(named, "inspect"), options);
+    await inspect(modelSource(named), options);
   });
 }
 

@@ -51,16 +51,11 @@ describe("values of options", () => {
 describe("the model that was named", () => {
   afterEach(() => vi.unstubAllEnvs());
 
-  it("is the argument, else $MILLRACE_MODEL, else an error that says what to do", () => {
+  it("is the argument, else $MILLRACE_MODEL, else the one in the box", () => {
     vi.stubEnv("MILLRACE_MODEL", "from-environment");
-    expect(modelSource("named", "run")).toBe("named");
-    expect(modelSource(undefined, "run")).toBe("from-environment");
+    expect(modelSource("named")).toBe("named");
+    expect(modelSource(undefined)).toBe("from-environment");
     vi.stubEnv("MILLRACE_MODEL", "");
-    expect(() => modelSource(undefined, "chat")).toThrow(
-      expect.objectContaining({
-        code: "INVALID_ARGUMENT",
-        message: expect.stringContaining("millrace chat"),
-      }),
-    );
+    expect(modelSource(undefined)).toBe("boxed:harbour");
   });
 });

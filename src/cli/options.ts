@@ -5,7 +5,7 @@ import type { CodecName } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { OpenOptions } from "../engine/model.js";
 import { full, window } from "../engine/policies.js";
-import { MillraceError } from "../errors.js";
+import { DEFAULT_MODEL } from "../formats/boxed.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions } from "../sampling/options.js";
 
 /** A whole number of at least 1. */
@@ -70,11 +70,11 @@ function wholeOrNaN(text: string): number {
   return Number.isSafeInteger(value) ? value : Number.NaN;
 }
 
-/** The model; optional, since the environment may name it: see `modelSource`. */
+/** The model; optional, since one comes in the box: see `modelSource`. */
 export const modelArgument = (): Argument =>
   new Argument(
     "[model]",
-    "GGUF file, safetensors file or folder, or hf:owner/repo[/file] (or $MILLRACE_MODEL)",
+    "GGUF file, safetensors file or folder, or hf:owner/repo[/file] (default: $MILLRACE_MODEL, else boxed:harbour)",
   );
 
 export const backendOption = (): Option =>
@@ -174,21 +174,7 @@ export function samplingOptions(flags: SamplingOptions): SamplingOptions {
   return Object.fromEntries(given.map((name) => [name, flags[name]]));
 }
 
-/** The model that was named, on the command line or in the environment. */
-export function namedModel(named: string | undefined): string | null {
-  const source = named ?? process.env.MILLRACE_MODEL;
-  return source === undefined || source === "" ? null : source;
-}
-
-/** As `namedModel`. Throws INVALID_ARGUMENT where there is none, saying what to do. */
-export function modelSource(named: string | undefined, command: string): string {
-  const source = namedModel(named);
-  if (source !== null) return source;
-  throw new MillraceError(
-    "INVALID_ARGUMENT",
-    `No model was named. Name one, for example \`millrace ${command} path/to/model.gguf\` or ` +
-      `\`millrace ${command} hf:owner/repo\` (which downloads it), or set MILLRACE_MODEL. ` +
-      "In a checkout, `npm start -- MODEL` opens a chat.",
-    { name: "model" },
-  );
+/** The model that was named, on the command line or in the environment; else the one that comes in the box. */
+export function modelSource(named: string | undefined): string {
+  return named || process.env.MILLRACE_MODEL || DEFAULT_MODEL;
 }

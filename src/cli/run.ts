@@ -90,7 +90,7 @@ export function runCommand(): Command {
     .addOption(jsonOption());
   addModelOptions(addSamplingOptions(command)).addHelpText("after", EXAMPLES);
   return command.action(async (named: string | undefined, options: RunOptions) => {
-    await run(modelSource(named, "run"), options);
+    await run(modelSource(named), options);
   });
 }
 

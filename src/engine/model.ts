@@ -2,6 +2,7 @@
 import type { BackendName } from "../backends/contract.js";
 import type { CacheReport } from "../cache/sequence.js";
 import { MillraceError } from "../errors.js";
+import { DEFAULT_MODEL } from "../formats/boxed.js";
 import { resolveModelPath } from "../formats/hub.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
@@ -107,6 +108,7 @@ const DEFAULT_SEQUENCES = 4;
 
 /**
  * Opens a model: a GGUF file, a folder (or `model.safetensors`, or an index) of safetensors, or "hf:owner/repo/file".
+ * Where none is named, the one that comes in the box ("boxed:harbour"), which needs no download.
  *
  * Throws INVALID_ARGUMENT for unknown or wrong options; FILE_NOT_FOUND, BAD_FORMAT, UNSUPPORTED_* and MISSING_* for
  * the file; OUT_OF_BUDGET, with what is needed and what there is, before anything is allocated; BACKEND_UNAVAILABLE,
@@ -115,7 +117,12 @@ const DEFAULT_SEQUENCES = 4;
  * The model holds memory until it is closed: use `await using`, or call `close`. While nothing is awaited it does not
  * keep the process alive.
  */
-export async function open(source: string, options: OpenOptions = {}): Promise<Model> {
+export function open(source: string, options?: OpenOptions): Promise<Model>;
+export function open(options?: OpenOptions): Promise<Model>;
+export async function open(named?: string | OpenOptions, given?: OpenOptions): Promise<Model> {
+  const isNamed = typeof named === "string";
+  const source = isNamed ? named : DEFAULT_MODEL;
+  const options = (isNamed ? given : named) ?? {};
   const parameters = openParameters(source, options);
   const { onProgress, signal } = options;
   const path = await resolveModelPath(source, {
