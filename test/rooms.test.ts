@@ -15,6 +15,7 @@ const FLOORS: readonly (readonly string[])[] = [
   ["models", "cache", "sampling"],
   ["scheduler", "decoding"],
   ["engine"],
+  ["train"],
   ["index.ts"],
   ["cli"],
 ];
