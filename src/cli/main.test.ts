@@ -72,7 +72,7 @@ describe.skipIf(!built)("the command line (needs npm run build)", () => {
     ["run a.gguf --temprature 1", "Did you mean --temperature?"],
     ["run a.gguf b.gguf", "too many arguments"],
     ["run a.gguf --prompt a --tokens 1", "cannot be used with"],
-    ["run a.gguf --cache window", '"window:N"'],
+    ["run a.gguf --cache window", "a whole number from 1 is wanted"],
     ["chat a.gguf --codec f8", "Allowed choices are f32, f16, int8"],
     ["doctor --threads many", "whole number"],
   ];

@@ -22,6 +22,7 @@ describe("values of options", () => {
     [tokenIds, " [1, 2 3] ", [1, 2, 3]],
     [policySpec, "full", { policy: "full" }],
     [policySpec, "window:64", { policy: "window", tokens: 64 }],
+    [policySpec, "sinks:window=64,sinks=2", { policy: "sinks", window: 64, sinks: 2 }],
     [logitBias, "5=-2.5,6=-inf", { 5: -2.5, 6: Number.NEGATIVE_INFINITY }],
   ] as [(text: string) => unknown, string, unknown][])("%o reads %s", (parse, text, value) => {
     expect(parse(text)).toEqual(value);

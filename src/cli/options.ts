@@ -2,9 +2,10 @@
 import { Argument, type Command, InvalidArgumentError, Option } from "commander";
 import type { BackendName } from "../backends/contract.js";
 import type { CodecName } from "../cache/codecs/contract.js";
-import type { PolicySpec } from "../cache/policies/resolve.js";
+import { type PolicySpec, parsePolicy } from "../cache/policies/resolve.js";
 import type { OpenOptions } from "../engine/model.js";
-import { full, window } from "../engine/policies.js";
+import { full } from "../engine/policies.js";
+import { MillraceError } from "../errors.js";
 import { DEFAULT_MODEL } from "../formats/boxed.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions } from "../sampling/options.js";
 
@@ -54,12 +55,14 @@ export function logitBias(text: string, earlier: Record<number, number> = {}): R
   return biases;
 }
 
-/** "full" or "window:N". */
+/** A cache policy as `parsePolicy` reads it. */
 export function policySpec(text: string): PolicySpec {
-  if (text === "full") return full();
-  const tokens = wholeOrNaN(/^window:(.+)$/.exec(text)?.[1] ?? "");
-  if (!(tokens >= 1)) throw new InvalidArgumentError('expected "full", or "window:N" with N tokens to keep.');
-  return window({ tokens });
+  try {
+    return parsePolicy(text);
+  } catch (error) {
+    if (!(error instanceof MillraceError)) throw error;
+    throw new InvalidArgumentError(error.message);
+  }
 }
 
 /** One more text of an option that may be given several times. */
@@ -113,7 +116,10 @@ export function addModelOptions(command: Command): Command {
       new Option("--memory <size>", 'hard limit on all that is allocated, such as "4 GiB" (default: none)'),
     )
     .addOption(
-      new Option("--cache <policy>", '"full" keeps all tokens, "window:N" the last N, for endless streams')
+      new Option(
+        "--cache <policy>",
+        '"full" keeps all tokens; for endless streams "window:N" the last N, "sinks:window=N,sinks=4" the first 4 too',
+      )
         .argParser(policySpec)
         .default(full(), "full"),
     )

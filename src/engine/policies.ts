@@ -4,6 +4,7 @@
  */
 import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
+import type { SinksOptions } from "../cache/policies/sinks.js";
 import { invalid, oneOf, refuseUnknown } from "./options.js";
 
 /** Which keys and values are kept, and how they are written. */
@@ -20,6 +21,14 @@ export function full(): LanePolicySpec {
 /** Keeps the last `tokens` tokens of each sequence, so that streams of any length run in bounded memory. */
 export function window(options: { readonly tokens: number }): LanePolicySpec {
   return checked({ policy: "window", ...options });
+}
+
+/**
+ * Keeps the first `sinks` tokens (default 4) and the last `window`, at contiguous positions: for streams without end.
+ * sinks + window should lie within the length that the model was trained on.
+ */
+export function sinks(options: SinksOptions): LanePolicySpec {
+  return checked({ policy: "sinks", ...options });
 }
 
 /** One policy per layer, in order; `open` throws INVALID_ARGUMENT where the list is too short for the model. */

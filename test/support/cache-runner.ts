@@ -62,17 +62,24 @@ export class CacheRunner {
     return new SequenceCache(this.pool, this.layout);
   }
 
-  /** Logits after each of `tokens`, run in steps of at most `chunk` and of what the policy takes. */
+  /**
+   * Logits after each of `tokens`, run in steps of at most `chunk` and of what the policy takes. An empty cache begins at
+   * position `from`.
+   */
   async run(
     cache: SequenceCache,
     tokens: readonly number[],
-    options: { chunk?: number; afterStep?: (tokens: readonly number[]) => void | Promise<void> } = {},
+    options: {
+      chunk?: number;
+      from?: number;
+      afterStep?: (tokens: readonly number[]) => void | Promise<void>;
+    } = {},
   ): Promise<Float32Array[]> {
-    const { chunk = this.layout.step, afterStep } = options;
+    const { chunk = this.layout.step, from = 0, afterStep } = options;
     const logits: Float32Array[] = [];
     for (let at = 0; at < tokens.length; ) {
       const part = tokens.slice(at, at + Math.min(chunk, cache.maxIncoming()));
-      const positions = Int32Array.from(part, (_, i) => cache.nextPosition + i);
+      const positions = Int32Array.from(part, (_, i) => Math.max(from, cache.nextPosition) + i);
       this.rotations.clear();
       const { slots, views } = cache.prepare(positions, this.rotations);
       await this.program.run({

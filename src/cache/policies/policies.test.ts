@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { LaneView } from "../contract.js";
 import { byScore, keepHighest } from "../score.js";
 import { full } from "./full.js";
-import { resolvePolicy } from "./resolve.js";
+import { parsePolicy, resolvePolicy } from "./resolve.js";
 import { visible } from "./visible.js";
 import { window } from "./window.js";
 
@@ -122,13 +122,15 @@ describe("resolvePolicy", () => {
 
   it("refuses what it does not know, listing what it does", () => {
     const wrong: [unknown, RegExp][] = [
-      ["h3o", /"h3o".*"full", "window", "perLayer", "perHead"/],
+      ["h3o", /"h3o".*"full", "window", "sinks", .*"perHead"/],
       [{ policy: "toString" }, /"toString"/],
       [null, /null/],
       [{ tokens: 3 }, /known are "full"/],
       [{ policy: "window", tokens: 3, sinks: 4 }, /no option "sinks"; it has tokens/],
+      [{ policy: "sinks", window: 0 }, /window is 0; a whole number from 1/],
+      [{ policy: "sinks", window: 8, sinks: -1 }, /sinks is -1; a whole number from 0/],
       [{ policy: "full", tokens: 3 }, /no option "tokens"; it has none/],
-      ["window", /window of undefined/],
+      ["window", /tokens is undefined/],
       [{ policy: "perLayer" }, /"layers"/],
       [{ policy: "perLayer", layers: [{ policy: "perLayer", layers: [] }] }, /not for one lane/],
     ];
@@ -136,6 +138,33 @@ describe("resolvePolicy", () => {
       const resolve = () => resolvePolicy(spec as Parameters<typeof resolvePolicy>[0]);
       expect(resolve).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
       expect(resolve).toThrow(message);
+    }
+  });
+});
+
+describe("parsePolicy", () => {
+  it("reads names, a first option, options by name, and JSON", () => {
+    expect(parsePolicy("full")).toEqual({ policy: "full" });
+    expect(parsePolicy("window:512")).toEqual({ policy: "window", tokens: 512 });
+    expect(parsePolicy("sinks:512")).toEqual({ policy: "sinks", window: 512 });
+    expect(parsePolicy("sinks: sinks=2, window=30")).toEqual({ policy: "sinks", window: 30, sinks: 2 });
+    const spec = { policy: "perLayer", layers: [{ policy: "full" }, { policy: "window", tokens: 8 }] };
+    expect(parsePolicy(JSON.stringify(spec))).toEqual(spec);
+  });
+
+  it("refuses the rest, saying what is wanted", () => {
+    const wrong: [string, RegExp][] = [
+      ["none", /Unknown cache policy "none"; known are "full"/],
+      ["full:3", /"3" stands where an option of cache policy "full"/],
+      ["window:", /such as "window:tokens=N"/],
+      ["window:4,5", /"5" stands where an option/],
+      ["window:many", /tokens is "many"/],
+      ["sinks:window=8,size=4", /no option "size"; it has window, sinks/],
+      ["{policy", /not JSON/],
+    ];
+    for (const [text, message] of wrong) {
+      expect(() => parsePolicy(text)).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));
+      expect(() => parsePolicy(text)).toThrow(message);
     }
   });
 });

@@ -2,12 +2,14 @@ import { MillraceError } from "../../errors.js";
 import type { CachePolicy, PolicyOfLane } from "../contract.js";
 import { perHead, perLayer } from "../lanes.js";
 import { full } from "./full.js";
+import { type SinksOptions, sinks } from "./sinks.js";
 import { window } from "./window.js";
 
 /** One policy for a lane, as plain data: what files hold and messages carry. */
 export type LanePolicySpec =
   | { readonly policy: "full" }
-  | { readonly policy: "window"; readonly tokens: number };
+  | { readonly policy: "window"; readonly tokens: number }
+  | ({ readonly policy: "sinks" } & SinksOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -15,10 +17,11 @@ export type PolicySpec =
   | { readonly policy: "perLayer"; readonly layers: readonly LanePolicySpec[] }
   | { readonly policy: "perHead"; readonly heads: readonly (readonly LanePolicySpec[])[] };
 
-/** What stands beside `policy` in the spec of each. */
+/** What may stand beside `policy` in the spec of each. */
 const OPTIONS = {
   full: [],
   window: ["tokens"],
+  sinks: ["window", "sinks"],
   perLayer: ["layers"],
   perHead: ["heads"],
 } satisfies Record<PolicySpec["policy"], readonly string[]>;
@@ -39,6 +42,52 @@ export function resolvePolicy(spec: PolicySpec | PolicySpec["policy"]): CachePol
   }
 }
 
+/**
+ * Reads a spec written as text: a name alone ("full"), with its first option ("window:512"), with options by name
+ * ("sinks:window=512,sinks=4"), or JSON. Throws INVALID_ARGUMENT as `resolvePolicy`.
+ */
+export function parsePolicy(text: string): PolicySpec {
+  const spec = text.trimStart().startsWith("{") ? parseJson(text) : parseShort(text);
+  resolvePolicy(spec);
+  return spec;
+}
+
+function parseJson(text: string): PolicySpec {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const message = `This cache policy is not JSON: ${text}`;
+    throw new MillraceError("INVALID_ARGUMENT", message, { text }, { cause });
+  }
+}
+
+function parseShort(text: string): PolicySpec {
+  const [, name = text, list] = /^([^:]*):(.*)$/s.exec(text) ?? [];
+  const spec: Record<string, unknown> = { policy: name };
+  const { policy } = checked(spec);
+  for (const [i, part] of (list?.split(",") ?? []).entries()) {
+    const [, key, value] = /^([^=]*)=(.*)$/s.exec(part) ?? [
+      null,
+      i === 0 ? OPTIONS[policy][0] : undefined,
+      part,
+    ];
+    if (key === undefined || value === undefined || value.trim() === "") {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `"${part}" stands where an option of cache policy "${name}" is wanted, such as ${example(policy)}.`,
+        { text },
+      );
+    }
+    spec[key.trim()] = Number.isNaN(Number(value)) ? value.trim() : Number(value);
+  }
+  return spec as unknown as PolicySpec;
+}
+
+const example = (policy: PolicySpec["policy"]): string => {
+  const [option] = OPTIONS[policy];
+  return option === undefined ? `"${policy}"` : `"${policy}:${option}=N"`;
+};
+
 function resolveLane(spec: LanePolicySpec): CachePolicy {
   const known = checked(spec);
   switch (known.policy) {
@@ -46,6 +95,8 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return full();
     case "window":
       return window(known);
+    case "sinks":
+      return sinks(known);
     case "perLayer":
     case "perHead":
       throw new MillraceError(

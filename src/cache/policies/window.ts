@@ -1,6 +1,6 @@
-import { MillraceError } from "../../errors.js";
 import { inBlocks } from "../blocks.js";
 import type { CachePolicy } from "../contract.js";
+import { wholeNumber } from "./options.js";
 
 /**
  * Keeps the last tokens, `tokens` at most: the plain window that "Efficient Streaming Language Models with Attention
@@ -9,12 +9,7 @@ import type { CachePolicy } from "../contract.js";
  * Throws INVALID_ARGUMENT unless `tokens` is a whole number of at least 1.
  */
 export function window({ tokens }: { readonly tokens: number }): CachePolicy {
-  if (!Number.isSafeInteger(tokens) || tokens < 1) {
-    throw new MillraceError(
-      "INVALID_ARGUMENT",
-      `A window of ${tokens} tokens; a whole number from 1 is wanted.`,
-    );
-  }
+  wholeNumber("A window policy's tokens", tokens, 1);
   return {
     id: `window(tokens=${tokens})`,
     ...inBlocks(tokens, (view, excess) => {
