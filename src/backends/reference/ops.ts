@@ -4,6 +4,7 @@
  */
 import type { Op } from "../../tape/tape.js";
 import { rowsOf } from "../check.js";
+import { ACTIVATIONS } from "./activations.js";
 import { append, attention } from "./attention.js";
 import { rotate } from "./rotate.js";
 import type { Matrix, Run } from "./state.js";
@@ -66,25 +67,7 @@ function glu(run: Run, { gate, up, activation, out }: OpOf<"glu">): void {
   const ups = run.buffers[up.id]!;
   const to = run.buffers[out.id]!;
   const size = rows(run, gate.rows) * gate.width;
-  for (let i = 0; i < size; i++) to[i] = ACTIVATIONS[activation](gates[i]!) * ups[i]!;
-}
-
-const ACTIVATIONS = {
-  silu: (x: number) => x / (1 + Math.exp(-x)),
-  gelu: (x: number) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
-  gelu_tanh: (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
-};
-
-/** erf(x) = 2 / sqrt(pi) * exp(-x^2) * sum of 2^n x^(2n+1) / (1 * 3 * ... * (2n+1)): no cancellation. */
-function erf(x: number): number {
-  if (Math.abs(x) > 6) return Math.sign(x);
-  let term = x;
-  let sum = x;
-  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
-    term *= (2 * x * x) / (2 * n + 1);
-    sum += term;
-  }
-  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+  for (let i = 0; i < size; i++) to[i] = ACTIVATIONS[activation].value(gates[i]!) * ups[i]!;
 }
 
 function add(run: Run, { x, out }: OpOf<"add">): void {
