@@ -10,6 +10,8 @@ export interface ScoredPolicy {
   readonly tokens: number;
   readonly sinks?: number;
   readonly mass?: boolean;
+  /** Tokens that go at a time; as in `inBlocks`, which has the default. */
+  readonly block?: number;
   /** Worth of the token in each slot, [slots]; what stands in empty slots does not matter. */
   score(view: LaneView): Float32Array;
 }
@@ -17,10 +19,19 @@ export interface ScoredPolicy {
 /** Makes a policy of a score: when the budget is full, the tokens worth least go, a block at a time (`inBlocks`). */
 export function byScore(scored: ScoredPolicy): CachePolicy {
   const { id, tokens, sinks = 0, mass = false } = scored;
-  const bounded = inBlocks(tokens, (view, excess) =>
-    keepHighest(scored.score(view), view, view.length - excess),
-  );
+  const choose = (view: LaneView, excess: number) =>
+    keepHighest(scored.score(view), view, view.length - excess);
+  const bounded = inBlocks(tokens, choose, scored.block);
   return { id, sinks, mass, ...bounded };
+}
+
+/** Makes the newest `count` tokens worth more than all others. */
+export function protectNewest(score: Float32Array, view: LaneView, count: number): void {
+  let left = count;
+  for (const slot of view.newest()) {
+    if (left-- <= 0) return;
+    score[slot] = Number.POSITIVE_INFINITY;
+  }
 }
 
 /**

@@ -3,6 +3,7 @@
  * `resolvePolicy` makes the policies themselves from them.
  */
 import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
+import type { H2oOptions } from "../cache/policies/h2o.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
 import { invalid, oneOf, refuseUnknown } from "./options.js";
@@ -29,6 +30,11 @@ export function window(options: { readonly tokens: number }): LanePolicySpec {
  */
 export function sinks(options: SinksOptions): LanePolicySpec {
   return checked({ policy: "sinks", ...options });
+}
+
+/** Keeps the newest tokens and those older ones that received the most attention. */
+export function h2o(options: H2oOptions): LanePolicySpec {
+  return checked({ policy: "h2o", ...options });
 }
 
 /** One policy per layer, in order; `open` throws INVALID_ARGUMENT where the list is too short for the model. */

@@ -8,8 +8,8 @@ import type { CodecName } from "../../src/cache/codecs/contract.js";
 import type { CachePolicy, PolicyOfLane } from "../../src/cache/contract.js";
 import { type CacheLayout, pagesFor, planLayout } from "../../src/cache/layout.js";
 import { full } from "../../src/cache/policies/full.js";
+import { h2o } from "../../src/cache/policies/h2o.js";
 import { type CacheEvent, SequenceCache } from "../../src/cache/sequence.js";
-import { mostAttended } from "./cache-policies.js";
 import { difference, TinyHost } from "./cache-runner.js";
 import { TestRandom } from "./random.js";
 import { type TinyName, tinyPrompt } from "./tiny-models.js";
@@ -196,7 +196,7 @@ export function describeMass(backend: () => Backend): void {
       const host = await TinyHost.open("llama", backend());
       const layout = planLayout({
         kv: host.tape.kv,
-        policy: mostAttended(100),
+        policy: h2o({ heavy: 50, recent: 50 }),
         codec: "f32",
         step: 16,
         pageTokens: 16,

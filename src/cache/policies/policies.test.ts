@@ -1,31 +1,10 @@
 import { describe, expect, it } from "vitest";
-import type { LaneView } from "../contract.js";
+import { viewOf } from "../../../test/support/lane-view.js";
 import { byScore, keepHighest } from "../score.js";
 import { full } from "./full.js";
 import { parsePolicy, resolvePolicy } from "./resolve.js";
 import { visible } from "./visible.js";
 import { window } from "./window.js";
-
-/** A view of tokens in slots 0, 1, 2, ... at these positions (-1: none). */
-function viewOf(at: number[], options: { seen?: number; nextPosition?: number } = {}): LaneView {
-  const positions = Int32Array.from(at);
-  const slots = [...at.keys()].filter((slot) => at[slot]! >= 0).sort((a, b) => at[a]! - at[b]!);
-  return {
-    lanes: [{ layer: 0, head: 0 }],
-    seen: options.seen ?? slots.length,
-    length: slots.length,
-    incoming: 1,
-    nextPosition: options.nextPosition ?? Math.max(-1, ...at) + 1,
-    budget: Number.POSITIVE_INFINITY,
-    positions,
-    lengthOf: (segment) => (segment === "stream" ? slots.length : 0),
-    segmentOf: () => "stream",
-    offsetOf: () => 0,
-    oldest: () => slots.values(),
-    newest: () => slots.toReversed().values(),
-    mass: () => new Float32Array(at.length),
-  };
-}
 
 describe("window", () => {
   it("drops the oldest, a block at a time and only between blocks", () => {

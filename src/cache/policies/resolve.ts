@@ -2,6 +2,7 @@ import { MillraceError } from "../../errors.js";
 import type { CachePolicy, PolicyOfLane } from "../contract.js";
 import { perHead, perLayer } from "../lanes.js";
 import { full } from "./full.js";
+import { type H2oOptions, h2o } from "./h2o.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { window } from "./window.js";
 
@@ -9,7 +10,8 @@ import { window } from "./window.js";
 export type LanePolicySpec =
   | { readonly policy: "full" }
   | { readonly policy: "window"; readonly tokens: number }
-  | ({ readonly policy: "sinks" } & SinksOptions);
+  | ({ readonly policy: "sinks" } & SinksOptions)
+  | ({ readonly policy: "h2o" } & H2oOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -22,6 +24,7 @@ const OPTIONS = {
   full: [],
   window: ["tokens"],
   sinks: ["window", "sinks"],
+  h2o: ["heavy", "recent", "weigh"],
   perLayer: ["layers"],
   perHead: ["heads"],
 } satisfies Record<PolicySpec["policy"], readonly string[]>;
@@ -97,6 +100,8 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return window(known);
     case "sinks":
       return sinks(known);
+    case "h2o":
+      return h2o(known);
     case "perLayer":
     case "perHead":
       throw new MillraceError(

@@ -1,0 +1,48 @@
+import { blockOf } from "../blocks.js";
+import type { CachePolicy, LaneView } from "../contract.js";
+import { byScore, protectNewest } from "../score.js";
+import { oneOf, wholeNumber } from "./options.js";
+
+export interface H2oOptions {
+  /** Most older tokens that are kept for the attention they received. */
+  readonly heavy: number;
+  /** Most of the newest tokens, which are kept whatever they received. */
+  readonly recent: number;
+  /**
+   * How what a token received counts: its "sum" over all queries, as the paper has it, which favours old tokens, or
+   * its "mean" over the queries that saw it. Default "mean".
+   */
+  readonly weigh?: "sum" | "mean";
+}
+
+/**
+ * Keeps the newest tokens and the heavy hitters: those older ones that received the most attention since they were
+ * stored, at their original positions. "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language
+ * Models" (arXiv 2306.14048). The kv heads of a group decide together; `perHead` lets each decide alone.
+ *
+ * Tokens go in blocks of a quarter of `recent`, so that at least three quarters of it are always held; see `inBlocks`.
+ * Throws INVALID_ARGUMENT unless `heavy` and `recent` are whole numbers of at least 1.
+ */
+export function h2o({ heavy, recent, weigh = "mean" }: H2oOptions): CachePolicy {
+  wholeNumber("An h2o policy's heavy", heavy, 1);
+  wholeNumber("An h2o policy's recent", recent, 1);
+  oneOf("An h2o policy's weigh", weigh, ["sum", "mean"]);
+  const block = blockOf(recent);
+  return byScore({
+    id: `h2o(heavy=${heavy}, recent=${recent}, weigh=${weigh})`,
+    tokens: heavy + recent,
+    block,
+    mass: true,
+    score(view) {
+      const score = view.mass();
+      if (weigh === "mean") perQuery(score, view);
+      protectNewest(score, view, recent - block);
+      return score;
+    },
+  });
+}
+
+/** Divides what each token received by the number of queries that saw it, its own included. */
+function perQuery(score: Float32Array, view: LaneView): void {
+  for (const slot of view.oldest()) score[slot]! /= view.nextPosition - view.positions[slot]!;
+}
