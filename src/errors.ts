@@ -30,6 +30,7 @@ export const ERRORS = {
     exit: 5,
     summary: "A file could not be downloaded; what has arrived is kept for a resume.",
   },
+  WRITE_FAILED: { exit: 5, summary: "A file could not be written; what was there before is untouched." },
   BACKEND_UNAVAILABLE: { exit: 6, summary: "The backend asked for cannot run on this machine." },
   SELF_CHECK_FAILED: {
     exit: 6,
@@ -39,6 +40,10 @@ export const ERRORS = {
   PROMPT_TOO_LONG: { exit: 7, summary: "A prompt needs more cache than the budget or the context allows." },
   INVALID_TOKEN: { exit: 2, summary: "A token id lies outside the model's vocabulary." },
   BAD_LOGITS: { exit: 9, summary: "The model's output holds NaN or infinity, or leaves no token to choose." },
+  TRAINING_DIVERGED: {
+    exit: 9,
+    summary: "A loss, a gradient or a weight became NaN or infinite; the last good checkpoint is kept.",
+  },
   ABORTED: { exit: 130, summary: "The caller's AbortSignal ended the work." },
   CLOSED: { exit: 8, summary: "The model was closed before or during the call." },
   WORKER_CRASHED: { exit: 9, summary: "The engine's worker ended unexpectedly; the process itself goes on." },

@@ -1,7 +1,7 @@
 /** Files: opened once for ranged reading and never read whole; written in a stream and renamed into place. */
 import { randomUUID } from "node:crypto";
-import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { MillraceError } from "../errors.js";
 
 export interface OpenFile {
@@ -68,24 +68,59 @@ export async function closeAll(files: readonly OpenFile[]): Promise<void> {
 export type ByteChunks = Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 
 /**
- * Writes a file under a temporary name beside `path` and renames it into place when `write` is done, so that `path`
- * never names a half-written file; where `write` throws, the temporary file is removed and `path` is untouched.
+ * Writes a file under a temporary name beside `path` and renames it into place once all of it is on the disk, so that
+ * `path` never names a half-written file, whenever the process or the machine dies; where `write` throws, the temporary
+ * file is removed and `path` is untouched. Throws WRITE_FAILED where the file system refuses (a full disk).
  */
 export async function writeAtomically(
   path: string,
   write: (file: FileWriter) => Promise<void>,
 ): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.${process.pid}-${randomUUID().slice(0, 8)}.tmp`;
-  const handle = await open(temporary, "wx");
+  let handle: FileHandle | undefined;
   try {
+    await mkdir(dirname(path), { recursive: true });
+    handle = await open(temporary, "wx");
     await write(new FileWriter(handle));
+    await handle.sync();
     await handle.close();
     await rename(temporary, path);
   } catch (error) {
-    await handle.close();
-    await rm(temporary, { force: true });
-    throw error;
+    await handle?.close();
+    await rm(temporary, { force: true }).catch(() => {});
+    throw writeError(path, error);
+  }
+}
+
+/** WRITE_FAILED that says which file and why, for what the file system refused; anything else as it is. */
+function writeError(path: string, error: unknown): unknown {
+  const { code, syscall } = error as NodeJS.ErrnoException;
+  if (error instanceof MillraceError || code === undefined || syscall === undefined) return error;
+  const reason = code === "ENOSPC" || code === "EDQUOT" ? "the disk is full" : (error as Error).message;
+  return new MillraceError(
+    "WRITE_FAILED",
+    `Cannot write ${path}: ${reason}. What was there before is untouched; make room or choose another place.`,
+    { path, reason: code },
+    { cause: error },
+  );
+}
+
+/** Removes what processes that are gone left behind while they wrote `path`. */
+export async function removeAbandoned(path: string): Promise<void> {
+  const names = await readdir(dirname(path)).catch(() => []);
+  for (const name of names) {
+    const pid = /^\.(\d+)-[0-9a-f]{8}\.tmp$/.exec(name.slice(basename(path).length))?.[1];
+    if (pid === undefined || !name.startsWith(basename(path)) || isAlive(Number(pid))) continue;
+    await rm(join(dirname(path), name), { force: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 

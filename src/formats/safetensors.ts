@@ -170,13 +170,20 @@ function shardsOf(weightMap: unknown, path: string): Map<string, string[]> {
   return shards;
 }
 
-interface Header {
+/** What stands at the head of one safetensors file. */
+export interface SafetensorsHeader {
+  /** Free text under `__metadata__`. */
+  readonly notes: Readonly<Record<string, string>>;
   readonly tensors: ReadonlyMap<string, LocatedTensor>;
   /** Tensors of other types, and which. */
   readonly foreign: ReadonlyMap<string, string>;
 }
 
-async function readHeader(file: OpenFile): Promise<Header> {
+/**
+ * The header of one file, checked against its size. Throws BAD_FORMAT, and UNSUPPORTED_TENSOR_TYPE for a weight of a
+ * type that Millrace does not compute with.
+ */
+export async function readHeader(file: OpenFile): Promise<SafetensorsHeader> {
   if (file.size < 8) throw bad(file, `${file.size} bytes`, "at least the 8 bytes of the header's length");
   const prefix = Buffer.alloc(8);
   await readFully(file, 0, prefix);
@@ -226,7 +233,15 @@ async function readHeader(file: OpenFile): Promise<Header> {
     else foreign.set(name, dtype);
   }
   checkContiguous(file, ranges, dataBytes);
-  return { tensors, foreign };
+  return { notes: notesOf(file, header.__metadata__), tensors, foreign };
+}
+
+function notesOf(file: OpenFile, notes: unknown): Record<string, string> {
+  if (notes === undefined) return {};
+  if (isRecord(notes) && Object.values(notes).every((note) => typeof note === "string")) {
+    return notes as Record<string, string>;
+  }
+  throw bad(file, `${JSON.stringify(notes).slice(0, 200)} under __metadata__`, "names and texts");
 }
 
 function entryOf(
