@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bpeTokenizer, spmTokenizer } from "../../test/support/tokenizers.js";
-import { openTextData, packText, seedFor, type TextDataOptions, type Window } from "./data.js";
+import { openTextData, packText, type TextDataOptions, type Window } from "./data.js";
 import { readTextPieces } from "./text-files.js";
 
 const tokenizer = bpeTokenizer("gpt-2");
@@ -147,14 +147,5 @@ describe("text files", () => {
     await reject(await file("empty.txt", ""), "BAD_FORMAT", "empty");
     await reject(await file("latin1.txt", Uint8Array.of(0x63, 0x61, 0x66, 0xe9)), "BAD_FORMAT", "UTF-8");
     await reject(await file("cut.txt", Uint8Array.of(0x63, 0xe2, 0x82)), "BAD_FORMAT", "UTF-8");
-  });
-});
-
-describe("seedFor", () => {
-  it("is a whole number of its own for every seed and index", () => {
-    const seeds = new Set<number>();
-    for (let seed = 0; seed < 50; seed++) for (let i = 0; i < 50; i++) seeds.add(seedFor(seed, i));
-    expect(seeds.size).toBe(2500);
-    for (const seed of seeds) expect(Number.isSafeInteger(seed) && seed >= 0).toBe(true);
   });
 });

@@ -6,6 +6,7 @@
 import { MillraceError } from "../errors.js";
 import { createRandom } from "../sampling/random.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
+import { deriveSeed } from "./seeds.js";
 import { readTextPieces } from "./text-files.js";
 
 /** One training example. Arrays are the caller's own. */
@@ -153,7 +154,7 @@ function shuffledWindows(ids: Int32Array, cut: Cut, seed: number): WindowSource 
   let start = 0;
   const order = new Uint32Array(numWindows);
   const prepare = (epoch: number): void => {
-    const random = createRandom(seedFor(seed, epoch));
+    const random = createRandom(deriveSeed(seed, epoch));
     start = Math.floor(random.next() * (room + 1));
     for (let i = 0; i < numWindows; i++) {
       const j = Math.floor(random.next() * (i + 1));
@@ -171,12 +172,6 @@ function shuffledWindows(ids: Int32Array, cut: Cut, seed: number): WindowSource 
       return windowAt(ids, cut, start + order[index % numWindows]! * windowLength);
     },
   };
-}
-
-/** A seed of its own for every (seed, index), below 2^53. */
-export function seedFor(seed: number, index: number): number {
-  const start = Math.floor(createRandom(seed).next() * 2 ** 52);
-  return Math.floor(createRandom(start + index).next() * 2 ** 53);
 }
 
 /** A growing list of ids. */
