@@ -14,6 +14,7 @@ import {
   SnapshotWriter,
 } from "./snapshot.js";
 import { LaneTable, type PageNeed, type Removal } from "./table.js";
+import { restoreTable, savedBytes, saveTable } from "./table-snapshot.js";
 
 /** What a step needs of one sequence. Both arrays are reused by the next `prepare`. */
 export interface Prepared {
@@ -249,15 +250,16 @@ export class SequenceCache implements Disposable {
   /** The whole state, for `restore`; see snapshot.ts. Checksums are the caller's. */
   serialize(): Snapshot {
     this.#checkOpen();
-    const byteLength = this.#groups.reduce((sum, { table }) => sum + table.savedBytes, 0);
+    const byteLength = this.#groups.reduce((sum, { table }) => sum + savedBytes(table, this.#pool), 0);
     const writer = new SnapshotWriter(byteLength);
     const header: SnapshotHeader = {
       version: SNAPSHOT_VERSION,
       layout: this.layout.fingerprint,
       nextPosition: this.#nextPosition,
       byteLength,
-      groups: this.#groups.map(({ table }) => table.save(writer)),
+      groups: this.#groups.map(({ table }) => table.parts().state),
     };
+    for (const { table } of this.#groups) saveTable(table, this.#pool, writer);
     return { header: JSON.stringify(header), bytes: writer.bytes };
   }
 
@@ -284,7 +286,7 @@ export class SequenceCache implements Disposable {
     const tables: LaneTable[] = [];
     try {
       for (const [i, group] of layout.groups.entries()) {
-        tables.push(LaneTable.restore(pool, group, state.groups[i]!, reader, state.nextPosition - 1));
+        tables.push(restoreTable(pool, group, state.groups[i]!, reader, state.nextPosition - 1));
       }
       if (reader.left > 0) throw badSnapshot(`${reader.left} bytes are left over`);
     } catch (error) {

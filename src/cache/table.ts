@@ -4,7 +4,7 @@ import type { CacheGroup } from "./layout.js";
 import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
 import { SlotCopier } from "./slots.js";
-import { badSnapshot, type SnapshotReader, type SnapshotWriter, type TableState } from "./snapshot.js";
+import type { TableState } from "./snapshot.js";
 import { TableView } from "./view.js";
 
 /** Tokens of one table; kept + dropped + expired = seen. */
@@ -26,6 +26,17 @@ export interface Removal {
   readonly kind: "drop" | "expire";
   readonly slot: number;
   readonly position: number;
+}
+
+/** All that a table is. */
+export interface TableParts {
+  readonly state: TableState;
+  /** By slot, -1 for none. */
+  readonly positions: Int32Array;
+  /** By lane and slot; null where the policy asks for none. */
+  readonly mass: Float32Array | null;
+  /** [rows, lanes] */
+  readonly pages: Int32Array;
 }
 
 interface SegmentState {
@@ -314,23 +325,11 @@ export class LaneTable {
     return fork;
   }
 
-  /** Bytes that `save` writes. */
-  get savedBytes(): number {
-    const slots = this.#numRows * this.#pageTokens;
-    const mass = this.view.received ? slots * this.#lanes * 4 : 0;
-    return slots * 4 + mass + this.numPages * this.#pool.pageBytes;
-  }
-
-  /** Writes the table and its pages (see snapshot.ts). */
-  save(writer: SnapshotWriter): TableState {
+  /** The table's state and views of its memory, valid until it changes. */
+  parts(): TableParts {
     this.#map();
-    const { arena, pageBytes } = this.#pool;
-    writer.write(this.#positions.subarray(0, this.#numRows * this.#pageTokens));
-    if (this.view.received) writer.write(this.view.received.values());
-    for (const page of this.#pageIds.subarray(0, this.numPages))
-      writer.write(arena.bytes(page * pageBytes, pageBytes));
     const [sinks, stream] = [this.#segments[0]!, this.#segments[1]!];
-    return {
+    const state: TableState = {
       rows: this.#numRows,
       segments: [...this.#segmentOf.subarray(0, this.#numRows)],
       open: [[...sinks.open], [...stream.open]],
@@ -341,106 +340,65 @@ export class LaneTable {
       newestLost: this.#newestLost,
       exactFrom: this.#exactFrom,
     };
+    return {
+      state,
+      positions: this.#positions.subarray(0, this.#numRows * this.#pageTokens),
+      mass: this.view.received?.values() ?? null,
+      pages: this.#pageIds.subarray(0, this.numPages),
+    };
   }
 
   /**
-   * Reads what `save` wrote. Everything but the contents of pages is checked: BAD_FORMAT for what cannot be,
-   * OUT_OF_BUDGET where the pool has too few pages. `last` is the greatest position that a token may have.
+   * A table of these parts on fresh pages, which the caller has to fill. The parts are trusted: table-snapshot.ts checks
+   * what comes from outside. Throws OUT_OF_BUDGET.
    */
-  static restore(
+  static from(
     pool: KvPool,
     group: CacheGroup,
-    state: TableState,
-    reader: SnapshotReader,
-    last: number,
+    { state, positions, mass }: Omit<TableParts, "pages">,
   ): LaneTable {
     const { rows } = state;
-    const pages = rows * group.lanes.length;
-    if (state.segments.length !== rows || pages * pool.pageBytes > reader.left) {
-      throw badSnapshot(`it claims ${rows} rows and has less`);
-    }
-    pool.require(pages);
     const table = new LaneTable(pool, group, roomFor(rows));
+    table.#map();
     try {
-      table.#load(state, reader, last);
+      pool.take(table.#pageIds.subarray(0, rows * table.#lanes));
     } catch (error) {
       table.dispose();
       throw error;
     }
-    return table;
-  }
-
-  #load(state: TableState, reader: SnapshotReader, last: number): void {
-    this.#map();
-    const { rows } = state;
-    const positions = this.#positions.subarray(0, rows * this.#pageTokens);
-    reader.read(positions);
-    this.#segmentOf.set(state.segments);
-    this.#linkAll(positions, last);
-    for (let row = 0; row < rows; row++) {
-      const segment = this.#segments[state.segments[row]!]!;
-      segment.held += this.#used[row]!;
-      segment.room += this.#pageTokens - this.#used[row]!;
-    }
-    for (const [i, segment] of this.#segments.entries()) {
-      const rowsWithRoom: number[] = [];
-      for (let row = 0; row < rows; row++) {
-        if (state.segments[row] === i && this.#used[row]! < this.#pageTokens) rowsWithRoom.push(row);
-      }
-      segment.open.push(...state.open[i]!);
-      segment.offset = state.offsets[i]!;
-      const claimed = [...segment.open].sort((a, b) => a - b);
-      if (claimed.join() !== rowsWithRoom.join())
-        throw badSnapshot("its rows with free slots are not those it lists");
-    }
-    this.#seen = state.seen;
-    this.#dropped = state.dropped;
-    this.#expired = state.expired;
-    this.#newestLost = state.newestLost;
-    this.#exactFrom = state.exactFrom;
-    if (this.length + this.#dropped + this.#expired !== this.#seen)
-      throw badSnapshot("its tokens do not add up");
-    if (this.#segments[0]!.held > (this.group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
-    if (Math.max(this.#newestLost, this.#exactFrom - 1) > last)
-      throw badSnapshot("it dropped tokens yet to come");
-    if (this.view.received) {
-      this.view.received.resize(rows);
-      const values = this.view.received.values();
-      reader.read(values);
-      if (values.some((value) => !(value >= 0 && value < Number.POSITIVE_INFINITY))) {
-        throw badSnapshot("its attention mass is not a number");
-      }
-    }
-    this.#rotations.fill(NONE, 0, rows);
-    this.#pool.take(this.#pageIds.subarray(0, rows * this.#lanes));
-    this.#numRows = rows;
-    const { arena, pageBytes } = this.#pool;
-    for (const page of this.#pageIds.subarray(0, this.numPages))
-      reader.read(arena.bytes(page * pageBytes, pageBytes));
-    this.#settle();
-  }
-
-  /** Counts and links the tokens at `positions`, which must be distinct, at most `last`, and leave no row empty. */
-  #linkAll(positions: Int32Array, last: number): void {
+    table.#numRows = rows;
+    table.#positions.set(positions);
+    table.#rotations.fill(NONE, 0, rows);
+    table.#segmentOf.set(state.segments);
     const slots: number[] = [];
     for (const [slot, position] of positions.entries()) {
-      if (position < NONE || position > last) throw badSnapshot(`it has a token at position ${position}`);
       if (position === NONE) continue;
       slots.push(slot);
-      this.#used[this.#rowOf(slot)]!++;
-    }
-    for (let row = 0; row < positions.length / this.#pageTokens; row++) {
-      if (this.#used[row] === 0) throw badSnapshot(`its row ${row} holds nothing`);
+      table.#used[table.#rowOf(slot)]!++;
     }
     slots.sort((a, b) => positions[a]! - positions[b]!);
     for (const slot of slots) {
-      if (this.#newest !== NONE && positions[this.#newest] === positions[slot]) {
-        throw badSnapshot(`it has two tokens at position ${positions[slot]}`);
-      }
-      this.#older[slot] = this.#newest;
-      this.#newer[slot] = NONE;
-      this.#link(slot);
+      table.#older[slot] = table.#newest;
+      table.#newer[slot] = NONE;
+      table.#link(slot);
     }
+    for (let row = 0; row < rows; row++) {
+      const segment = table.#segments[state.segments[row]!]!;
+      segment.held += table.#used[row]!;
+      segment.room += table.#pageTokens - table.#used[row]!;
+    }
+    for (const [i, segment] of table.#segments.entries()) {
+      segment.open.push(...state.open[i]!);
+      segment.offset = state.offsets[i]!;
+    }
+    table.#seen = state.seen;
+    table.#dropped = state.dropped;
+    table.#expired = state.expired;
+    table.#newestLost = state.newestLost;
+    table.#exactFrom = state.exactFrom;
+    table.#settle();
+    if (mass) table.view.received?.values().set(mass);
+    return table;
   }
 
   dispose(): void {

@@ -1,0 +1,94 @@
+import type { CacheGroup } from "./layout.js";
+import type { KvPool } from "./pool.js";
+import { badSnapshot, type SnapshotReader, type SnapshotWriter, type TableState } from "./snapshot.js";
+import { LaneTable } from "./table.js";
+
+/** Bytes that `saveTable` writes. */
+export function savedBytes(table: LaneTable, pool: KvPool): number {
+  const { positions, mass, pages } = table.parts();
+  return positions.byteLength + (mass?.byteLength ?? 0) + pages.length * pool.pageBytes;
+}
+
+/** Writes the table and its pages (see snapshot.ts). */
+export function saveTable(table: LaneTable, { arena, pageBytes }: KvPool, writer: SnapshotWriter): void {
+  const { positions, mass, pages } = table.parts();
+  writer.write(positions);
+  if (mass) writer.write(mass);
+  for (const page of pages) writer.write(arena.bytes(page * pageBytes, pageBytes));
+}
+
+/**
+ * Reads what `saveTable` wrote. Everything but the contents of pages is checked: BAD_FORMAT for what cannot be,
+ * OUT_OF_BUDGET where the pool has too few pages. `last` is the greatest position that a token may have.
+ */
+export function restoreTable(
+  pool: KvPool,
+  group: CacheGroup,
+  state: TableState,
+  reader: SnapshotReader,
+  last: number,
+): LaneTable {
+  const { rows } = state;
+  const slots = rows * group.pageTokens;
+  const pages = rows * group.lanes.length;
+  if (state.segments.length !== rows || pages * pool.pageBytes > reader.left) {
+    throw badSnapshot(`it claims ${rows} rows and has less`);
+  }
+  pool.require(pages);
+  const positions = new Int32Array(slots);
+  reader.read(positions);
+  checkTokens(state, group, usedByRow(positions, group.pageTokens, last), last);
+  const mass = group.policy.mass ? new Float32Array(group.lanes.length * slots) : null;
+  if (mass) {
+    reader.read(mass);
+    if (mass.some((value) => !(value >= 0 && value < Number.POSITIVE_INFINITY))) {
+      throw badSnapshot("its attention mass is not a number");
+    }
+  }
+  const table = LaneTable.from(pool, group, { state, positions, mass });
+  try {
+    const { arena, pageBytes } = pool;
+    for (const page of table.parts().pages) reader.read(arena.bytes(page * pageBytes, pageBytes));
+  } catch (error) {
+    table.dispose();
+    throw error;
+  }
+  return table;
+}
+
+/** Tokens of each row. Throws where they are not at distinct positions up to `last`, or a row has none. */
+function usedByRow(positions: Int32Array, pageTokens: number, last: number): Int32Array {
+  const used = new Int32Array(positions.length / pageTokens);
+  for (const [slot, position] of positions.entries()) {
+    if (position < -1 || position > last) throw badSnapshot(`it has a token at position ${position}`);
+    if (position >= 0) used[Math.floor(slot / pageTokens)]!++;
+  }
+  const empty = used.indexOf(0);
+  if (empty >= 0) throw badSnapshot(`its row ${empty} holds nothing`);
+  const sorted = positions.slice().sort();
+  for (let i = 1; i < sorted.length; i++) {
+    if (sorted[i]! >= 0 && sorted[i] === sorted[i - 1])
+      throw badSnapshot(`it has two tokens at position ${sorted[i]}`);
+  }
+  return used;
+}
+
+function checkTokens(state: TableState, group: CacheGroup, used: Int32Array, last: number): void {
+  const held: [number, number] = [0, 0];
+  const withRoom: [number[], number[]] = [[], []];
+  for (const [row, count] of used.entries()) {
+    const segment = state.segments[row] === 0 ? 0 : 1;
+    held[segment] += count;
+    if (count < group.pageTokens) withRoom[segment].push(row);
+  }
+  for (const segment of [0, 1] as const) {
+    const claimed = [...state.open[segment]].sort((a, b) => a - b);
+    if (claimed.join() !== withRoom[segment].join())
+      throw badSnapshot("its rows with free slots are not those it lists");
+  }
+  if (held[0] + held[1] + state.dropped + state.expired !== state.seen)
+    throw badSnapshot("its tokens do not add up");
+  if (held[0] > (group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
+  if (Math.max(state.newestLost, state.exactFrom - 1) > last)
+    throw badSnapshot("it dropped tokens yet to come");
+}
