@@ -1,0 +1,544 @@
+/**
+ * A tier folder: blocks of tokens on disk under a hard byte budget. It knows bytes and files (files.ts) and nothing
+ * of what they mean.
+ *
+ * Writes happen behind the caller's back, in order, from a bounded queue; a record that is still queued can be read.
+ * Where the queue is full, the caller waits for its own record: never is more memory taken, and nothing is given up.
+ * A process that is killed at any moment leaves whole records and at most torn ones, which `openStore` leaves out.
+ */
+import {
+  closeSync,
+  constants,
+  copyFile,
+  fdatasync,
+  link,
+  open,
+  openSync,
+  read,
+  readdirSync,
+  readSync,
+  rmSync,
+  unlinkSync,
+  write,
+  writeSync,
+} from "node:fs";
+import { basename, join } from "node:path";
+import { promisify } from "node:util";
+import { MillraceError } from "../../errors.js";
+import { makeFolder } from "../../formats/cache-folder.js";
+import {
+  type BlockRecord,
+  decodeFileHead,
+  decodeRecord,
+  encodeFileHead,
+  encodeRecord,
+  FILE_HEAD_BYTES,
+  type FileHead,
+} from "./files.js";
+
+const openFile = promisify(open);
+const readAt = promisify(read);
+const writeAt = promisify(write);
+const syncFile = promisify(fdatasync);
+const linkFile = promisify(link);
+const copy = promisify(copyFile);
+
+export interface StoreOptions {
+  readonly folder: string;
+  /** What the bytes belong to, in a short line: a hash of model and layout. */
+  readonly fingerprint: string;
+  /** Bytes of a record, by group; see `recordBytesFor`. */
+  readonly recordBytes: readonly number[];
+  /** Most bytes of all files together. */
+  readonly budgetBytes: number;
+  /** Most bytes of records that wait to be written. */
+  readonly queueBytes: number;
+}
+
+/** Records that are gone: `error` says why, null where the budget pushed them out. */
+export interface Loss {
+  readonly group: number;
+  readonly serials: readonly number[];
+  readonly error: MillraceError | null;
+}
+
+export interface StoreUsage {
+  readonly files: number;
+  readonly diskBytes: number;
+  readonly budgetBytes: number;
+  /** Not yet written. */
+  readonly queuedBytes: number;
+}
+
+/** A record that `openStore` found whole, without its payload. */
+export interface FoundRecord extends Omit<BlockRecord, "payload"> {
+  readonly group: number;
+}
+
+interface BlockFile {
+  readonly path: string;
+  readonly group: number;
+  /** Serial of the record in each place, ascending; a fraction where there is none (see `hole`). */
+  readonly serials: number[];
+  bytes: number;
+  /** Open while records are still added to it. */
+  fd: number | null;
+  /** Writes under way; the file is closed after the last. */
+  writes: number;
+  removed: boolean;
+}
+
+interface Queued {
+  readonly file: BlockFile;
+  readonly place: number;
+  readonly serial: number;
+  readonly bytes: Uint8Array;
+}
+
+/** A folder is cut into about this many files, so that pushing the oldest out loses little at once. */
+const FILES = 64;
+const NAME = /^(\d+)-(\d{8})\.blocks$/;
+
+export class BlockStore {
+  readonly folder: string;
+  readonly #options: StoreOptions;
+  readonly #onLoss: (loss: Loss) => void;
+  /** By group: most records of a file. */
+  readonly #places: readonly number[];
+  /** In order of creation. */
+  readonly #files: BlockFile[] = [];
+  readonly #current: (BlockFile | null)[];
+  readonly #queue: Queued[] = [];
+  #queuedBytes = 0;
+  #diskBytes = 0;
+  #nextSerial = 0;
+  #nextFile = 0;
+  #pumping: Promise<void> | null = null;
+
+  /**
+   * An empty store in an existing folder. `onLoss` is told of every record that is lost, within the call or the write
+   * that lost it. Throws OUT_OF_BUDGET where the budget does not hold two records of every group.
+   */
+  constructor(options: StoreOptions, onLoss: (loss: Loss) => void) {
+    const { recordBytes, budgetBytes } = options;
+    const least = recordBytes.reduce((sum, bytes) => sum + FILE_HEAD_BYTES + 2 * bytes, 0);
+    if (budgetBytes < least) {
+      throw new MillraceError(
+        "OUT_OF_BUDGET",
+        `A disk tier of ${budgetBytes} bytes is too small for its blocks; give it at least ${least}.`,
+        { budgetBytes, least },
+      );
+    }
+    this.folder = options.folder;
+    this.#options = options;
+    this.#onLoss = onLoss;
+    // Not so small that heads take much of it, unless a few files are all that there is room for.
+    const sixteenHeads = Math.min(16 * FILE_HEAD_BYTES, budgetBytes / (4 * recordBytes.length));
+    const fileBytes = Math.max(budgetBytes / FILES, sixteenHeads);
+    this.#places = recordBytes.map((bytes) => Math.max(1, Math.floor((fileBytes - FILE_HEAD_BYTES) / bytes)));
+    this.#current = recordBytes.map(() => null);
+  }
+
+  usage(): StoreUsage {
+    const { budgetBytes } = this.#options;
+    return {
+      files: this.#files.length,
+      diskBytes: this.#diskBytes,
+      budgetBytes,
+      queuedBytes: this.#queuedBytes,
+    };
+  }
+
+  /**
+   * Adds a record and returns its serial; null where it could not be kept, which `onLoss` has been told. Pushes the
+   * oldest files out where the budget wants it.
+   */
+  append(group: number, tokens: number, meta: Uint8Array, payload: Uint8Array): number | null {
+    const serial = this.#nextSerial++;
+    const bytes = encodeRecord({ serial, tokens, meta, payload });
+    const recordBytes = this.#options.recordBytes[group]!;
+    if (bytes.length > recordBytes) {
+      throw new MillraceError("INTERNAL", `A record of ${bytes.length} bytes in a place of ${recordBytes}.`);
+    }
+    let file: BlockFile;
+    try {
+      file = this.#fileFor(group);
+    } catch (cause) {
+      this.#onLoss({ group, serials: [serial], error: unwritten(this.folder, cause) });
+      return null;
+    }
+    const queued: Queued = { file, place: file.serials.length, serial, bytes };
+    file.serials.push(serial);
+    file.bytes += recordBytes;
+    this.#diskBytes += recordBytes;
+    if (file.serials.length === this.#places[group]) this.#current[group] = null;
+    file.writes++;
+    if (this.#queuedBytes + bytes.length > this.#options.queueBytes) {
+      return this.#writeNow(queued) ? serial : null;
+    }
+    this.#queue.push(queued);
+    this.#queuedBytes += bytes.length;
+    this.#pumping ??= this.#pump();
+    return serial;
+  }
+
+  /** True while the record is kept, written or not. */
+  has(group: number, serial: number): boolean {
+    return this.#find(group, serial) !== null;
+  }
+
+  /**
+   * Reads records of a group, all at once. A record that cannot be read or whose bytes are not those that were
+   * written comes back as null and counts as lost, which `onLoss` has then been told.
+   */
+  async read(group: number, serials: readonly number[]): Promise<(BlockRecord | null)[]> {
+    const opened = new Map<BlockFile, Promise<number>>();
+    try {
+      return await Promise.all(serials.map((serial) => this.#readOne(group, serial, opened)));
+    } finally {
+      for (const fd of opened.values()) fd.then(closeSync, () => {});
+    }
+  }
+
+  /** Resolves when everything that was added is written or lost. */
+  async settle(): Promise<void> {
+    while (this.#pumping) await this.#pumping;
+  }
+
+  /** As `settle`, and the device has it. */
+  async sync(): Promise<void> {
+    await this.settle();
+    for (const { path, removed } of [...this.#files]) {
+      if (removed) continue;
+      const fd = await openFile(path, "r+").catch((cause: unknown) => {
+        throw unwritten(this.folder, cause);
+      });
+      await syncFile(fd).finally(() => closeSync(fd));
+    }
+  }
+
+  /**
+   * Makes `folder` hold all records that there are now, as links to the same bytes where the file system has them,
+   * else as copies. What is added here later does not count there.
+   */
+  async copyTo(folder: string): Promise<void> {
+    await this.sync();
+    await copyFiles(
+      this.#files.map(({ path }) => path),
+      folder,
+    );
+  }
+
+  /** Ends writing once the queue is through; removes the folder where asked. Idempotent. */
+  async dispose(remove: boolean): Promise<void> {
+    await this.settle();
+    for (const file of this.#files) this.#close(file);
+    this.#current.fill(null);
+    if (remove) rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** Takes over the files of a folder; what it finds is whole. For `openStore`. */
+  adopt(): FoundRecord[] {
+    const found: FoundRecord[] = [];
+    const names = listFiles(this.folder);
+    const lastOf = new Map(names.map(({ group, name }) => [group, name]));
+    for (const { name, group, number } of names) {
+      this.#nextFile = Math.max(this.#nextFile, number + 1);
+      const path = join(this.folder, name);
+      const scanned = scanFile(path, {
+        fingerprint: this.#options.fingerprint,
+        group,
+        recordBytes: this.#options.recordBytes[group]!,
+        whole: lastOf.get(group) === name,
+      });
+      const bytes = FILE_HEAD_BYTES + scanned.length * this.#options.recordBytes[group]!;
+      const serials: number[] = [];
+      for (const record of scanned) serials.push(record?.serial ?? hole(serials, serials.length));
+      this.#files.push({ path, group, serials, bytes, fd: null, writes: 0, removed: false });
+      this.#diskBytes += bytes;
+      for (const record of scanned) if (record) found.push({ ...record, group });
+    }
+    for (const { serial } of found) this.#nextSerial = Math.max(this.#nextSerial, serial + 1);
+    this.#makeRoom(0);
+    return found.filter(({ group, serial }) => this.has(group, serial));
+  }
+
+  /** The file that the next record of `group` goes to, with room made for it. */
+  #fileFor(group: number): BlockFile {
+    const recordBytes = this.#options.recordBytes[group]!;
+    this.#makeRoom(recordBytes + (this.#current[group] ? 0 : FILE_HEAD_BYTES));
+    const current = this.#current[group];
+    if (current) return current;
+    const number = this.#nextFile++;
+    const path = join(this.folder, `${group}-${String(number).padStart(8, "0")}.blocks`);
+    const head: FileHead = {
+      millrace: "tier",
+      version: 1,
+      fingerprint: this.#options.fingerprint,
+      group,
+      recordBytes,
+    };
+    const fd = openSync(path, constants.O_CREAT | constants.O_EXCL | constants.O_RDWR, 0o600);
+    try {
+      writeWholeSync(fd, encodeFileHead(head), 0);
+    } catch (error) {
+      closeSync(fd);
+      rmSync(path, { force: true });
+      throw error;
+    }
+    const file = { path, group, serials: [], bytes: FILE_HEAD_BYTES, fd, writes: 0, removed: false };
+    this.#files.push(file);
+    this.#diskBytes += FILE_HEAD_BYTES;
+    this.#current[group] = file;
+    return file;
+  }
+
+  /** Pushes files out, oldest first, until `bytes` more fit. */
+  #makeRoom(bytes: number): void {
+    while (this.#diskBytes + bytes > this.#options.budgetBytes) {
+      const oldest = this.#files.shift();
+      if (!oldest) throw new MillraceError("INTERNAL", "No file is left to push out of the tier.");
+      oldest.removed = true;
+      this.#diskBytes -= oldest.bytes;
+      if (this.#current[oldest.group] === oldest) this.#current[oldest.group] = null;
+      this.#close(oldest);
+      try {
+        unlinkSync(oldest.path);
+      } catch {
+        // Somebody else has removed it: the bytes are free all the same.
+      }
+      const serials = oldest.serials.filter(Number.isInteger);
+      if (serials.length > 0) this.#onLoss({ group: oldest.group, serials, error: null });
+    }
+  }
+
+  /** Writes the queue, one record after another. */
+  async #pump(): Promise<void> {
+    for (let next = this.#queue[0]; next; next = this.#queue[0]) {
+      const { file, place, bytes } = next;
+      let error: unknown = null;
+      try {
+        if (!file.removed) await writeWhole(file.fd!, bytes, this.#offsetOf(file, place));
+      } catch (cause) {
+        error = cause;
+      }
+      this.#queue.shift();
+      this.#queuedBytes -= bytes.length;
+      this.#written(next, error);
+    }
+    this.#pumping = null;
+  }
+
+  #writeNow(queued: Queued): boolean {
+    const { file, place, bytes } = queued;
+    let error: unknown = null;
+    try {
+      writeWholeSync(file.fd!, bytes, this.#offsetOf(file, place));
+    } catch (cause) {
+      error = cause;
+    }
+    this.#written(queued, error);
+    return error === null;
+  }
+
+  #written({ file, serial }: Queued, cause: unknown): void {
+    file.writes--;
+    if (this.#current[file.group] !== file) this.#close(file);
+    if (cause === null || file.removed) return;
+    this.#forget(file, serial, unwritten(this.folder, cause));
+  }
+
+  /** The record's place stays empty; its token count as lost. */
+  #forget(file: BlockFile, serial: number, error: MillraceError): void {
+    const place = file.serials.indexOf(serial);
+    if (place < 0) return;
+    file.serials[place] = hole(file.serials, place);
+    this.#onLoss({ group: file.group, serials: [serial], error });
+  }
+
+  #close(file: BlockFile): void {
+    if (file.fd === null || file.writes > 0) return;
+    closeSync(file.fd);
+    file.fd = null;
+  }
+
+  async #readOne(
+    group: number,
+    serial: number,
+    opened: Map<BlockFile, Promise<number>>,
+  ): Promise<BlockRecord | null> {
+    const queued = this.#queue.find((each) => each.serial === serial && !each.file.removed);
+    if (queued) return decodeRecord(queued.bytes, true);
+    const at = this.#find(group, serial);
+    if (!at) return null;
+    const { file, place } = at;
+    let fd = opened.get(file);
+    if (!fd) {
+      fd = openFile(file.path, "r");
+      opened.set(file, fd);
+    }
+    try {
+      const bytes = new Uint8Array(this.#options.recordBytes[group]!);
+      const { bytesRead } = await readAt(await fd, bytes, 0, bytes.length, this.#offsetOf(file, place));
+      const record = decodeRecord(bytes.subarray(0, bytesRead), true);
+      if (record?.serial === serial) return record;
+      this.#forget(file, serial, damaged(file.path, place));
+    } catch (cause) {
+      if (!file.removed) this.#forget(file, serial, unread(file.path, cause));
+    }
+    return null;
+  }
+
+  #find(group: number, serial: number): { file: BlockFile; place: number } | null {
+    for (let i = this.#files.length - 1; i >= 0; i--) {
+      const file = this.#files[i]!;
+      if (file.group !== group || !(file.serials[0]! <= serial)) continue;
+      const place = binarySearch(file.serials, serial);
+      return place < 0 ? null : { file, place };
+    }
+    return null;
+  }
+
+  #offsetOf({ group }: BlockFile, place: number): number {
+    return FILE_HEAD_BYTES + place * this.#options.recordBytes[group]!;
+  }
+}
+
+/** A store with the records that are whole in a folder; new ones go to files of their own. */
+export function openStore(
+  options: StoreOptions,
+  onLoss: (loss: Loss) => void,
+): { readonly store: BlockStore; readonly found: readonly FoundRecord[] } {
+  const store = new BlockStore(options, onLoss);
+  return { store, found: store.adopt() };
+}
+
+/** Makes `folder` hold the tier files of another: links where the file system has them, else copies. */
+export async function copyFolder(from: string, to: string): Promise<void> {
+  await copyFiles(
+    listFiles(from).map(({ name }) => join(from, name)),
+    to,
+  );
+}
+
+async function copyFiles(paths: readonly string[], folder: string): Promise<void> {
+  await makeFolder(folder, 0o700);
+  for (const path of paths) {
+    const to = join(folder, basename(path));
+    await linkFile(path, to).catch(() => copy(path, to, constants.COPYFILE_EXCL));
+  }
+}
+
+/** What stands for a lost record among serials: no serial, and in order between its neighbours. */
+const hole = (serials: readonly number[], place: number): number =>
+  Math.floor(serials[place - 1] ?? -1) + 0.5;
+
+/** Names of a folder's tier files, in order of creation. Throws FILE_NOT_FOUND where there is no such folder. */
+function listFiles(folder: string): { name: string; group: number; number: number }[] {
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (cause) {
+    throw unread(folder, cause);
+  }
+  return names
+    .map((name) => ({ name, match: NAME.exec(name) }))
+    .filter(({ match }) => match !== null)
+    .map(({ name, match }) => ({ name, group: Number(match![1]), number: Number(match![2]) }))
+    .sort((a, b) => a.number - b.number);
+}
+
+/**
+ * The records of a file by place, null where one is torn or damaged; a torn end is left out. With `whole` payloads
+ * are checked, else only when they are read. Throws BAD_FORMAT for a file of another model or layout.
+ */
+function scanFile(
+  path: string,
+  expected: {
+    readonly fingerprint: string;
+    readonly group: number;
+    readonly recordBytes: number | undefined;
+    readonly whole: boolean;
+  },
+): (BlockRecord | null)[] {
+  const { fingerprint, group, recordBytes, whole } = expected;
+  const fd = openSync(path, "r");
+  try {
+    const headBytes = new Uint8Array(FILE_HEAD_BYTES);
+    readSync(fd, headBytes, 0, FILE_HEAD_BYTES, 0);
+    const head = decodeFileHead(headBytes);
+    // Killed while the file was made: nothing is in it.
+    if (!head) return [];
+    if (head.fingerprint !== fingerprint || head.group !== group || head.recordBytes !== recordBytes) {
+      throw new MillraceError(
+        "BAD_FORMAT",
+        `${path} holds blocks of another model or cache layout. Use the folder with what it was written for, or ` +
+          "give another one.",
+        { path, got: head.fingerprint, expected: fingerprint },
+      );
+    }
+    const records: (BlockRecord | null)[] = [];
+    const bytes = new Uint8Array(recordBytes);
+    for (let at = FILE_HEAD_BYTES; ; at += recordBytes) {
+      const length = readSync(fd, bytes, 0, recordBytes, at);
+      if (length === 0) break;
+      const record = decodeRecord(bytes.subarray(0, length), whole);
+      records.push(record && { ...record, meta: record.meta.slice(), payload: new Uint8Array() });
+    }
+    while (records.at(-1) === null) records.pop();
+    return records;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function writeWhole(fd: number, bytes: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await writeAt(fd, bytes, done, bytes.length - done, at + done);
+    done += bytesWritten;
+  }
+}
+
+function writeWholeSync(fd: number, bytes: Uint8Array, at: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    done += writeSync(fd, bytes, done, bytes.length - done, at + done);
+  }
+}
+
+/** Where `wanted` stands in an ascending list, -1 where it does not. */
+function binarySearch(list: readonly number[], wanted: number): number {
+  let low = 0;
+  let high = list.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (list[middle]! < wanted) low = middle + 1;
+    else high = middle;
+  }
+  return list[low] === wanted ? low : -1;
+}
+
+const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+
+const unwritten = (folder: string, cause: unknown): MillraceError =>
+  new MillraceError(
+    "WRITE_FAILED",
+    `Blocks could not be written to the disk tier ${folder} (${reasonOf(cause)}); their tokens count as dropped. ` +
+      "Free space there or give another folder; the session goes on.",
+    { folder },
+    { cause },
+  );
+
+const unread = (path: string, cause: unknown): MillraceError =>
+  new MillraceError(
+    "FILE_NOT_FOUND",
+    `The disk tier cannot read ${path} (${reasonOf(cause)}); the tokens in it count as dropped. The session goes on.`,
+    { path },
+    { cause },
+  );
+
+const damaged = (path: string, place: number): MillraceError =>
+  new MillraceError(
+    "BAD_FORMAT",
+    `Record ${place} of ${path} is damaged: its checksum is wrong; its tokens count as dropped. The session goes on.`,
+    { path, place },
+  );
