@@ -1,4 +1,4 @@
-// OP_ATTENTION and OP_ATTENTION_MERGE: softmax(cap(scale * q . k)) v over the pages of each token's sequence.
+// OP_ATTENTION and OP_ATTENTION_MERGE: softmax(cap(scale * q . k) + log_count) v over the pages of each token's sequence.
 //
 // i: [H, K, D, window (0: none), pairs, style, maxTokens]   f: [scale, softcap (0: none)]
 // p: [q f32 [T, H*D], out f32 [T, H*D], laneMap int32 [K][2], rope table or 0, partials, threadScratch]
@@ -34,6 +34,11 @@ typedef struct Tile {
   float *total_max, *total_weight;
   int32_t *positions;      // [rows]
   float cap;               // softcap in units of log2, or 0
+  // What mass is taken from: the softmax itself, or a tempered one beside it.
+  const View *tempered;    // whose temperature and noise, or 0
+  const float *gumbel;
+  uint32_t *hashes;        // [rows]
+  float *mass_max, *mass_weight, *mass_total_max, *mass_total_weight;  // [rows]
 } Tile;
 
 static Tile tile_memory(const Plan *plan, int thread) {
@@ -49,7 +54,13 @@ static Tile tile_memory(const Plan *plan, int thread) {
   tile.total_max = memory + 1792;
   tile.total_weight = memory + 1920;
   tile.positions = (int32_t *)(memory + 2048);
+  tile.hashes = (uint32_t *)(memory + 2112);
+  tile.mass_max = memory + 2176;
+  tile.mass_weight = memory + 2304;
+  tile.mass_total_max = memory + 2432;
+  tile.mass_total_weight = memory + 2560;
   tile.cap = plan->op->f[1] * LOG2_E;
+  tile.gumbel = AT(const float, plan->step->gumbel);
   return tile;
 }
 
@@ -58,6 +69,24 @@ static inline int min(int a, int b) { return a < b ? a : b; }
 // Which of the step's queries [T, H] a row is.
 static inline size_t query_of(const Plan *plan, const Tile *tile, int row) {
   return (size_t)(tile->first_token + row / tile->heads) * plan->shape.heads + tile->first_head + row % tile->heads;
+}
+
+// One round of a hash in which every bit of the result depends on every bit given.
+static inline uint32_t mix(uint32_t hash, uint32_t value) {
+  hash = (hash ^ value) * 0x9e3779b1u;
+  hash = (hash ^ hash >> 15) * 0x85ebca6bu;
+  return hash ^ hash >> 13;
+}
+
+// Says whether the tile's mass comes from a softmax of its own, and where its noise begins.
+static void temper_tile(const Plan *plan, const Stream *stream, Tile *tile) {
+  const View *view = stream->view;
+  tile->tempered = stream->has_mass && (view->noise != 0 || view->sharpness != 1) ? view : 0;
+  if (!tile->tempered) return;
+  for (int row = 0; row < tile->rows; row++) {
+    uint32_t query = query_of(plan, tile, row) % plan->shape.heads;
+    tile->hashes[row] = mix(mix(mix(view->seed, stream->lane), query), tile->positions[row]);
+  }
 }
 
 // Loads tile `index` of a stream: its queries, scaled and transposed in row blocks, and their positions.
@@ -92,6 +121,7 @@ static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *t
       }
     }
   }
+  temper_tile(plan, stream, tile);
 }
 
 // Makes tile->q the rows that keys moved by `rotation` must meet.
@@ -188,6 +218,7 @@ static int next_block(Walk *walk, const Sight *sight, Block *block) {
     }
     const int32_t *positions = AT(const int32_t, view->positions), *rotations = AT(const int32_t, view->rotations);
     float *mass = view->mass ? AT(float, view->mass) + (size_t)walk->lane * view_slots : 0;
+    const float *log_counts = view->log_counts ? AT(const float, view->log_counts) : 0;
     int64_t bytes = group_bytes(view->codec, walk->width);
     int keys_at = codec_scale_bytes(view->codec);
     int values_at = keys_at + GROUP * walk->width * codec_element_bytes(view->codec);
@@ -207,6 +238,7 @@ static int next_block(Walk *walk, const Sight *sight, Block *block) {
         group->values = at + values_at;
         group->scales = keys_at ? (const float *)at : 0;
         group->mass = mass ? mass + walk->slot : 0;
+        group->log_counts = log_counts ? log_counts + walk->slot : 0;
         group->ahead = 0;
         block->groups++;
       }
@@ -237,6 +269,7 @@ static void unpack_block(const Plan *plan, const Tile *tile, Block *block) {
 INLINE f32x16 finish_score(const Tile *tile, const Group16 *group, int32_t position, int32_t window, f32x16 x) {
   if (group->scales) x = f32x16_mul(x, f32x16_load(group->scales));
   if (tile->cap > 0) x = f32x16_mul(f32x16_tanh(x), f32x16_set1(tile->cap));
+  if (group->log_counts) x = f32x16_fma(f32x16_load(group->log_counts), f32x16_set1(LOG2_E), x);
   if (group->masked) {
     i32x16 positions = i32x16_load(group->positions);
     f32x16 none = f32x16_set1(-__builtin_inff());
@@ -244,6 +277,30 @@ INLINE f32x16 finish_score(const Tile *tile, const Group16 *group, int32_t posit
     x = f32x16_blend(i32x16_gt(positions, i32x16_set1(edge(position, window))), x, none);
   }
   return x;
+}
+
+// A finished score as the tempered softmax has it: warmer, and with noise that depends on query and key alone.
+static f32x16 temper_score(const Tile *tile, const Group16 *group, int row, f32x16 x) {
+  float noise[GROUP];
+  for (int k = 0; k < GROUP; k++) noise[k] = tile->gumbel[mix(tile->hashes[row], group->positions[k]) >> 22];
+  x = f32x16_fma(f32x16_load(noise), f32x16_set1(tile->tempered->noise * LOG2_E), x);
+  return f32x16_mul(x, f32x16_set1(tile->tempered->sharpness));
+}
+
+// Adds finished scores to maximum and weight of the rows' tempered softmax.
+static void weigh_tempered(const Tile *tile, int first, int rows, const Group16 *group, int groups) {
+  for (int r = 0; r < rows; r++) {
+    f32x16 x[BLOCK_GROUPS], top = f32x16_set1(tile->mass_max[first + r]), sum = f32x16_zero();
+    for (int g = 0; g < groups; g++) {
+      x[g] = temper_score(tile, &group[g], first + r, f32x16_load(tile->scores + r * BLOCK_KEYS + g * GROUP));
+      top = f32x16_max(top, x[g]);
+    }
+    float max = f32x16_reduce_max(top), factor[GROUP] = {tile->mass_max[first + r] - max};
+    for (int g = 0; g < groups; g++) sum = f32x16_add(sum, f32x16_exp2(f32x16_sub(x[g], f32x16_set1(max))));
+    f32x16_store(factor, f32x16_exp2(f32x16_load(factor)));
+    tile->mass_weight[first + r] = tile->mass_weight[first + r] * factor[0] + f32x16_reduce_add(sum);
+    tile->mass_max[first + r] = max;
+  }
 }
 
 // Raises each row's maximum to its scores'; factor[r] takes what was summed before to the new one. Then scores become
@@ -277,12 +334,13 @@ static void weigh_scores(const Tile *tile, int first, int rows, int32_t window, 
                          float *factor) {
   float *max = tile->max + first, *sums = tile->lane_weights + first * GROUP;
   for (int g = 0; g < groups; g++) {
-    if (!group[g].masked && !group[g].scales && tile->cap <= 0) continue;
+    if (!group[g].masked && !group[g].scales && !group[g].log_counts && tile->cap <= 0) continue;
     for (int r = 0; r < rows; r++) {
       float *at = tile->scores + r * BLOCK_KEYS + g * GROUP;
       f32x16_store(at, finish_score(tile, &group[g], tile->positions[first + r], window, f32x16_load(at)));
     }
   }
+  if (tile->tempered) weigh_tempered(tile, first, rows, group, groups);
   switch (groups) {
     case 1: weigh_rows(rows, 1, tile->scores, max, sums, factor); break;
     case 2: weigh_rows(rows, 2, tile->scores, max, sums, factor); break;
@@ -336,7 +394,8 @@ static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int 
   for (int i = 0; i < size; i += 16) f32x16_store(tile->sums + i, f32x16_zero());
   for (int row = 0; row < tile->rows; row++) {
     f32x16_store(tile->lane_weights + row * GROUP, f32x16_zero());
-    tile->max[row] = LOWEST;
+    tile->max[row] = tile->mass_max[row] = LOWEST;
+    tile->mass_weight[row] = 0;
   }
   Sight sight = sight_of(tile->positions, tile->rows, plan->shape.window);
   Walk walk = walk_part(plan, stream, part);
@@ -359,6 +418,9 @@ static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int 
   }
   for (int row = 0; row < tile->rows; row++) {
     tile->weight[row] = f32x16_reduce_add(f32x16_load(tile->lane_weights + row * GROUP));
+    if (tile->tempered) continue;
+    tile->mass_max[row] = tile->max[row];
+    tile->mass_weight[row] = tile->weight[row];
   }
 }
 
@@ -391,8 +453,8 @@ static void fold_sums(float *total, const float *part, Balance balance, int padd
 static void clear_total(Tile *tile, int padded) {
   for (int i = 0; i < tile->rows * padded; i += 16) f32x16_store(tile->total + i, f32x16_zero());
   for (int row = 0; row < tile->rows; row++) {
-    tile->total_max[row] = LOWEST;
-    tile->total_weight[row] = 0;
+    tile->total_max[row] = tile->mass_total_max[row] = LOWEST;
+    tile->total_weight[row] = tile->mass_total_weight[row] = 0;
   }
 }
 
@@ -408,12 +470,12 @@ static void write_out(const Plan *plan, const Tile *tile, const float *sums, con
   }
 }
 
-// Maximum and weight of every query [T, H], for the merge to give out probabilities.
+// Maximum and weight of every query [T, H] in the softmax that mass comes from, for the merge to give it out.
 static inline float *outcome_of(const Plan *plan, const Tile *tile, int row) {
   return AT(float, plan->op->p[4]) + 2 * query_of(plan, tile, row);
 }
 
-// What one part of split tile number `split` gave one row: sums [Dp], max, weight.
+// What one part of split tile number `split` gave one row: sums [Dp], max, weight, both again for mass.
 static inline float *partial_of(const Plan *plan, int split, int part, int row) {
   const Shape *s = &plan->shape;
   size_t outcomes = ((size_t)plan->op->i[6] * s->heads * 2 + 15) & ~(size_t)15;
@@ -433,16 +495,20 @@ static void attend_parts(const Plan *plan, const Stream *stream, Tile *tile) {
       Balance balance =
           fold_weights(&tile->total_max[row], &tile->total_weight[row], tile->max[row], tile->weight[row]);
       fold_sums(tile->total + at, tile->sums + at, balance, plan->shape.padded);
+      fold_weights(&tile->mass_total_max[row], &tile->mass_total_weight[row], tile->mass_max[row],
+                   tile->mass_weight[row]);
     }
   }
 }
 
 // A tile over all parts. The fold of a single part would be that part, bit for bit.
 static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
-  const float *sums = tile->total, *max = tile->total_max, *weight = tile->total_weight;
+  const float *sums = tile->total, *weight = tile->total_weight;
+  const float *mass_max = tile->mass_total_max, *mass_weight = tile->mass_total_weight;
   if (stream->parts == 1) {
     attend_part(plan, stream, tile, 0, 1);
-    sums = tile->sums, max = tile->max, weight = tile->weight;
+    sums = tile->sums, weight = tile->weight;
+    mass_max = tile->mass_max, mass_weight = tile->mass_weight;
   } else {
     attend_parts(plan, stream, tile);
   }
@@ -450,8 +516,8 @@ static void attend_whole(const Plan *plan, const Stream *stream, Tile *tile) {
   if (!stream->has_mass) return;
   for (int row = 0; row < tile->rows; row++) {
     float *outcome = outcome_of(plan, tile, row);
-    outcome[0] = max[row];
-    outcome[1] = weight[row];
+    outcome[0] = mass_max[row];
+    outcome[1] = mass_weight[row];
   }
 }
 
@@ -463,6 +529,8 @@ static void attend_split(const Plan *plan, const Stream *stream, Tile *tile, int
     for (int i = 0; i < padded; i += 16) f32x16_store(partial + i, f32x16_load(tile->sums + row * padded + i));
     partial[padded] = tile->max[row];
     partial[padded + 1] = tile->weight[row];
+    partial[padded + 2] = tile->mass_max[row];
+    partial[padded + 3] = tile->mass_weight[row];
   }
 }
 
@@ -501,26 +569,26 @@ static void fold_tile(const Plan *plan, const Stream *stream, Tile *tile, int sp
   }
 }
 
-// Final maximum and weight of every row, as far as it is not in memory yet.
+// Final maximum and weight of every row in the softmax that mass comes from.
 static void load_outcome(const Plan *plan, const Stream *stream, Tile *tile, int split) {
   int padded = plan->shape.padded;
   for (int row = 0; row < tile->rows; row++) {
-    tile->total_max[row] = LOWEST;
-    tile->total_weight[row] = 0;
+    tile->mass_total_max[row] = LOWEST;
+    tile->mass_total_weight[row] = 0;
     if (!is_split(plan, stream)) {
-      tile->total_max[row] = outcome_of(plan, tile, row)[0];
-      tile->total_weight[row] = outcome_of(plan, tile, row)[1];
+      tile->mass_total_max[row] = outcome_of(plan, tile, row)[0];
+      tile->mass_total_weight[row] = outcome_of(plan, tile, row)[1];
       continue;
     }
     for (int part = 0; part < stream->parts; part++) {
       const float *partial = partial_of(plan, split, part, row);
-      fold_weights(&tile->total_max[row], &tile->total_weight[row], partial[padded], partial[padded + 1]);
+      fold_weights(&tile->mass_total_max[row], &tile->mass_total_weight[row], partial[padded + 2], partial[padded + 3]);
     }
   }
 }
 
-// Adds each row's probabilities to its slots' mass, rows in order.
-static void add_mass(const Plan *plan, Tile *tile, Block *block) {
+// Adds the probabilities of each row at position `from` or later to its slots' mass, rows in order.
+static void add_mass(const Plan *plan, Tile *tile, Block *block, int32_t from) {
   const Shape *s = &plan->shape;
   move_tile(plan, tile, block->rotation);
   unpack_block(plan, tile, block);
@@ -533,11 +601,12 @@ static void add_mass(const Plan *plan, Tile *tile, Block *block) {
       if (!seen[g].mass) continue;
       f32x16 mass = f32x16_load(seen[g].mass);
       for (int r = 0; r < rows; r++) {
-        float weight = tile->total_weight[first + r];
-        if (weight == 0) continue;
+        float weight = tile->mass_total_weight[first + r];
+        if (weight == 0 || tile->positions[first + r] < from) continue;
         f32x16 x = f32x16_load(tile->scores + r * BLOCK_KEYS + g * GROUP);
         x = finish_score(tile, &seen[g], tile->positions[first + r], s->window, x);
-        f32x16 p = f32x16_exp2(f32x16_sub(x, f32x16_set1(tile->total_max[first + r])));
+        if (tile->tempered) x = temper_score(tile, &seen[g], first + r, x);
+        f32x16 p = f32x16_exp2(f32x16_sub(x, f32x16_set1(tile->mass_total_max[first + r])));
         mass = f32x16_fma(p, f32x16_set1(1.f / weight), mass);
       }
       f32x16_store(seen[g].mass, mass);
@@ -551,9 +620,10 @@ static void give_mass(const Plan *plan, const Stream *stream, Tile *tile, int fi
     load_tile(plan, stream, index, tile);
     load_outcome(plan, stream, tile, first_split + index);
     Sight sight = sight_of(tile->positions, tile->rows, plan->shape.window);
+    if (sight.high < stream->view->mass_from) continue;
     Walk walk = walk_part(plan, stream, part);
     Block block;
-    while (next_block(&walk, &sight, &block)) add_mass(plan, tile, &block);
+    while (next_block(&walk, &sight, &block)) add_mass(plan, tile, &block, stream->view->mass_from);
   }
 }
 

@@ -38,7 +38,7 @@ typedef struct Stream {
   int kv_head, lane;
   int tiles, slots, part_slots, parts;
   int64_t tile_cost;
-  int has_mass;
+  int has_mass;  // some query of the span gives mass
 } Stream;
 
 static Stream stream_of(const Op *op, const Step *step, const Shape *shape, int index) {
@@ -49,6 +49,9 @@ static Stream stream_of(const Op *op, const Step *step, const Shape *shape, int 
   for (const View *view = s.view; view; view = AT(const View, view->next)) {
     s.slots += view->num_pages * view->page_tokens;
     s.has_mass |= view->mass != 0;
+  }
+  if (s.has_mass && s.span->count > 0) {
+    s.has_mass = AT(const int32_t, step->positions)[s.span->start + s.span->count - 1] >= s.view->mass_from;
   }
   s.part_slots = PART_SLOTS;
   while ((s.slots - 1) / MAX_PARTS >= s.part_slots) s.part_slots *= 2;

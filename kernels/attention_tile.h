@@ -45,6 +45,7 @@ typedef struct Group16 {
   const float *scales;       // of the 16 keys, then of the 16 values; 0 where the codec has none
   const int32_t *positions;  // [16]
   float *mass;               // [16], or 0
+  const float *log_counts;   // [16], or 0
   ptrdiff_t ahead;           // from here to the group that will be read a block later
   uint32_t live;             // bit per token: some row sees it
   int masked;                // some row does not see all 16

@@ -27,6 +27,26 @@ enum OpCode {
   OP_MATMUL_EXPERTS,
   OP_COMBINE,
   OP_PROBE,
+  OP_TRAIN_MULTIPLY,
+  OP_TRAIN_ATTENTION,
+  OP_TRAIN_ATTENTION_BACKWARD,
+  OP_TRAIN_NORM,
+  OP_TRAIN_NORM_BACKWARD,
+  OP_TRAIN_ROPE,
+  OP_TRAIN_EMBED,
+  OP_TRAIN_EMBED_BACKWARD,
+  OP_TRAIN_DECODE,
+  OP_TRAIN_GLU,
+  OP_TRAIN_GLU_BACKWARD,
+  OP_TRAIN_LOSS,
+  OP_TRAIN_ADAMW,
+  OP_TRAIN_NORMAL,
+  OP_TRAIN_ADD,
+  OP_TRAIN_ADD_ROW,
+  OP_TRAIN_SCALE_ROWS,
+  OP_TRAIN_ROW_NORMS,
+  OP_TRAIN_SUM_ROWS,
+  OP_TRAIN_SUM_SQUARES,
 };
 
 enum RowKind { ROWS_TOKENS = 0, ROWS_OUTPUTS = 1, ROWS_ROUTES = 2 };
@@ -42,17 +62,34 @@ typedef struct Op {
   uint64_t p[8];
 } Op;
 
+// A row-major f32 matrix, as training ops see it: p[0] of their records is the address of an array of these.
+typedef struct Matrix {
+  uint64_t at;     // address of its first element
+  int64_t stride;  // elements from row to row
+  int32_t rows;
+  int32_t columns;
+} Matrix;
+
+// Floats of scratch memory that each thread has in a training op: p[1] is the first thread's.
+#define TRAIN_SCRATCH 262144
+
 // A page table (KvView of contract.ts).
 typedef struct View {
   uint64_t page_ids;   // int32 [num_pages][lanes]
   uint64_t positions;  // int32 [num_pages][page_tokens], -1 = empty
   uint64_t rotations;  // int32 [num_pages], row of the step's rotation tables, -1 = none
   uint64_t mass;       // f32 [lanes][num_pages * page_tokens], or 0
+  uint64_t log_counts; // f32 [num_pages * page_tokens], or 0
   uint64_t next;       // View, or 0
   int32_t num_pages;
   int32_t lanes;
   int32_t page_tokens;
   int32_t codec;
+  // Of the first view of a chain: which queries give mass, from which softmax (KvMass of contract.ts).
+  int32_t mass_from;
+  int32_t seed;
+  float sharpness;  // 1 / temperature
+  float noise;
 } View;
 
 typedef struct Span {
@@ -76,6 +113,7 @@ typedef struct Step {
   uint64_t slots;      // uint64 [num_groups]: address of int32 [T]
   uint64_t arena;
   int64_t page_bytes;
+  uint64_t gumbel;     // f32 [1024]: quantiles of the Gumbel distribution
 } Step;
 
 // Rope tables are filled by the host before each run: f32 [T + num_rotations][2][pairs], cos then sin.

@@ -60,10 +60,37 @@ export interface KvView {
   readonly pageIdsAt: number;
   readonly positionsAt: number;
   readonly rotationsAt: number;
-  /** f32 [lanes, numPages x pageTokens]: attention adds the probability each slot received. Null: nobody asked. */
-  readonly mass: Region | null;
+  /** Where attention adds up the probability that each slot receives. Null: nobody asked. */
+  readonly mass: KvMass | null;
+  /**
+   * f32 [numPages x pageTokens]: natural log of how many tokens a slot stands for (0: one), added to its scores.
+   * Null: every slot holds one token.
+   */
+  readonly logCounts: Region | null;
   /** A further table of the same lanes (another codec, a recalled block), attended together with this one. */
   readonly next: KvView | null;
+}
+
+/** What attention adds up for a table. Of tables that are chained, the first one's `from` and `tempered` hold for all. */
+export interface KvMass {
+  /** f32 [lanes, numPages x pageTokens]. */
+  readonly region: Region;
+  /** Queries at positions below give nothing. */
+  readonly from: number;
+  /** Null: the probabilities are those of attention itself. */
+  readonly tempered: Tempered | null;
+}
+
+/**
+ * A softmax beside attention's own, of (score + noise x gumbel) / temperature, from which mass is taken. The Gumbel
+ * noise is a function of seed, lane, query head and the positions of query and key (gumbel.ts).
+ */
+export interface Tempered {
+  /** Above 0. */
+  readonly temperature: number;
+  readonly noise: number;
+  /** An int32. */
+  readonly seed: number;
 }
 
 /** One sequence's share of a batch: tokens start .. start+count-1 of the step. */

@@ -137,6 +137,7 @@ async function perform(backend: Backend, script: Script): Promise<Float32Array[]
         numPages: PAGES,
         pageIdsAt: 0,
         mass: null,
+        logCounts: null,
         next: null,
       };
       return { ...table, codec, region, positionsAt: 4 * lanePages, rotationsAt };

@@ -12,6 +12,7 @@
  * so that it can be undone, and carry it out in `LaneTable.evict`; count it in `LaneCounts` and tell it as a
  * `CacheEvent`; give it a policy in test/support/cache-policies.ts. The union holds only what is carried out.
  */
+import type { Tempered } from "../backends/contract.js";
 
 /** One kv head of one layer. */
 export interface Lane {
@@ -58,8 +59,8 @@ export interface LaneView {
   /** Slots that hold tokens, newest first. */
   newest(): IterableIterator<number>;
   /**
-   * Attention probability that each slot has received since its token was stored, summed over the group's query
-   * heads and lanes; a fresh array, [slots]. Throws INTERNAL where the policy does not declare `mass`.
+   * Attention probability that each slot has received since its token was stored, as far as `CachePolicy.mass` asks
+   * for it, summed over the group's query heads and lanes; a fresh array, [slots]. Throws INTERNAL where it does not.
    */
   mass(): Float32Array;
 }
@@ -77,13 +78,24 @@ export type PlanStep =
 
 export type Plan = readonly PlanStep[];
 
+/** Which probabilities add up to the mass that a policy sees. */
+export interface MassSpec {
+  /**
+   * Only those that the last queries before tokens next go give (where a step must end: see `maxIncoming`); what was
+   * given before is forgotten. At most as many as come between. Default: those of all queries.
+   */
+  readonly queries?: number;
+  /** Softmax to take them from, when `seen` tokens have been stored; the same between two steps that must end. Default: attention's own. */
+  tempered?(seen: number): Tempered;
+}
+
 export interface CachePolicy {
   /** Name and options in one canonical line, e.g. "window(tokens=512)"; policies with one id behave alike. */
   readonly id: string;
   /** First tokens of the stream that get a segment of their own. Default 0. */
   readonly sinks?: number;
-  /** Whether attention shall keep the mass that each slot received. Default false; nobody pays otherwise. */
-  readonly mass?: boolean;
+  /** Asks attention to keep the mass that each slot receives. Default: it does not, and nobody pays. */
+  readonly mass?: MassSpec;
   /** Most tokens that a lane ever holds under this demand, so that admission knows the worst case. */
   capacity(demand: Demand): number;
   /**

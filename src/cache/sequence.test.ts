@@ -27,7 +27,7 @@ const scattered = (tokens: number): CachePolicy =>
     id: `scattered(${tokens})`,
     tokens,
     sinks: 3,
-    mass: true,
+    mass: {},
     score: (view: LaneView) =>
       Float32Array.from(
         view.positions,

@@ -53,6 +53,8 @@ interface SegmentState {
 }
 
 const NONE = -1;
+/** A position beyond all. */
+const NEVER = 2 ** 31 - 1;
 const SEGMENTS: readonly Segment[] = ["sinks", "stream"];
 const FIRST_ROWS = 4;
 
@@ -136,7 +138,7 @@ export class LaneTable {
 
   /** Bytes of the table itself, pages not counted. */
   get tableBytes(): number {
-    return this.view.region.byteLength + (this.view.mass?.byteLength ?? 0);
+    return this.view.region.byteLength + (this.view.mass?.region.byteLength ?? 0);
   }
 
   /** Position of the newest token held, -1 for none. */
@@ -168,7 +170,7 @@ export class LaneTable {
       newest: () => walk(this.#newest, this.#older),
       mass: () => {
         if (this.view.received) return this.view.received.total();
-        const message = `Policy ${this.group.policy.id} reads attention mass but does not declare "mass: true".`;
+        const message = `Policy ${this.group.policy.id} reads attention mass but does not declare "mass".`;
         throw new MillraceError("INTERNAL", message);
       },
     };
@@ -245,6 +247,7 @@ export class LaneTable {
    */
   append(positions: Int32Array, slots: Int32Array): void {
     this.#map();
+    this.#aimMass(positions);
     for (let i = 0; i < positions.length; i++) {
       const index = this.#seen < (this.group.policy.sinks ?? 0) ? 0 : 1;
       const segment = this.#segments[index]!;
@@ -262,6 +265,18 @@ export class LaneTable {
     }
     this.#settle();
     if (this.view.received) for (const slot of slots) this.view.received.clear(slot);
+  }
+
+  /** Says which of the step's queries give mass, and forgets what others gave where these are the first to count. */
+  #aimMass(positions: Int32Array): void {
+    const { mass, maxIncoming } = this.group.policy;
+    const { received } = this.view;
+    if (!mass || !received) return;
+    received.tempered = mass.tempered?.(this.#seen) ?? null;
+    if (mass.queries === undefined) return;
+    const first = (maxIncoming?.(this.#seen) ?? Number.POSITIVE_INFINITY) - mass.queries;
+    received.from = first < 0 ? 0 : (positions[first] ?? NEVER);
+    if (first >= 0 && first < positions.length) received.values().fill(0);
   }
 
   /** Writes the segments' offsets into the table as rows of this step's rotations. */

@@ -1,4 +1,4 @@
-import type { Backend, KvView, Region } from "../backends/contract.js";
+import type { Backend, KvMass, KvView, Region, Tempered } from "../backends/contract.js";
 import type { CodecName } from "./codecs/contract.js";
 import type { CacheGroup } from "./layout.js";
 
@@ -12,6 +12,7 @@ export class TableView implements KvView {
   pageIdsAt = 0;
   positionsAt = 0;
   rotationsAt = 0;
+  readonly logCounts = null;
   next: KvView | null = null;
   readonly received: Mass | null;
   /** Rows for which there is room. */
@@ -28,8 +29,8 @@ export class TableView implements KvView {
     this.received = group.policy.mass ? new Mass(backend, this.lanes, this.pageTokens, maxRows) : null;
   }
 
-  get mass(): Region | null {
-    return this.received?.region ?? null;
+  get mass(): KvMass | null {
+    return this.received;
   }
 
   pageIds(): Int32Array {
@@ -90,8 +91,10 @@ export class TableView implements KvView {
 }
 
 /** Attention mass that slots received: f32 [lanes, rows x pageTokens]. */
-export class Mass {
+export class Mass implements KvMass {
   region: Region;
+  from = 0;
+  tempered: Tempered | null = null;
   #rows = 0;
   #maxRows: number;
   readonly #backend: Backend;

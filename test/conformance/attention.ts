@@ -127,6 +127,23 @@ export function attentionCases(suite: Suite): void {
         ],
       },
       "the mass that keys receive": { wantsMass: true, numLayers: 2 },
+      "the mass that the last two queries give": { wantsMass: true, givers: 2 },
+      "slots that stand for several tokens": { wantsMass: true, mostCounts: 9, softcap: 3 },
+      "mass from a tempered softmax, noise in it": {
+        wantsMass: true,
+        tempered: { temperature: 1.7, noise: 1, seed: -5 },
+        numLayers: 2,
+        chained: 20,
+        window: 30,
+      },
+      "tempered mass of a long past, split among threads": {
+        wantsMass: true,
+        givers: 1,
+        mostCounts: 3,
+        tempered: { temperature: 1.3, noise: 0.5, seed: 11 },
+        pageTokens: 64,
+        spans: [{ stored: 1500, count: 2 }],
+      },
       "one query over a long past": { pageTokens: 64, spans: [{ stored: 1500, count: 1 }], wantsMass: true },
       "three long pasts of different lengths": {
         queriesPerKvHead: 4,
@@ -191,7 +208,7 @@ function compareMass(got: Stage, want: Stage, shape: AttentionCase, batch: Batch
       let [mine, theirs]: [KvView | null, KvView | null] = [view, want.views[s]![g]!];
       for (let depth = 0; mine && theirs; depth++) {
         const length = mine.lanes * mine.numPages * mine.pageTokens;
-        const [a, b] = [mine.mass!.float32(0, length), theirs.mass!.float32(0, length)];
+        const [a, b] = [mine.mass!.region.float32(0, length), theirs.mass!.region.float32(0, length)];
         expectClose(`mass of span ${s} group ${g} table ${depth}`, a, b, () => bound * numQueries);
         [mine, theirs] = [mine.next, theirs.next];
       }

@@ -1,4 +1,4 @@
-import type { KvGroup } from "../../src/backends/contract.js";
+import type { KvGroup, Tempered } from "../../src/backends/contract.js";
 import type { CodecName } from "../../src/cache/codecs/contract.js";
 import type { TestRandom } from "../support/random.js";
 import { type Batch, makeTable, PagePool, type Table } from "./scene.js";
@@ -19,6 +19,11 @@ export interface KvShape {
   /** A further table per sequence, of another codec, with this many tokens. */
   readonly chained?: number;
   readonly wantsMass?: boolean;
+  /** Only this many last queries of each span give mass. */
+  readonly givers?: number;
+  readonly tempered?: Tempered;
+  /** Slots stand for up to this many tokens. */
+  readonly mostCounts?: number;
   /** Added to every position. */
   readonly shift?: number;
 }
@@ -75,7 +80,15 @@ export function kvBatch(
       for (let i = 0; i < stored + count; i++) filled[order[i]!] = shift + i;
       for (let i = 0; i < count; i++) slots[g]!.push(order[stored + i]!);
       const pick = () => random.below(rotations.length + 1) - 1;
-      const common = { lanes: lanes.length, headWidth, wantsMass: shape.wantsMass ?? false };
+      const { givers, tempered, mostCounts } = shape;
+      const common = {
+        lanes: lanes.length,
+        headWidth,
+        wantsMass: shape.wantsMass ?? false,
+        ...(givers === undefined ? {} : { massFrom: shift + stored + count - givers }),
+        ...(tempered === undefined ? {} : { tempered }),
+        ...(mostCounts === undefined ? {} : { mostCounts }),
+      };
       const next =
         chained > 0
           ? makeTable(random, pool, {

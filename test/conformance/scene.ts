@@ -3,7 +3,15 @@
  * contents, and a batch. The same scene runs on any backend; inputs reach an op through `embed` of crafted rows, so
  * that a buffer can hold anything.
  */
-import type { Backend, KvGroup, KvView, Program, Region, Step } from "../../src/backends/contract.js";
+import type {
+  Backend,
+  KvGroup,
+  KvView,
+  Program,
+  Region,
+  Step,
+  Tempered,
+} from "../../src/backends/contract.js";
 import type { CodecName } from "../../src/cache/codecs/contract.js";
 import { codecs } from "../../src/cache/codecs/index.js";
 import type { TensorType } from "../../src/formats/checkpoint.js";
@@ -105,6 +113,11 @@ export interface Table {
   /** [numPages] */
   readonly rotations: Int32Array;
   readonly wantsMass?: boolean;
+  /** As in KvMass. */
+  readonly massFrom?: number;
+  readonly tempered?: Tempered;
+  /** [numPages x pageTokens] */
+  readonly logCounts?: Float32Array;
   /** Keys and values that lie there before the step: [lane][slot] -> [key, value]. */
   readonly contents: readonly (readonly (readonly [Float32Array, Float32Array] | null)[])[];
   readonly next?: Table;
@@ -199,7 +212,15 @@ export class Stage {
         if (pair) codecs[codec].store(this.page(page), slot % pageTokens, pair[0], pair[1]);
       });
     });
-    const mass = table.wantsMass ? this.#allocate(4 * lanes * positions.length) : null;
+    const mass = table.wantsMass
+      ? {
+          region: this.#allocate(4 * lanes * positions.length),
+          from: table.massFrom ?? 0,
+          tempered: table.tempered ?? null,
+        }
+      : null;
+    const logCounts = table.logCounts ? this.#allocate(4 * positions.length) : null;
+    logCounts?.float32(0, positions.length).set(table.logCounts!);
     const next = table.next ? this.#lay(table.next, headWidth) : null;
     return {
       codec,
@@ -211,6 +232,7 @@ export class Stage {
       positionsAt,
       rotationsAt,
       mass,
+      logCounts,
       next,
     };
   }
@@ -255,6 +277,10 @@ export function makeTable(
     isStored?: (slot: number) => boolean;
     rotations?: readonly number[];
     wantsMass?: boolean;
+    massFrom?: number;
+    tempered?: Tempered;
+    /** Most tokens that a slot stands for; random counts up to it. */
+    mostCounts?: number;
     next?: Table;
   },
 ): Table {
@@ -276,6 +302,11 @@ export function makeTable(
       ),
     ),
     ...(options.wantsMass ? { wantsMass: true } : {}),
+    ...(options.massFrom === undefined ? {} : { massFrom: options.massFrom }),
+    ...(options.tempered === undefined ? {} : { tempered: options.tempered }),
+    ...(options.mostCounts === undefined
+      ? {}
+      : { logCounts: Float32Array.from(filled, () => Math.log(1 + random.below(options.mostCounts!))) }),
     ...(options.next ? { next: options.next } : {}),
   };
 }

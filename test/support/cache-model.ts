@@ -116,7 +116,7 @@ const equal = (a: Float32Array, b: Float32Array) => a.every((x, i) => x === b[i]
 
 function massOf({ mass, numPages, pageTokens }: KvView, lane: number): Float32Array | undefined {
   const numSlots = numPages * pageTokens;
-  return mass?.float32(4 * lane * numSlots, numSlots);
+  return mass?.region.float32(4 * lane * numSlots, numSlots);
 }
 
 function pageOf(pool: KvPool, view: KvView, row: number, lane: number): Uint8Array {

@@ -199,7 +199,15 @@ export class DenseOracle {
       for (let p = 0; p < this.#length; p++) at[p] = hidden(g, p) ? -1 : p;
       this.#moveKeys(g, positions[0]!, (position) => offset(g, position));
       const rotationsAt = positionsAt + 4 * numPages * pageTokens;
-      const shape = { codec, lanes: lanes.length, pageTokens, numPages, mass: null, next: null };
+      const shape = {
+        codec,
+        lanes: lanes.length,
+        pageTokens,
+        numPages,
+        mass: null,
+        logCounts: null,
+        next: null,
+      };
       return { ...shape, region, pageIdsAt: 0, positionsAt, rotationsAt };
     });
     await this.program.run({

@@ -211,7 +211,7 @@ export function describeMass(backend: () => Backend): void {
         const slots = view!.numPages * view!.pageTokens;
         const positions = view!.region.int32(view!.positionsAt, slots);
         for (let lane = 0; lane < view!.lanes; lane++) {
-          const mass = view!.mass!.float32(4 * lane * slots, slots);
+          const mass = view!.mass!.region.float32(4 * lane * slots, slots);
           expect(mass.reduce((sum, x) => sum + x, 0)).toBeCloseTo(perLane * upTo, 3);
           expect(mass.every((x, slot) => (positions[slot] === -1 ? x === 0 : x > 0))).toBe(true);
         }

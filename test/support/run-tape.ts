@@ -57,7 +57,16 @@ export class TapeRunner implements Disposable {
       positions.push({ region, at: positionsAt });
       firstPage += ids;
       const shape = { codec, lanes: lanes.length, pageTokens, numPages };
-      return { ...shape, region, pageIdsAt: 0, positionsAt, rotationsAt, mass: null, next: null };
+      return {
+        ...shape,
+        region,
+        pageIdsAt: 0,
+        positionsAt,
+        rotationsAt,
+        mass: null,
+        logCounts: null,
+        next: null,
+      };
     });
     this.#step = { views, positions, arena: backend.allocate(firstPage * layout.pageBytes) };
   }

@@ -22,6 +22,26 @@ export const OP = {
   MATMUL_EXPERTS: 13,
   COMBINE: 14,
   PROBE: 15,
+  TRAIN_MULTIPLY: 16,
+  TRAIN_ATTENTION: 17,
+  TRAIN_ATTENTION_BACKWARD: 18,
+  TRAIN_NORM: 19,
+  TRAIN_NORM_BACKWARD: 20,
+  TRAIN_ROPE: 21,
+  TRAIN_EMBED: 22,
+  TRAIN_EMBED_BACKWARD: 23,
+  TRAIN_DECODE: 24,
+  TRAIN_GLU: 25,
+  TRAIN_GLU_BACKWARD: 26,
+  TRAIN_LOSS: 27,
+  TRAIN_ADAMW: 28,
+  TRAIN_NORMAL: 29,
+  TRAIN_ADD: 30,
+  TRAIN_ADD_ROW: 31,
+  TRAIN_SCALE_ROWS: 32,
+  TRAIN_ROW_NORMS: 33,
+  TRAIN_SUM_ROWS: 34,
+  TRAIN_SUM_SQUARES: 35,
 } as const;
 
 export type OpCode = (typeof OP)[keyof typeof OP];
@@ -74,6 +94,12 @@ export const OP_RECORD = {
   numP: 8,
 } as const;
 
+/** Byte offsets in `Matrix`. */
+export const MATRIX = { bytes: 24, at: 0, stride: 8, rows: 16, columns: 20 } as const;
+
+/** Floats of scratch memory per thread in a training op. */
+export const TRAIN_SCRATCH = 262144;
+
 /** Byte offsets in `Program`. */
 export const PROGRAM = {
   bytes: 40,
@@ -90,7 +116,7 @@ export const BARRIER_WORDS = 32;
 
 /** 32-bit words of `Step`; addresses take two. */
 export const STEP = {
-  words: 22,
+  words: 24,
   numTokens: 0,
   numOutputs: 1,
   numSpans: 2,
@@ -104,6 +130,7 @@ export const STEP = {
   slots: 16,
   arena: 18,
   pageBytes: 20,
+  gumbel: 22,
 } as const;
 
 /** 32-bit words of `Span`. */
@@ -111,16 +138,21 @@ export const SPAN = { words: 4, start: 0, count: 1, views: 2 } as const;
 
 /** 32-bit words of `View`. */
 export const VIEW = {
-  words: 14,
+  words: 20,
   pageIds: 0,
   positions: 2,
   rotations: 4,
   mass: 6,
-  next: 8,
-  numPages: 10,
-  lanes: 11,
-  pageTokens: 12,
-  codec: 13,
+  logCounts: 8,
+  next: 10,
+  numPages: 12,
+  lanes: 13,
+  pageTokens: 14,
+  codec: 15,
+  massFrom: 16,
+  seed: 17,
+  sharpness: 18,
+  noise: 19,
 } as const;
 
 /** Writes a 64-bit address (or count) below 2^53 as two words. */

@@ -8,12 +8,14 @@ import type { ProgramLimits } from "../contract.js";
 import {
   ACTIVATIONS,
   BARRIER_WORDS,
+  MATRIX,
   OP,
   OP_RECORD,
   PROGRAM,
   putAddress,
   SPAN,
   STEP,
+  TRAIN_SCRATCH,
   VIEW,
   WEIGHT_TYPES,
   weightTypeNumber,
@@ -104,6 +106,7 @@ describe("numbers and structs are those of the C headers", () => {
       ["slots", "slots"],
       ["arena", "arena"],
       ["pageBytes", "page_bytes"],
+      ["gumbel", "gumbel"],
     ] as const) {
       expect([ours, STEP[ours]]).toEqual([ours, words(step, theirs)]);
     }
@@ -114,11 +117,16 @@ describe("numbers and structs are those of the C headers", () => {
       ["positions", "positions"],
       ["rotations", "rotations"],
       ["mass", "mass"],
+      ["logCounts", "log_counts"],
       ["next", "next"],
       ["numPages", "num_pages"],
       ["lanes", "lanes"],
       ["pageTokens", "page_tokens"],
       ["codec", "codec"],
+      ["massFrom", "mass_from"],
+      ["seed", "seed"],
+      ["sharpness", "sharpness"],
+      ["noise", "noise"],
     ] as const) {
       expect([ours, VIEW[ours]]).toEqual([ours, words(view, theirs)]);
     }
@@ -129,6 +137,15 @@ describe("numbers and structs are those of the C headers", () => {
       count: words(span, "count"),
       views: words(span, "views"),
     });
+    const matrix = structOf(header, "Matrix");
+    expect(MATRIX).toEqual({
+      bytes: matrix.get("sizeof"),
+      at: matrix.get("at"),
+      stride: matrix.get("stride"),
+      rows: matrix.get("rows"),
+      columns: matrix.get("columns"),
+    });
+    expect(header).toContain(`#define TRAIN_SCRATCH ${TRAIN_SCRATCH}\n`);
     const program = structOf(kernelSource("run.c"), "Program");
     expect(PROGRAM).toEqual({
       bytes: program.get("sizeof"),

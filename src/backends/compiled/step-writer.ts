@@ -1,6 +1,7 @@
 import { codecs } from "../../cache/codecs/index.js";
 import type { RopeRef, Tape } from "../../tape/tape.js";
 import type { KvView, ProgramLimits, Region, Step } from "../contract.js";
+import { GUMBEL_QUANTILES, gumbelQuantiles } from "../gumbel.js";
 import { fillRopeTable, ropeTableLength } from "../rope-table.js";
 import { align, putAddress, SPAN, STEP, VIEW } from "./abi.js";
 import type { Machine } from "./machine.js";
@@ -21,6 +22,7 @@ interface StepLayout {
   /** By group. */
   readonly slots: readonly number[];
   readonly slotPointers: number;
+  readonly gumbel: number;
   readonly bytes: number;
 }
 
@@ -38,6 +40,7 @@ function layoutOf({ maxTokens, maxOutputs, kv }: ProgramLimits): StepLayout {
     tokenSpan: take(maxTokens * 4),
     slots: kv.groups.map(() => take(maxTokens * 4)),
     slotPointers: take(kv.groups.length * u64),
+    gumbel: take(GUMBEL_QUANTILES * 4),
     bytes,
   };
 }
@@ -70,6 +73,7 @@ export class StepWriter {
     this.#region = machine.allocate(this.#layout.bytes);
     this.#tables = machine.allocate(FIRST_TABLES);
     this.#ropes = this.#allocateRopes();
+    this.#region.float32(this.#layout.gumbel, GUMBEL_QUANTILES).set(gumbelQuantiles());
   }
 
   /** Address of the `Step` struct. */
@@ -131,6 +135,7 @@ export class StepWriter {
   #writeTables(step: Step): void {
     const base = this.#tables.address;
     const words = this.#tables.int32(0, this.#tables.byteLength >> 2);
+    const floats = this.#tables.float32(0, this.#tables.byteLength >> 2);
     let spanAt = 0;
     let pointerAt = step.spans.length * SPAN.words;
     let viewAt = pointerAt + step.spans.length * this.#limits.kv.groups.length * 2;
@@ -147,12 +152,17 @@ export class StepWriter {
           putAddress(words, viewAt + VIEW.pageIds, address + view.pageIdsAt);
           putAddress(words, viewAt + VIEW.positions, address + view.positionsAt);
           putAddress(words, viewAt + VIEW.rotations, address + view.rotationsAt);
-          putAddress(words, viewAt + VIEW.mass, view.mass?.address ?? 0);
+          putAddress(words, viewAt + VIEW.mass, view.mass?.region.address ?? 0);
+          putAddress(words, viewAt + VIEW.logCounts, view.logCounts?.address ?? 0);
           putAddress(words, viewAt + VIEW.next, view.next ? base + (viewAt + VIEW.words) * 4 : 0);
           words[viewAt + VIEW.numPages] = view.numPages;
           words[viewAt + VIEW.lanes] = view.lanes;
           words[viewAt + VIEW.pageTokens] = view.pageTokens;
           words[viewAt + VIEW.codec] = codecs[view.codec].id;
+          words[viewAt + VIEW.massFrom] = view.mass?.from ?? 0;
+          words[viewAt + VIEW.seed] = view.mass?.tempered?.seed ?? 0;
+          floats[viewAt + VIEW.sharpness] = 1 / (view.mass?.tempered?.temperature ?? 1);
+          floats[viewAt + VIEW.noise] = view.mass?.tempered?.noise ?? 0;
           viewAt += VIEW.words;
         }
       }
@@ -176,6 +186,7 @@ export class StepWriter {
     putAddress(words, STEP.tokenSpan, address + at.tokenSpan);
     putAddress(words, STEP.slots, address + at.slotPointers);
     putAddress(words, STEP.arena, step.arena.address);
+    putAddress(words, STEP.gumbel, address + at.gumbel);
     putAddress(words, STEP.pageBytes, this.#limits.kv.pageBytes);
     words.set(step.tokens, at.tokens >> 2);
     words.set(step.positions, at.positions >> 2);

@@ -1,7 +1,8 @@
 import { codecs } from "../../cache/codecs/index.js";
 import { MillraceError } from "../../errors.js";
 import type { Op, RopeRef } from "../../tape/tape.js";
-import type { KvView, Span } from "../contract.js";
+import type { KvView, Span, Tempered } from "../contract.js";
+import { gumbelIndex, gumbelQuantiles } from "../gumbel.js";
 import { rotate } from "./rotate.js";
 import { findLane, type Run } from "./state.js";
 
@@ -38,6 +39,7 @@ interface Stored {
   readonly key: Float32Array;
   readonly value: Float32Array;
   readonly slot: number;
+  readonly logCount: number;
   /** Where the lane's slots add up the probability that they received, if the view asks. */
   readonly mass: Float32Array | null;
 }
@@ -49,10 +51,16 @@ export function attention(run: Run, op: OpOf<"attention">): void {
     const { group, lane } = findLane(run.kv, op.layer, head);
     for (const span of run.step.spans) {
       const stored = gather(run, span, group, lane);
+      const giving = span.views[group]!.mass;
       for (let t = span.start; t < span.start + span.count; t++) {
         const seen = stored.filter(({ position }) => isSeen(position, run.step.positions[t]!, op.window));
         const perKvHead = op.numHeads / numKvHeads;
-        for (let h = head * perKvHead; h < (head + 1) * perKvHead; h++) attend(run, op, t, h, seen);
+        for (let h = head * perKvHead; h < (head + 1) * perKvHead; h++) {
+          const scores = attend(run, op, t, h, seen);
+          if (giving && run.step.positions[t]! < giving.from) continue;
+          const query = { lane, head: h, position: run.step.positions[t]! };
+          giveMass(seen, giving?.tempered ? temper(scores, seen, query, giving.tempered) : scores);
+        }
       }
     }
   }
@@ -70,7 +78,8 @@ function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
     const numSlots = numPages * pageTokens;
     const positions = region.int32(view.positionsAt, numSlots);
     const rotations = region.int32(view.rotationsAt, numPages);
-    const mass = view.mass?.float32(lane * numSlots * 4, numSlots) ?? null;
+    const mass = view.mass?.region.float32(lane * numSlots * 4, numSlots) ?? null;
+    const logCounts = view.logCounts?.float32(0, numSlots);
     for (let page = 0; page < numPages; page++) {
       const isEmpty = positions.subarray(page * pageTokens, (page + 1) * pageTokens).every((p) => p < 0);
       if (isEmpty) continue;
@@ -81,37 +90,65 @@ function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
         const key = new Float32Array(width);
         const value = new Float32Array(width);
         codecs[codec].load(bytes, slot % pageTokens, key, value);
-        stored.push({ position, rotation: rotations[page]!, key, value, slot, mass });
+        const logCount = logCounts?.[slot] ?? 0;
+        stored.push({ position, rotation: rotations[page]!, key, value, slot, logCount, mass });
       }
     }
   }
   return stored;
 }
 
-/** One query head of one token over the tokens that it sees. */
-function attend(run: Run, op: OpOf<"attention">, t: number, h: number, seen: readonly Stored[]): void {
+/** One query head of one token over the tokens that it sees. Returns their scores. */
+function attend(run: Run, op: OpOf<"attention">, t: number, h: number, seen: readonly Stored[]): number[] {
   const { headWidth: width } = run.tape.kv[op.layer]!;
   const at = (t * op.numHeads + h) * width;
   const query = run.buffers[op.q.id]!.subarray(at, at + width);
   const rotated = new Map<number, Float64Array>();
-  const scores = seen.map(({ key, rotation }) => {
+  const scores = seen.map(({ key, rotation, logCount }) => {
     const q = rotated.get(rotation) ?? moveQuery(run, query, op.rope, rotation);
     rotated.set(rotation, q);
     let sum = 0;
     for (let i = 0; i < width; i++) sum += q[i]! * key[i]!;
     const score = op.scale * sum;
-    return op.softcap > 0 ? op.softcap * Math.tanh(score / op.softcap) : score;
+    return logCount + (op.softcap > 0 ? op.softcap * Math.tanh(score / op.softcap) : score);
   });
+  const probabilities = softmax(scores);
+  const result = new Float64Array(width);
+  seen.forEach(({ value }, s) => {
+    for (let i = 0; i < width; i++) result[i] = result[i]! + probabilities[s]! * value[i]!;
+  });
+  run.buffers[op.out.id]!.set(result, at);
+  return scores;
+}
+
+function softmax(scores: readonly number[]): number[] {
   const max = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const exponentials = scores.map((score) => Math.exp(score - max));
   const total = exponentials.reduce((a, b) => a + b, 0);
-  const result = new Float64Array(width);
-  seen.forEach(({ value, slot, mass }, s) => {
-    const probability = exponentials[s]! / total;
-    for (let i = 0; i < width; i++) result[i] = result[i]! + probability * value[i]!;
-    if (mass) mass[slot] = mass[slot]! + probability;
+  return exponentials.map((exponential) => exponential / total);
+}
+
+function giveMass(seen: readonly Stored[], scores: readonly number[]): void {
+  if (seen.every(({ mass }) => mass === null)) return;
+  const probabilities = softmax(scores);
+  seen.forEach(({ slot, mass }, s) => {
+    if (mass) mass[slot] = mass[slot]! + probabilities[s]!;
   });
-  run.buffers[op.out.id]!.set(result, at);
+}
+
+const GUMBEL = gumbelQuantiles();
+
+/** Scores as the tempered softmax has them. */
+function temper(
+  scores: readonly number[],
+  seen: readonly Stored[],
+  query: { readonly lane: number; readonly head: number; readonly position: number },
+  { temperature, noise, seed }: Tempered,
+): number[] {
+  return scores.map((score, s) => {
+    const quantile = gumbelIndex(seed, query.lane, query.head, query.position, seen[s]!.position);
+    return (score + noise * GUMBEL[quantile]!) / temperature;
+  });
 }
 
 /** The query as a moved segment's keys must meet it; unmoved for rotation -1 and for attention without rope. */

@@ -5,6 +5,7 @@ import { kvBatch } from "../../../test/conformance/kv.js";
 import { type Batch, Scene, type Table } from "../../../test/conformance/scene.js";
 import { TestRandom } from "../../../test/support/random.js";
 import type { BufferRef } from "../../tape/tape.js";
+import { GUMBEL_QUANTILES, gumbelIndex } from "../gumbel.js";
 import { createReference } from "./index.js";
 
 type Matrix = number[][];
@@ -150,6 +151,7 @@ describe("reference", () => {
   test("attention is softmax(cap(scale q k)) v over what a query may see", async () => {
     const [headWidth, numKvHeads, numHeads, scale, softcap, window] = [8, 2, 4, 0.4, 3, 14];
     const random = new TestRandom(5);
+    const tempered = { temperature: 1.4, noise: 0.7, seed: 3 };
     const shape = {
       numLayers: 1,
       numKvHeads,
@@ -164,6 +166,9 @@ describe("reference", () => {
       rotations: [-6, 40],
       chained: 18,
       wantsMass: true,
+      givers: 2,
+      mostCounts: 5,
+      tempered,
     } as const;
     // Codecs other than f32 would need decoding here.
     const { groups, batch: mixed, numPages, maxTokens } = kvBatch(random, shape);
@@ -207,7 +212,7 @@ describe("reference", () => {
           const g = groups.findIndex(({ lanes }) => lanes.some((lane) => lane.head === head));
           const query = rowsOf(q, headWidth)[t * numHeads + h]!;
           const position = batch.positions![t]!;
-          const seen: { score: number; value: number[]; id: string }[] = [];
+          const seen: { weight: number; warm: number; value: number[]; id: string }[] = [];
           for (let table: Table | undefined = tables[g]!, depth = 0; table; table = table.next, depth++) {
             for (const [slot, at] of table.positions.entries()) {
               if (at < 0 || at > position || position - at >= window) continue;
@@ -221,15 +226,20 @@ describe("reference", () => {
                   : table.contents[0]![slot]!.map((each) => [...each]);
               const rotation = table.rotations[Math.floor(slot / table.pageTokens)]!;
               const moved = rotation < 0 ? query : turn(query, batch.rotations![rotation]!);
-              const score = softcap * Math.tanh((scale * dot(moved, pair[0]!)) / softcap);
-              seen.push({ score, value: pair[1]!, id: `${s} ${g} ${depth} ${slot}` });
+              const standsFor = Math.exp(table.logCounts![slot]!);
+              const weight =
+                standsFor * Math.exp(softcap * Math.tanh((scale * dot(moved, pair[0]!)) / softcap));
+              const quantile = gumbelIndex(tempered.seed, 0, h, position, at);
+              const gumbel = -Math.log(-Math.log((quantile + 0.5) / GUMBEL_QUANTILES));
+              const warm = (weight * Math.exp(tempered.noise * gumbel)) ** (1 / tempered.temperature);
+              seen.push({ weight, warm, value: pair[1]!, id: `${s} ${g} ${depth} ${slot}` });
             }
           }
-          const total = sum(seen.map(({ score }) => Math.exp(score)));
-          for (const { score, id } of seen) masses.set(id, (masses.get(id) ?? 0) + Math.exp(score) / total);
-          want.push(
-            query.map((_, i) => sum(seen.map(({ score, value }) => (Math.exp(score) / total) * value[i]!))),
-          );
+          const total = sum(seen.map(({ weight }) => weight));
+          want.push(query.map((_, i) => sum(seen.map(({ weight, value }) => (weight / total) * value[i]!))));
+          if (t < start + count - shape.givers) continue;
+          const warmth = sum(seen.map(({ warm }) => warm));
+          for (const { warm, id } of seen) masses.set(id, (masses.get(id) ?? 0) + warm / warmth);
         }
       }
       start += count;
@@ -244,7 +254,7 @@ describe("reference", () => {
             { length: slots },
             (_, slot) => masses.get(`${s} ${g} ${depth} ${slot}`) ?? 0,
           );
-          expectClose("mass", view.mass!.float32(0, slots), expected, () => 1e-5);
+          expectClose("mass", view.mass!.region.float32(0, slots), expected, () => 1e-5);
         }
       }
     }

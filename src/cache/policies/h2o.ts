@@ -32,7 +32,7 @@ export function h2o({ heavy, recent, weigh = "mean" }: H2oOptions): CachePolicy 
     id: `h2o(heavy=${heavy}, recent=${recent}, weigh=${weigh})`,
     tokens: heavy + recent,
     block,
-    mass: true,
+    mass: {},
     score(view) {
       const score = view.mass();
       if (weigh === "mean") perQuery(score, view);
