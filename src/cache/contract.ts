@@ -89,9 +89,14 @@ export interface MassSpec {
   tempered?(seen: number): Tempered;
 }
 
+/** Lanes that decide together and so hold the same tokens: all, those of a layer, or each alone. */
+export type Scope = "model" | "layer" | "head";
+
 export interface CachePolicy {
   /** Name and options in one canonical line, e.g. "window(tokens=512)"; policies with one id behave alike. */
   readonly id: string;
+  /** Which of the lanes that have this policy decide together. Default "model". */
+  readonly per?: Scope;
   /** First tokens of the stream that get a segment of their own. Default 0. */
   readonly sinks?: number;
   /** Asks attention to keep the mass that each slot receives. Default: it does not, and nobody pays. */

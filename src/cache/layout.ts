@@ -6,7 +6,7 @@ import { codecs } from "./codecs/index.js";
 import type { CachePolicy, Demand, Lane, PolicyOfLane } from "./contract.js";
 import { visible } from "./policies/visible.js";
 
-/** Lanes that share a page table: same policy, same codec, same head width, same sliding window. */
+/** Lanes that share a page table: same policy (and what it is per), codec, head width and sliding window. */
 export interface CacheGroup extends KvGroup {
   readonly policy: CachePolicy;
 }
@@ -86,7 +86,8 @@ function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
       const inner = typeof policy === "function" ? policy(lane) : policy;
       const own = window === null ? inner : visible(window, inner);
       const codecName = typeof codec === "function" ? codec(lane) : codec;
-      const key = `${own.id} ${codecName} ${headWidth}`;
+      const scope = own.per === "head" ? `${layer}.${head}` : own.per === "layer" ? layer : "";
+      const key = `${own.id} ${codecName} ${headWidth} ${scope}`;
       const group = groups.get(key);
       if (group) group.lanes.push(lane);
       else groups.set(key, { codec: codecName, headWidth, lanes: [lane], policy: own });

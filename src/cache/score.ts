@@ -1,6 +1,13 @@
 import { MillraceError } from "../errors.js";
 import { inBlocks } from "./blocks.js";
-import { type CachePolicy, type LaneView, type MassSpec, NOTHING, type Plan } from "./contract.js";
+import {
+  type CachePolicy,
+  type LaneView,
+  type MassSpec,
+  NOTHING,
+  type Plan,
+  type Scope,
+} from "./contract.js";
 
 /** A policy that only says what each token is worth. */
 export interface ScoredPolicy {
@@ -8,6 +15,7 @@ export interface ScoredPolicy {
   readonly id: string;
   /** Most tokens that a lane holds. */
   readonly tokens: number;
+  readonly per?: Scope;
   readonly sinks?: number;
   readonly mass?: MassSpec;
   /** Tokens that go at a time; as in `inBlocks`, which has the default. */
@@ -18,11 +26,11 @@ export interface ScoredPolicy {
 
 /** Makes a policy of a score: when the budget is full, the tokens worth least go, a block at a time (`inBlocks`). */
 export function byScore(scored: ScoredPolicy): CachePolicy {
-  const { id, tokens, sinks = 0, mass } = scored;
+  const { id, tokens, per = "model", sinks = 0, mass } = scored;
   const choose = (view: LaneView, excess: number) =>
     keepHighest(scored.score(view), view, view.length - excess);
   const bounded = inBlocks(tokens, choose, scored.block);
-  return { id, sinks, ...(mass ? { mass } : {}), ...bounded };
+  return { id, per, sinks, ...(mass ? { mass } : {}), ...bounded };
 }
 
 /** Makes the newest `count` tokens worth more than all others. */

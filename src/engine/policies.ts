@@ -6,6 +6,7 @@ import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
 import type { H2oOptions } from "../cache/policies/h2o.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
+import type { SnapKvOptions } from "../cache/policies/snapkv.js";
 import { invalid, oneOf, refuseUnknown } from "./options.js";
 
 /** Which keys and values are kept, and how they are written. */
@@ -35,6 +36,11 @@ export function sinks(options: SinksOptions): LanePolicySpec {
 /** Keeps the newest tokens and those older ones that received the most attention. */
 export function h2o(options: H2oOptions): LanePolicySpec {
   return checked({ policy: "h2o", ...options });
+}
+
+/** Keeps the newest tokens, and those older ones (with their neighbours) that they look at. */
+export function snapkv(options: SnapKvOptions): LanePolicySpec {
+  return checked({ policy: "snapkv", ...options });
 }
 
 /** One policy per layer, in order; `open` throws INVALID_ARGUMENT where the list is too short for the model. */

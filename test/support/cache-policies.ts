@@ -2,6 +2,7 @@
 import { full } from "../../src/cache/policies/full.js";
 import { h2o } from "../../src/cache/policies/h2o.js";
 import { sinks } from "../../src/cache/policies/sinks.js";
+import { snapkv } from "../../src/cache/policies/snapkv.js";
 import { window } from "../../src/cache/policies/window.js";
 import type { PolicyCase } from "./cache-suite.js";
 
@@ -10,6 +11,7 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "window", create: (tokens) => window({ tokens }) },
   { name: "sinks", create: (tokens) => sinks({ window: tokens - 4 }) },
   { name: "h2o", create: (tokens) => h2o({ heavy: tokens - 16, recent: 16 }) },
+  { name: "snapkv", create: (tokens) => snapkv({ tokens, window: 5, kernel: 3, pool: "max" }) },
 ];
 
 /** Lanes of one layer that keep different tokens, in ways that differ from layer to layer. */

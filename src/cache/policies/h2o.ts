@@ -1,7 +1,7 @@
 import { blockOf } from "../blocks.js";
-import type { CachePolicy, LaneView } from "../contract.js";
+import type { CachePolicy, LaneView, Scope } from "../contract.js";
 import { byScore, protectNewest } from "../score.js";
-import { oneOf, wholeNumber } from "./options.js";
+import { checkScope, oneOf, wholeNumber } from "./options.js";
 
 export interface H2oOptions {
   /** Most older tokens that are kept for the attention they received. */
@@ -13,23 +13,27 @@ export interface H2oOptions {
    * its "mean" over the queries that saw it. Default "mean".
    */
   readonly weigh?: "sum" | "mean";
+  /** Which lanes decide together. Default "head": each alone. */
+  readonly per?: Scope;
 }
 
 /**
  * Keeps the newest tokens and the heavy hitters: those older ones that received the most attention since they were
  * stored, at their original positions. "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language
- * Models" (arXiv 2306.14048). The kv heads of a group decide together; `perHead` lets each decide alone.
+ * Models" (arXiv 2306.14048).
  *
  * Tokens go in blocks of a quarter of `recent`, so that at least three quarters of it are always held; see `inBlocks`.
  * Throws INVALID_ARGUMENT unless `heavy` and `recent` are whole numbers of at least 1.
  */
-export function h2o({ heavy, recent, weigh = "mean" }: H2oOptions): CachePolicy {
+export function h2o({ heavy, recent, weigh = "mean", per = "head" }: H2oOptions): CachePolicy {
   wholeNumber("An h2o policy's heavy", heavy, 1);
   wholeNumber("An h2o policy's recent", recent, 1);
   oneOf("An h2o policy's weigh", weigh, ["sum", "mean"]);
+  checkScope("An h2o policy's per", per);
   const block = blockOf(recent);
   return byScore({
-    id: `h2o(heavy=${heavy}, recent=${recent}, weigh=${weigh})`,
+    id: `h2o(heavy=${heavy}, recent=${recent}, weigh=${weigh}, per=${per})`,
+    per,
     tokens: heavy + recent,
     block,
     mass: {},

@@ -1,11 +1,18 @@
 import { MillraceError } from "../../errors.js";
+import type { Scope } from "../contract.js";
 
-/** Throws INVALID_ARGUMENT, naming `what`, unless `value` is a whole number of at least `least`. */
-export function wholeNumber(what: string, value: number, least: number): void {
-  if (Number.isSafeInteger(value) && value >= least) return;
+/** Throws INVALID_ARGUMENT, naming `what`, unless `value` is a whole number from `least` to `most`. */
+export function wholeNumber(
+  what: string,
+  value: number,
+  least: number,
+  most = Number.MAX_SAFE_INTEGER,
+): void {
+  if (Number.isSafeInteger(value) && value >= least && value <= most) return;
+  const to = most === Number.MAX_SAFE_INTEGER ? "" : ` to ${most}`;
   throw new MillraceError(
     "INVALID_ARGUMENT",
-    `${what} is ${JSON.stringify(value) ?? value}; a whole number from ${least} is wanted.`,
+    `${what} is ${JSON.stringify(value) ?? value}; a whole number from ${least}${to} is wanted.`,
   );
 }
 
@@ -27,3 +34,6 @@ export function numberWithin(what: string, value: number, least: number, most: n
     `${what} is ${JSON.stringify(value) ?? value}; a number from ${least} to ${most} is wanted.`,
   );
 }
+
+export const checkScope = (what: string, value: Scope): void =>
+  oneOf(what, value, ["model", "layer", "head"]);

@@ -4,6 +4,7 @@ import { perHead, perLayer } from "../lanes.js";
 import { full } from "./full.js";
 import { type H2oOptions, h2o } from "./h2o.js";
 import { type SinksOptions, sinks } from "./sinks.js";
+import { type SnapKvOptions, snapkv } from "./snapkv.js";
 import { window } from "./window.js";
 
 /** One policy for a lane, as plain data: what files hold and messages carry. */
@@ -11,7 +12,8 @@ export type LanePolicySpec =
   | { readonly policy: "full" }
   | { readonly policy: "window"; readonly tokens: number }
   | ({ readonly policy: "sinks" } & SinksOptions)
-  | ({ readonly policy: "h2o" } & H2oOptions);
+  | ({ readonly policy: "h2o" } & H2oOptions)
+  | ({ readonly policy: "snapkv" } & SnapKvOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -24,7 +26,8 @@ const OPTIONS = {
   full: [],
   window: ["tokens"],
   sinks: ["window", "sinks"],
-  h2o: ["heavy", "recent", "weigh"],
+  h2o: ["heavy", "recent", "weigh", "per"],
+  snapkv: ["tokens", "window", "kernel", "pool", "per"],
   perLayer: ["layers"],
   perHead: ["heads"],
 } satisfies Record<PolicySpec["policy"], readonly string[]>;
@@ -102,6 +105,8 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return sinks(known);
     case "h2o":
       return h2o(known);
+    case "snapkv":
+      return snapkv(known);
     case "perLayer":
     case "perHead":
       throw new MillraceError(

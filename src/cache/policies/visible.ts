@@ -10,6 +10,7 @@ export function visible(window: number, inner: CachePolicy): CachePolicy {
   return {
     id: `visible(window=${window}, ${inner.id})`,
     sinks: inner.sinks ?? 0,
+    per: inner.per ?? "model",
     ...(inner.mass ? { mass: inner.mass } : {}),
     capacity: (demand) => Math.min(inner.capacity(demand), window - 1 + Math.min(demand.step, demand.tokens)),
     maxIncoming: (seen) => inner.maxIncoming?.(seen) ?? Number.POSITIVE_INFINITY,
