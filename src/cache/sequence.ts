@@ -2,6 +2,7 @@ import type { KvView } from "../backends/contract.js";
 import { MillraceError } from "../errors.js";
 import type { Lane, Plan, Segment } from "./contract.js";
 import type { CacheLayout } from "./layout.js";
+import type { LowerTier } from "./lower-tier.js";
 import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
 import {
@@ -24,12 +25,14 @@ export interface Prepared {
   readonly views: readonly KvView[];
 }
 
-/** Tokens of one lane group: kept + dropped + expired = seen, always. */
+/** Tokens of one lane group: kept + demoted + dropped + expired = seen, always. */
 export interface GroupReport {
   readonly lanes: readonly Lane[];
   readonly policy: string;
   readonly seen: number;
   readonly kept: number;
+  /** In the tier below the cache: not attended unless recalled, and not lost. */
+  readonly demoted: number;
   readonly dropped: number;
   /** Out of sight of the layer's own sliding window; nothing was lost with them. */
   readonly expired: number;
@@ -41,9 +44,10 @@ export interface GroupReport {
 export interface CacheReport {
   /** Tokens of the stream so far. */
   readonly seen: number;
-  /** seen - dropped. */
+  /** seen - demoted - dropped. */
   readonly kept: number;
-  /** Tokens that the lane group which lost most has lost. */
+  /** Tokens in the tier below, and dropped, of the lane group that keeps least. */
+  readonly demoted: number;
   readonly dropped: number;
   /** Bytes of the pages that this sequence holds, shared ones included, and of its tables. */
   readonly bytes: number;
@@ -53,7 +57,11 @@ export interface CacheReport {
 /** Told for every change that a plan or a rewind makes. Ranges are [first, last] original positions. */
 export type CacheEvent =
   | {
-      readonly kind: "drop" | "expire" | "rewind";
+      /**
+       * "demote": to the tier below, instead of a drop. "drop" of tokens that were demoted before: that tier has lost
+       * them. "recall": these demoted tokens are attended again, instead of those recalled before.
+       */
+      readonly kind: "drop" | "demote" | "expire" | "rewind" | "recall";
       readonly group: number;
       readonly count: number;
       readonly ranges: readonly (readonly [number, number])[];
@@ -83,6 +91,7 @@ export class SequenceCache implements Disposable {
   readonly #slots: Int32Array[];
   readonly #views: readonly KvView[];
   #nextPosition: number;
+  #lower: LowerTier | null = null;
   #disposed = false;
 
   /** An empty cache. Throws INVALID_ARGUMENT where the pool's pages are not the layout's, OUT_OF_BUDGET. */
@@ -164,12 +173,17 @@ export class SequenceCache implements Disposable {
       throw error;
     }
     const events = this.#listeners.size > 0 ? this.#stagedEvents() : [];
-    for (const { table, plan } of this.#groups) table.evict(plan, count, first);
+    for (const [g, { table, plan }] of this.#groups.entries()) {
+      const demotes = this.#lower?.takes(g) ?? false;
+      if (demotes) this.#lower?.take(g, table);
+      table.evict(plan, count, first, demotes);
+    }
     for (const [i, group] of this.#groups.entries()) {
       if (group.slots.length < count) group.slots = new Int32Array(Math.max(count, group.slots.length * 2));
       const slots = group.slots.length === count ? group.slots : group.slots.subarray(0, count);
       group.table.append(positions, slots);
-      group.table.rotate(rotations);
+      group.table.rotate(rotations, this.#lower?.lent(i));
+      this.#lower?.place(i, group.table.streamStart, rotations);
       this.#slots[i] = slots;
     }
     this.#nextPosition = positions[count - 1]! + 1;
@@ -210,6 +224,23 @@ export class SequenceCache implements Disposable {
       this.#tell({ kind: "rewind", group, count, ranges: [[to, last]] });
     }
     this.#nextPosition = to;
+    this.#lower?.rewound(to);
+  }
+
+  /** From now on what plans drop goes to `lower`, as far as it takes it. */
+  demoteTo(lower: LowerTier): void {
+    this.#lower = lower;
+  }
+
+  /** Says that the tier below has lost tokens of a group: they count as dropped, and listeners hear of it. */
+  lose(group: number, count: number, ranges: readonly (readonly [number, number])[]): void {
+    this.#groups[group]!.table.lose(count);
+    this.#tell({ kind: "drop", group, count, ranges });
+  }
+
+  /** Attends a tier's table of lent tokens with a group's own, from the next step on; null ends that. */
+  attend(group: number, lent: KvView | null): void {
+    this.#groups[group]!.table.view.next = lent;
   }
 
   /** A second sequence with the same tokens; pages are shared until either writes to them. Listeners stay here. */
@@ -236,9 +267,11 @@ export class SequenceCache implements Disposable {
       return { lanes, policy: policy.id, ...table.counts(), pages, bytes };
     });
     const seen = this.length;
-    const dropped = Math.max(...groups.map((group) => group.dropped));
+    const { demoted, dropped } = groups.reduce((worst, group) =>
+      group.demoted + group.dropped > worst.demoted + worst.dropped ? group : worst,
+    );
     const bytes = groups.reduce((sum, group) => sum + group.bytes, 0);
-    return { seen, kept: seen - dropped, dropped, bytes, groups };
+    return { seen, kept: seen - demoted - dropped, demoted, dropped, bytes, groups };
   }
 
   /** Calls `listener` for every change until the returned function is called. */
@@ -344,8 +377,9 @@ export class SequenceCache implements Disposable {
     for (const [group, { table, plan }] of this.#groups.entries()) {
       for (const kind of ["drop", "expire"] as const) {
         const removed = table.removals.filter((removal) => removal.kind === kind);
-        if (removed.length > 0)
-          events.push({ kind, group, count: removed.length, ranges: rangesOf(removed) });
+        if (removed.length === 0) continue;
+        const told = kind === "drop" && this.#lower?.takes(group) ? "demote" : kind;
+        events.push({ kind: told, group, count: removed.length, ranges: rangesOf(removed) });
       }
       for (const step of plan) {
         if (step.kind === "move")

@@ -25,6 +25,7 @@ function makeSchema() {
     open: z.tuple([rows, rows]),
     offsets: z.tuple([z.int(), z.int()]),
     seen: count,
+    demoted: count,
     dropped: count,
     expired: count,
     newestLost: z.int().min(-1),

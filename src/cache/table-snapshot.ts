@@ -86,7 +86,7 @@ function checkTokens(state: TableState, group: CacheGroup, used: Int32Array, las
     if (claimed.join() !== withRoom[segment].join())
       throw badSnapshot("its rows with free slots are not those it lists");
   }
-  if (held[0] + held[1] + state.dropped + state.expired !== state.seen)
+  if (held[0] + held[1] + state.demoted + state.dropped + state.expired !== state.seen)
     throw badSnapshot("its tokens do not add up");
   if (held[0] > (group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
   if (Math.max(state.newestLost, state.exactFrom - 1) > last)

@@ -7,10 +7,12 @@ import { SlotCopier } from "./slots.js";
 import type { TableState } from "./snapshot.js";
 import { TableView } from "./view.js";
 
-/** Tokens of one table; kept + dropped + expired = seen. */
+/** Tokens of one table; kept + demoted + dropped + expired = seen. */
 export interface LaneCounts {
   readonly seen: number;
   readonly kept: number;
+  /** In the tier below. */
+  readonly demoted: number;
   readonly dropped: number;
   readonly expired: number;
 }
@@ -99,6 +101,7 @@ export class LaneTable {
   }));
 
   #seen = 0;
+  #demoted = 0;
   #dropped = 0;
   #expired = 0;
   /** Position of the newest token that a plan ever took out. */
@@ -148,7 +151,13 @@ export class LaneTable {
   }
 
   counts(): LaneCounts {
-    return { seen: this.#seen, kept: this.length, dropped: this.#dropped, expired: this.#expired };
+    return {
+      seen: this.#seen,
+      kept: this.length,
+      demoted: this.#demoted,
+      dropped: this.#dropped,
+      expired: this.#expired,
+    };
   }
 
   /** What the policy sees before `incoming` tokens are stored. Valid until the table changes. */
@@ -222,12 +231,16 @@ export class LaneTable {
     }
   }
 
-  /** Carries the staged plan out for good: counts, moves segments, gives back pages that became empty. */
-  evict(plan: Plan, incoming: number, nextPosition: number): void {
+  /**
+   * Carries the staged plan out for good: counts, moves segments, gives back pages that became empty. With `demotes` a
+   * tier below has taken what the plan drops.
+   */
+  evict(plan: Plan, incoming: number, nextPosition: number, demotes = false): void {
     this.#map();
     for (const { kind, position } of this.#removals) {
-      if (kind === "drop") this.#dropped++;
-      else this.#expired++;
+      if (kind === "expire") this.#expired++;
+      else if (demotes) this.#demoted++;
+      else this.#dropped++;
       this.#newestLost = Math.max(this.#newestLost, position);
       this.#exactFrom = nextPosition;
     }
@@ -279,12 +292,27 @@ export class LaneTable {
     if (first >= 0 && first < positions.length) received.values().fill(0);
   }
 
-  /** Writes the segments' offsets into the table as rows of this step's rotations. */
-  rotate(rotations: Rotations): void {
+  /** Says that the tier below has lost so many tokens. */
+  lose(count: number): void {
+    this.#demoted -= count;
+    this.#dropped += count;
+  }
+
+  /** Where the stream's first token would stand were there no holes between it and the newest. */
+  get streamStart(): number {
+    return this.lastPosition + 1 - this.#segments[1]!.held;
+  }
+
+  /**
+   * Writes the segments' offsets into the table as rows of this step's rotations. Sinks that were moved next to the
+   * stream make room for `between` tokens.
+   */
+  rotate(rotations: Rotations, between = 0): void {
     this.#map();
     for (const [index, segment] of this.#segments.entries()) {
       // Keys that count as stored `offset` further on meet a query that is rotated back by as much.
-      const rotation = segment.offset === 0 ? NONE : rotations.rowOf(-segment.offset);
+      const offset = index === 0 && segment.offset !== 0 ? segment.offset - between : segment.offset;
+      const rotation = offset === 0 ? NONE : rotations.rowOf(-offset);
       if (rotation === segment.rotation) continue;
       segment.rotation = rotation;
       for (let row = 0; row < this.#numRows; row++) {
@@ -332,6 +360,7 @@ export class LaneTable {
       Object.assign(fork.#segments[i]!, { open: [...open], held, room, offset, rotation });
     }
     fork.#seen = this.#seen;
+    fork.#demoted = this.#demoted;
     fork.#dropped = this.#dropped;
     fork.#expired = this.#expired;
     fork.#newestLost = this.#newestLost;
@@ -350,6 +379,7 @@ export class LaneTable {
       open: [[...sinks.open], [...stream.open]],
       offsets: [sinks.offset, stream.offset],
       seen: this.#seen,
+      demoted: this.#demoted,
       dropped: this.#dropped,
       expired: this.#expired,
       newestLost: this.#newestLost,
@@ -407,6 +437,7 @@ export class LaneTable {
       segment.offset = state.offsets[i]!;
     }
     table.#seen = state.seen;
+    table.#demoted = state.demoted;
     table.#dropped = state.dropped;
     table.#expired = state.expired;
     table.#newestLost = state.newestLost;

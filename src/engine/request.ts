@@ -35,7 +35,7 @@ export interface EngineRequest {
   readonly listener: RequestListener;
 }
 
-const NO_CACHE: CacheReport = { seen: 0, kept: 0, dropped: 0, bytes: 0, groups: [] };
+const NO_CACHE: CacheReport = { seen: 0, kept: 0, demoted: 0, dropped: 0, bytes: 0, groups: [] };
 
 export class Request implements WaitingRequest, RunningRequest {
   readonly id: number;

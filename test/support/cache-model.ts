@@ -64,14 +64,16 @@ export function readTokens(pool: KvPool, group: CacheGroup, view: KvView, tag: (
 /** Follows a sequence's events: the positions that each group must hold. */
 export class Followed {
   readonly held: Set<number>[];
-  readonly lost: { drop: number; expire: number }[];
+  readonly lost: { drop: number; demote: number; expire: number }[];
 
   constructor(
     readonly cache: SequenceCache,
     from?: Followed,
   ) {
     this.held = cache.layout.groups.map((_, g) => new Set(from?.held[g]));
-    this.lost = cache.layout.groups.map((_, g) => ({ ...(from?.lost[g] ?? { drop: 0, expire: 0 }) }));
+    this.lost = cache.layout.groups.map((_, g) => ({
+      ...(from?.lost[g] ?? { drop: 0, demote: 0, expire: 0 }),
+    }));
     cache.onChange((event) => this.#follow(event));
   }
 
@@ -80,7 +82,7 @@ export class Followed {
   }
 
   #follow(event: CacheEvent): void {
-    if (event.kind === "move") return;
+    if (event.kind === "move" || event.kind === "recall") return;
     const held = this.held[event.group]!;
     let count = 0;
     for (const [from, to] of event.ranges) {

@@ -4,7 +4,8 @@
  *   records                all of the same `recordBytes`, so that a damaged one hides no other
  * A record, little-endian:
  *   u32 magic   u32 tokens   u32 serial, low and high word   u32 metaBytes   u32 payloadBytes
- *   u32 crc of the meta      u32 crc of the payload          u32 crc of the 32 bytes before
+ *   u32 crc of the meta      u32 crc of the payload          i32 first and last position
+ *   u32 crc of the 40 bytes before
  * then at byte 64 the meta, then at a multiple of 64 the payload. Serials ascend over all series of a folder.
  */
 import { crc32 } from "node:zlib";
@@ -20,10 +21,16 @@ export interface FileHead {
   readonly recordBytes: number;
 }
 
-/** One block of tokens as it lies on disk. */
-export interface BlockRecord {
-  readonly serial: number;
+/** What a block holds: so many tokens, at original positions from `first` to `last`. */
+export interface BlockSpan {
   readonly tokens: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** One block of tokens as it lies on disk. */
+export interface BlockRecord extends BlockSpan {
+  readonly serial: number;
   /** What an index needs; small. */
   readonly meta: Uint8Array;
   /** Keys and values. */
@@ -32,7 +39,7 @@ export interface BlockRecord {
 
 export const FILE_HEAD_BYTES = 4096;
 const RECORD_HEAD_BYTES = 64;
-const CHECKED_BYTES = 32;
+const CHECKED_BYTES = 40;
 const MAGIC = 0x3142544d; // "MTB1"
 
 const align = (bytes: number): number => Math.ceil(bytes / 64) * 64;
@@ -41,7 +48,10 @@ const align = (bytes: number): number => Math.ceil(bytes / 64) * 64;
 export const recordBytesFor = (metaBytes: number, payloadBytes: number): number =>
   RECORD_HEAD_BYTES + align(metaBytes) + align(payloadBytes);
 
-export function encodeRecord({ serial, tokens, meta, payload }: BlockRecord): Uint8Array {
+/** Bytes of a record up to its payload. */
+export const headBytesFor = (metaBytes: number): number => RECORD_HEAD_BYTES + align(metaBytes);
+
+export function encodeRecord({ serial, tokens, first, last, meta, payload }: BlockRecord): Uint8Array {
   const bytes = new Uint8Array(recordBytesFor(meta.length, payload.length));
   const words = new DataView(bytes.buffer);
   const head = [
@@ -53,6 +63,8 @@ export function encodeRecord({ serial, tokens, meta, payload }: BlockRecord): Ui
     payload.length,
     crc32(meta),
     crc32(payload),
+    first,
+    last,
   ];
   for (const [i, word] of head.entries()) words.setUint32(4 * i, word, true);
   words.setUint32(CHECKED_BYTES, crc32(bytes.subarray(0, CHECKED_BYTES)), true);
@@ -79,7 +91,14 @@ export function decodeRecord(bytes: Uint8Array, whole: boolean): BlockRecord | n
   if (crc32(meta) !== word(6)) return null;
   const payload = whole ? bytes.subarray(payloadAt, payloadAt + payloadBytes) : new Uint8Array();
   if (whole && crc32(payload) !== word(7)) return null;
-  return { serial: word(2) + word(3) * 2 ** 32, tokens: word(1), meta, payload };
+  return {
+    serial: word(2) + word(3) * 2 ** 32,
+    tokens: word(1),
+    first: word(8) | 0,
+    last: word(9) | 0,
+    meta,
+    payload,
+  };
 }
 
 export function encodeFileHead(head: FileHead): Uint8Array {

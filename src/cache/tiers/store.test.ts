@@ -14,9 +14,9 @@ import { pathToFileURL } from "node:url";
 import { build } from "vite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { TestRandom } from "../../../test/support/random.js";
-import { contentsOf, RECORD_BYTES } from "../../../test/support/tier-writer.js";
+import { contentsOf, HEAD_BYTES, RECORD_BYTES, spanOf } from "../../../test/support/tier-writer.js";
 import { MillraceError } from "../../errors.js";
-import { FILE_HEAD_BYTES, recordBytesFor } from "./files.js";
+import { FILE_HEAD_BYTES, headBytesFor, recordBytesFor } from "./files.js";
 import { BlockStore, copyFolder, type Loss, openStore, type StoreOptions } from "./store.js";
 
 let root: string;
@@ -32,6 +32,7 @@ function makeOptions(options: Partial<StoreOptions> = {}): StoreOptions {
     folder,
     fingerprint: "test",
     recordBytes: [RECORD_BYTES],
+    headBytes: [HEAD_BYTES],
     budgetBytes: 2 ** 20,
     queueBytes: 2 ** 16,
     ...options,
@@ -41,7 +42,7 @@ function makeOptions(options: Partial<StoreOptions> = {}): StoreOptions {
 function fill(store: BlockStore, count: number): (number | null)[] {
   return Array.from({ length: count }, (_, i) => {
     const { meta, payload } = contentsOf(i);
-    return store.append(0, 16, meta, payload);
+    return store.append(0, spanOf(i), meta, payload);
   });
 }
 
@@ -63,7 +64,12 @@ describe("BlockStore", () => {
     const sizes = [recordBytesFor(40, 500), recordBytesFor(9, 70)];
     const losses: Loss[] = [];
     const store = new BlockStore(
-      makeOptions({ recordBytes: sizes, budgetBytes: 200_000, queueBytes: 3000 }),
+      makeOptions({
+        recordBytes: sizes,
+        headBytes: [40, 9].map(headBytesFor),
+        budgetBytes: 200_000,
+        queueBytes: 3000,
+      }),
       (loss) => losses.push(loss),
     );
     const random = new TestRandom(1);
@@ -72,12 +78,13 @@ describe("BlockStore", () => {
       const group = random.below(2);
       const meta = Uint8Array.from(random.floats(random.below([41, 10][group]!), 100));
       const payload = Uint8Array.from(random.floats(random.below([501, 71][group]!), 100));
-      const serial = store.append(group, 3, meta, payload)!;
+      const serial = store.append(group, spanOf(round), meta, payload)!;
       expect(serial).toBe(round);
       kept.set(serial, { group, meta, payload });
       for (const lost of losses.splice(0)) {
         expect(lost.error).toBeNull();
         for (const each of lost.serials) expect(kept.delete(each)).toBe(true);
+        expect(lost.spans).toEqual(lost.serials.map(spanOf));
       }
       expect(store.usage().diskBytes).toBeLessThanOrEqual(200_000);
       expect(store.usage().queuedBytes).toBeLessThanOrEqual(3000);
@@ -87,7 +94,7 @@ describe("BlockStore", () => {
         const order = random.permutation(wanted.length).map((i) => wanted[i]!);
         const records = await store.read(which, order);
         for (const [i, record] of records.entries()) {
-          expect(record).toMatchObject({ serial: order[i], tokens: 3 });
+          expect(record).toMatchObject({ serial: order[i], ...spanOf(order[i]!) });
           expect(record!.meta).toEqual(kept.get(order[i]!)!.meta);
           expect(record!.payload).toEqual(kept.get(order[i]!)!.payload);
         }
@@ -181,7 +188,7 @@ describe("BlockStore", () => {
     const serials = found.map(({ serial }) => serial);
     expect(serials.slice(0, 10)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     for (const { serial, meta } of found.slice(0, 10)) expect(meta).toEqual(contentsOf(serial).meta);
-    const next = store.append(0, 1, new Uint8Array(4), new Uint8Array(5))!;
+    const next = store.append(0, spanOf(99), new Uint8Array(4), new Uint8Array(5))!;
     expect(next).toBeGreaterThanOrEqual(10);
     await store.settle();
     expect((await store.read(0, [next, 4])).map((record) => record?.payload.length)).toEqual([5, 3000]);

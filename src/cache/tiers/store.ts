@@ -28,6 +28,7 @@ import { MillraceError } from "../../errors.js";
 import { makeFolder } from "../../formats/cache-folder.js";
 import {
   type BlockRecord,
+  type BlockSpan,
   decodeFileHead,
   decodeRecord,
   encodeFileHead,
@@ -49,6 +50,8 @@ export interface StoreOptions {
   readonly fingerprint: string;
   /** Bytes of a record, by group; see `recordBytesFor`. */
   readonly recordBytes: readonly number[];
+  /** Bytes of a record up to its payload, by group; see `headBytesFor`. */
+  readonly headBytes: readonly number[];
   /** Most bytes of all files together. */
   readonly budgetBytes: number;
   /** Most bytes of records that wait to be written. */
@@ -59,6 +62,8 @@ export interface StoreOptions {
 export interface Loss {
   readonly group: number;
   readonly serials: readonly number[];
+  /** Of each of them. */
+  readonly spans: readonly BlockSpan[];
   readonly error: MillraceError | null;
 }
 
@@ -80,6 +85,8 @@ interface BlockFile {
   readonly group: number;
   /** Serial of the record in each place, ascending; a fraction where there is none (see `hole`). */
   readonly serials: number[];
+  /** By place: tokens, first and last position. */
+  readonly spans: number[];
   bytes: number;
   /** Open while records are still added to it. */
   fd: number | null;
@@ -153,9 +160,9 @@ export class BlockStore {
    * Adds a record and returns its serial; null where it could not be kept, which `onLoss` has been told. Pushes the
    * oldest files out where the budget wants it.
    */
-  append(group: number, tokens: number, meta: Uint8Array, payload: Uint8Array): number | null {
+  append(group: number, span: BlockSpan, meta: Uint8Array, payload: Uint8Array): number | null {
     const serial = this.#nextSerial++;
-    const bytes = encodeRecord({ serial, tokens, meta, payload });
+    const bytes = encodeRecord({ ...span, serial, meta, payload });
     const recordBytes = this.#options.recordBytes[group]!;
     if (bytes.length > recordBytes) {
       throw new MillraceError("INTERNAL", `A record of ${bytes.length} bytes in a place of ${recordBytes}.`);
@@ -164,11 +171,12 @@ export class BlockStore {
     try {
       file = this.#fileFor(group);
     } catch (cause) {
-      this.#onLoss({ group, serials: [serial], error: unwritten(this.folder, cause) });
+      this.#onLoss({ group, serials: [serial], spans: [span], error: unwritten(this.folder, cause) });
       return null;
     }
     const queued: Queued = { file, place: file.serials.length, serial, bytes };
     file.serials.push(serial);
+    file.spans.push(span.tokens, span.first, span.last);
     file.bytes += recordBytes;
     this.#diskBytes += recordBytes;
     if (file.serials.length === this.#places[group]) this.#current[group] = null;
@@ -182,6 +190,18 @@ export class BlockStore {
     return serial;
   }
 
+  /** Serials of a group's records from `first` to `last`, both included, that are kept. */
+  serials(group: number, first: number, last: number): number[] {
+    const found: number[] = [];
+    for (const file of this.#files) {
+      if (file.group !== group || !(file.serials[0]! <= last) || !(file.serials.at(-1)! >= first)) continue;
+      for (const serial of file.serials) {
+        if (serial >= first && serial <= last && Number.isInteger(serial)) found.push(serial);
+      }
+    }
+    return found;
+  }
+
   /** True while the record is kept, written or not. */
   has(group: number, serial: number): boolean {
     return this.#find(group, serial) !== null;
@@ -192,12 +212,12 @@ export class BlockStore {
    * written comes back as null and counts as lost, which `onLoss` has then been told.
    */
   async read(group: number, serials: readonly number[]): Promise<(BlockRecord | null)[]> {
-    const opened = new Map<BlockFile, Promise<number>>();
-    try {
-      return await Promise.all(serials.map((serial) => this.#readOne(group, serial, opened)));
-    } finally {
-      for (const fd of opened.values()) fd.then(closeSync, () => {});
-    }
+    return this.#readAll(group, serials, true);
+  }
+
+  /** As `read`, but without the payloads, which are neither read nor checked. */
+  async readMetas(group: number, serials: readonly number[]): Promise<(BlockRecord | null)[]> {
+    return this.#readAll(group, serials, false);
   }
 
   /** Resolves when everything that was added is written or lost. */
@@ -248,13 +268,18 @@ export class BlockStore {
       const scanned = scanFile(path, {
         fingerprint: this.#options.fingerprint,
         group,
-        recordBytes: this.#options.recordBytes[group]!,
+        recordBytes: this.#options.recordBytes[group],
+        headBytes: this.#options.headBytes[group] ?? 0,
         whole: lastOf.get(group) === name,
       });
       const bytes = FILE_HEAD_BYTES + scanned.length * this.#options.recordBytes[group]!;
       const serials: number[] = [];
-      for (const record of scanned) serials.push(record?.serial ?? hole(serials, serials.length));
-      this.#files.push({ path, group, serials, bytes, fd: null, writes: 0, removed: false });
+      const spans: number[] = [];
+      for (const record of scanned) {
+        serials.push(record?.serial ?? hole(serials, serials.length));
+        spans.push(record?.tokens ?? 0, record?.first ?? 0, record?.last ?? 0);
+      }
+      this.#files.push({ path, group, serials, spans, bytes, fd: null, writes: 0, removed: false });
       this.#diskBytes += bytes;
       for (const record of scanned) if (record) found.push({ ...record, group });
     }
@@ -286,7 +311,16 @@ export class BlockStore {
       rmSync(path, { force: true });
       throw error;
     }
-    const file = { path, group, serials: [], bytes: FILE_HEAD_BYTES, fd, writes: 0, removed: false };
+    const file: BlockFile = {
+      path,
+      group,
+      serials: [],
+      spans: [],
+      bytes: FILE_HEAD_BYTES,
+      fd,
+      writes: 0,
+      removed: false,
+    };
     this.#files.push(file);
     this.#diskBytes += FILE_HEAD_BYTES;
     this.#current[group] = file;
@@ -307,8 +341,12 @@ export class BlockStore {
       } catch {
         // Somebody else has removed it: the bytes are free all the same.
       }
-      const serials = oldest.serials.filter(Number.isInteger);
-      if (serials.length > 0) this.#onLoss({ group: oldest.group, serials, error: null });
+      const places = [...oldest.serials.keys()].filter((place) => Number.isInteger(oldest.serials[place]));
+      if (places.length > 0) {
+        const serials = places.map((place) => oldest.serials[place]!);
+        const spans = places.map((place) => spanAt(oldest, place));
+        this.#onLoss({ group: oldest.group, serials, spans, error: null });
+      }
     }
   }
 
@@ -353,7 +391,7 @@ export class BlockStore {
     const place = file.serials.indexOf(serial);
     if (place < 0) return;
     file.serials[place] = hole(file.serials, place);
-    this.#onLoss({ group: file.group, serials: [serial], error });
+    this.#onLoss({ group: file.group, serials: [serial], spans: [spanAt(file, place)], error });
   }
 
   #close(file: BlockFile): void {
@@ -362,13 +400,23 @@ export class BlockStore {
     file.fd = null;
   }
 
+  async #readAll(group: number, serials: readonly number[], whole: boolean): Promise<(BlockRecord | null)[]> {
+    const opened = new Map<BlockFile, Promise<number>>();
+    try {
+      return await Promise.all(serials.map((serial) => this.#readOne(group, serial, whole, opened)));
+    } finally {
+      for (const fd of opened.values()) fd.then(closeSync, () => {});
+    }
+  }
+
   async #readOne(
     group: number,
     serial: number,
+    whole: boolean,
     opened: Map<BlockFile, Promise<number>>,
   ): Promise<BlockRecord | null> {
     const queued = this.#queue.find((each) => each.serial === serial && !each.file.removed);
-    if (queued) return decodeRecord(queued.bytes, true);
+    if (queued) return decodeRecord(queued.bytes, whole);
     const at = this.#find(group, serial);
     if (!at) return null;
     const { file, place } = at;
@@ -378,9 +426,9 @@ export class BlockStore {
       opened.set(file, fd);
     }
     try {
-      const bytes = new Uint8Array(this.#options.recordBytes[group]!);
+      const bytes = new Uint8Array((whole ? this.#options.recordBytes : this.#options.headBytes)[group]!);
       const { bytesRead } = await readAt(await fd, bytes, 0, bytes.length, this.#offsetOf(file, place));
-      const record = decodeRecord(bytes.subarray(0, bytesRead), true);
+      const record = decodeRecord(bytes.subarray(0, bytesRead), whole);
       if (record?.serial === serial) return record;
       this.#forget(file, serial, damaged(file.path, place));
     } catch (cause) {
@@ -433,6 +481,12 @@ async function copyFiles(paths: readonly string[], folder: string): Promise<void
 const hole = (serials: readonly number[], place: number): number =>
   Math.floor(serials[place - 1] ?? -1) + 0.5;
 
+const spanAt = ({ spans }: BlockFile, place: number): BlockSpan => ({
+  tokens: spans[3 * place]!,
+  first: spans[3 * place + 1]!,
+  last: spans[3 * place + 2]!,
+});
+
 /** Names of a folder's tier files, in order of creation. Throws FILE_NOT_FOUND where there is no such folder. */
 function listFiles(folder: string): { name: string; group: number; number: number }[] {
   let names: string[];
@@ -458,18 +512,20 @@ function scanFile(
     readonly fingerprint: string;
     readonly group: number;
     readonly recordBytes: number | undefined;
+    readonly headBytes: number;
     readonly whole: boolean;
   },
 ): (BlockRecord | null)[] {
-  const { fingerprint, group, recordBytes, whole } = expected;
+  const { fingerprint, group, recordBytes, headBytes, whole } = expected;
   const fd = openSync(path, "r");
   try {
-    const headBytes = new Uint8Array(FILE_HEAD_BYTES);
-    readSync(fd, headBytes, 0, FILE_HEAD_BYTES, 0);
-    const head = decodeFileHead(headBytes);
+    const start = new Uint8Array(FILE_HEAD_BYTES);
+    readSync(fd, start, 0, FILE_HEAD_BYTES, 0);
+    const head = decodeFileHead(start);
     // Killed while the file was made: nothing is in it.
     if (!head) return [];
-    if (head.fingerprint !== fingerprint || head.group !== group || head.recordBytes !== recordBytes) {
+    const foreign = head.fingerprint !== fingerprint || head.group !== group;
+    if (foreign || recordBytes === undefined || head.recordBytes !== recordBytes) {
       throw new MillraceError(
         "BAD_FORMAT",
         `${path} holds blocks of another model or cache layout. Use the folder with what it was written for, or ` +
@@ -478,9 +534,9 @@ function scanFile(
       );
     }
     const records: (BlockRecord | null)[] = [];
-    const bytes = new Uint8Array(recordBytes);
+    const bytes = new Uint8Array(whole ? recordBytes : headBytes);
     for (let at = FILE_HEAD_BYTES; ; at += recordBytes) {
-      const length = readSync(fd, bytes, 0, recordBytes, at);
+      const length = readSync(fd, bytes, 0, bytes.length, at);
       if (length === 0) break;
       const record = decodeRecord(bytes.subarray(0, length), whole);
       records.push(record && { ...record, meta: record.meta.slice(), payload: new Uint8Array() });
