@@ -1,8 +1,9 @@
 /** A request on its way through the engine, seen by the scheduler as waiting or running. */
-import type { CacheReport, SequenceCache } from "../cache/sequence.js";
+import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
 import type { MillraceError } from "../errors.js";
-import type { Phase, RunningRequest, WaitingRequest } from "../scheduler/contract.js";
+import type { Outputs, Phase } from "../scheduler/contract.js";
+import type { Place, Task } from "./task.js";
 
 export interface RequestEnd {
   readonly finishReason: FinishReason;
@@ -37,20 +38,20 @@ export interface EngineRequest {
 
 const NO_CACHE: CacheReport = { seen: 0, kept: 0, demoted: 0, dropped: 0, bytes: 0, groups: [] };
 
-export class Request implements WaitingRequest, RunningRequest {
+export class Request implements Task {
   readonly id: number;
-  readonly decoder: Decoder;
-  readonly listener: RequestListener;
-  readonly maxCached: number;
+  readonly place: Place;
   readonly pages: number;
-  readonly outputs: "last" | "all";
+  readonly outputs: Outputs;
+  readonly #decoder: Decoder;
+  readonly #listener: RequestListener;
+  readonly #maxCached: number;
   readonly #promptTokens: number;
-  readonly #firstChunk: number;
 
   phase: Phase = "prefill";
   cache: SequenceCache | null = null;
   credit: number;
-  /** Why it shall end although its tokens are in a step that is under way. */
+  done = false;
   cancelled = false;
 
   /** Tokens that are to run: those of `#tokens` from `#cursor` on. */
@@ -62,17 +63,18 @@ export class Request implements WaitingRequest, RunningRequest {
   #firstAt = Number.NaN;
   #lastAt = Number.NaN;
 
-  constructor(request: EngineRequest, pages: number, firstChunk: number) {
+  /** `pages`: the most that it will ever hold. */
+  constructor(request: EngineRequest, place: Place, pages: number) {
     this.id = request.id;
-    this.decoder = request.decoder;
-    this.listener = request.listener;
-    this.maxCached = request.maxCached;
-    this.credit = request.credit;
-    this.outputs = request.decoder.outputs;
+    this.place = place;
     this.pages = pages;
+    this.outputs = request.decoder.outputs;
+    this.credit = request.credit;
+    this.#decoder = request.decoder;
+    this.#listener = request.listener;
+    this.#maxCached = request.maxCached;
     this.#tokens = request.prompt;
     this.#promptTokens = request.prompt.length;
-    this.#firstChunk = firstChunk;
   }
 
   /** 0 while its reader is behind. */
@@ -81,33 +83,49 @@ export class Request implements WaitingRequest, RunningRequest {
   }
 
   get chunk(): number {
-    return this.cache ? this.cache.maxIncoming() : this.#firstChunk;
+    return this.cache ? this.cache.maxIncoming() : firstChunk(this.place);
   }
 
-  admit(cache: SequenceCache): void {
-    this.cache = cache;
+  admit(): void {
     this.#admittedAt = performance.now();
+    this.cache = new SequenceCache(this.place.pool, this.place.layout);
   }
 
-  /** The next `count` pending tokens; valid until `follow`. */
   take(count: number): Int32Array {
     this.#cursor += count;
     return this.#tokens.subarray(this.#cursor - count, this.#cursor);
   }
 
-  /** Every token was taken. */
-  get exhausted(): boolean {
-    return this.#cursor === this.#tokens.length;
-  }
-
-  /** A row of logits of this request was sampled at `now`. */
-  sampled(now: number): void {
+  accept(logits: Float32Array, now: number): void {
+    const { next, emission, finish } = this.#decoder.accept(logits);
     if (this.#generated++ === 0) this.#firstAt = now;
     this.#lastAt = now;
+    if (emission) {
+      this.credit -= 1;
+      this.#listener.emit(emission);
+    }
+    if (finish) this.#end(finish);
+    else if (next !== null && this.cache!.length < this.#maxCached) this.#follow(next);
+    else if (next !== null) {
+      const rest = this.#decoder.flush();
+      if (rest) this.#listener.emit(rest);
+      this.#end("cache-full");
+    }
+  }
+
+  settle(): void {}
+
+  cancel(): void {
+    this.#end("aborted");
+  }
+
+  fail(error: MillraceError): void {
+    this.#release();
+    this.#listener.fail(error);
   }
 
   /** `token` runs next. */
-  follow(token: number): void {
+  #follow(token: number): void {
     if (this.phase === "prefill") {
       this.phase = "decode";
       this.#tokens = new Int32Array(1);
@@ -116,15 +134,15 @@ export class Request implements WaitingRequest, RunningRequest {
     this.#cursor = 0;
   }
 
-  /** Frees its pages and says what it did. The request is of no use afterwards. */
-  finish(finishReason: FinishReason): RequestEnd {
+  /** Frees its pages and says what it did. */
+  #end(finishReason: FinishReason): void {
     const now = performance.now();
     const admittedAt = Number.isNaN(this.#admittedAt) ? now : this.#admittedAt;
     const firstAt = Number.isNaN(this.#firstAt) ? now : this.#firstAt;
     const lastAt = Number.isNaN(this.#lastAt) ? firstAt : this.#lastAt;
     const cache = this.cache?.report() ?? NO_CACHE;
-    this.release();
-    return {
+    this.#release();
+    this.#listener.end({
       finishReason,
       promptTokens: this.#promptTokens,
       generatedTokens: this.#generated,
@@ -132,11 +150,17 @@ export class Request implements WaitingRequest, RunningRequest {
       prefillMs: firstAt - admittedAt,
       decodeMs: lastAt - firstAt,
       cache,
-    };
+    });
   }
 
-  release(): void {
+  #release(): void {
+    this.done = true;
     this.cache?.dispose();
     this.cache = null;
   }
+}
+
+/** Most tokens that a fresh cache takes at once. */
+function firstChunk({ layout }: Place): number {
+  return Math.min(...layout.groups.map(({ policy }) => policy.maxIncoming?.(0) ?? Number.POSITIVE_INFINITY));
 }

@@ -6,12 +6,17 @@
 /** Where a request stands. `waiting` holds no cache; `prefill` and `decode` hold their reservation. */
 export type Phase = "prefill" | "decode";
 
+/**
+ * Which pending tokens must give logits. "last": the last one. "all": every one (scoring). "none": these tokens are
+ * only taken in.
+ */
+export type Outputs = "last" | "all" | "none";
+
 export interface WaitingRequest {
   readonly id: number;
-  /** Tokens that are known and not yet in the cache; at least 1. */
+  /** Tokens that are known and not yet in the cache. */
   readonly pending: number;
-  /** "last": logits of the last pending token only. "all": of every token (scoring). */
-  readonly outputs: "last" | "all";
+  readonly outputs: Outputs;
   /** Most tokens that its cache takes at once. */
   readonly chunk: number;
   /** Most pages that the request will ever hold. */
@@ -24,7 +29,7 @@ export interface RunningRequest {
   /** As above; 1 while decoding, 0 while the request is paused (its consumer is behind). */
   readonly pending: number;
   readonly chunk: number;
-  readonly outputs: "last" | "all";
+  readonly outputs: Outputs;
 }
 
 export interface Limits {

@@ -31,9 +31,9 @@ export const firstCome: Scheduler = {
       let count = Math.min(pending, chunk, tokens);
       // A chunk is as long as the rows of logits that it must give allow.
       if (wanted === "all") count = Math.min(count, outputs);
-      else if (count === pending && outputs === 0) count -= 1;
+      else if (wanted === "last" && count === pending && outputs === 0) count -= 1;
       if (count <= 0) return;
-      const rows = wanted === "all" ? count : count === pending ? 1 : 0;
+      const rows = wanted === "all" ? count : wanted === "last" && count === pending ? 1 : 0;
       work.push({ id, tokens: count, outputs: rows });
       tokens -= count;
       outputs -= rows;

@@ -1,0 +1,41 @@
+/** What the engine runs: requests, which come and go, and streams, which stay between their turns. */
+import type { Program } from "../backends/contract.js";
+import type { CacheLayout } from "../cache/layout.js";
+import type { KvPool } from "../cache/pool.js";
+import type { SequenceCache } from "../cache/sequence.js";
+import type { MillraceError } from "../errors.js";
+import type { RunningRequest, WaitingRequest } from "../scheduler/contract.js";
+
+/** Where sequences run together in one batch: one program over one pool of pages, cut by one layout. */
+export interface Place {
+  /** Compiled for the engine's limits and `layout`. */
+  readonly program: Program;
+  readonly pool: KvPool;
+  readonly layout: CacheLayout;
+}
+
+/**
+ * A sequence with work. The engine calls `admit` once, then for each step that it takes part in `take`, `accept` for
+ * each of its rows of logits, and `settle`; it lets go of the task as soon as it is `done`.
+ */
+export interface Task extends WaitingRequest, RunningRequest {
+  readonly place: Place;
+  /** There from `admit` on. */
+  readonly cache: SequenceCache | null;
+  /** Nothing is left to run. */
+  readonly done: boolean;
+  /** It shall end although its tokens are in a step that is under way. */
+  cancelled: boolean;
+  /** Its turn has come. Throws OUT_OF_BUDGET. */
+  admit(): void;
+  /** The next `count` pending tokens, which have slots; valid until the next call. */
+  take(count: number): Int32Array;
+  /** A row of logits of its last tokens, read during the call only. Throws what its decoder throws. */
+  accept(logits: Float32Array, now: number): void;
+  /** The step that it took part in has been committed. */
+  settle(): void;
+  /** Ends with "aborted"; `done` from now on. */
+  cancel(): void;
+  /** Ends with `error`, what it took in this step undone where it lives on; `done` from now on. */
+  fail(error: MillraceError): void;
+}
