@@ -9,6 +9,7 @@ import { MillraceError } from "../../errors.js";
 import { blockFormat, rowBytes } from "../../formats/blocks/index.js";
 import type { TensorType } from "../../formats/checkpoint.js";
 import type { Activation } from "../../tape/tape.js";
+import { normalNoise } from "../normal-noise.js";
 import type { Angles, AttentionShape, Ids, Matrix, StoredRows, TrainingArithmetic } from "../training.js";
 import { ACTIVATIONS } from "./activations.js";
 import { attention, attentionBackward } from "./training-attention.js";
@@ -346,7 +347,8 @@ class ReferenceTraining implements TrainingArithmetic {
   }
 
   addNormal(out: Matrix, seed: number, alpha: number, beta: number): void {
-    update(out, (old, r, c) => beta * old + alpha * standardNormal(seed, r * out.columns + c));
+    const noise = normalNoise(seed);
+    update(out, (old, r, c) => beta * old + alpha * noise(r * out.columns + c));
   }
 }
 
@@ -417,15 +419,4 @@ function claim<T>(length: number, make: () => T): T {
       length,
     });
   }
-}
-
-/** Element `index` of the noise of `seed`: Box and Muller over two hashed uniform numbers. */
-function standardNormal(seed: number, index: number): number {
-  const hash = (salt: number): number => {
-    let x = (seed ^ Math.floor(seed / 2 ** 32) ^ Math.imul(2 * index + salt, 0x9e3779b1)) | 0;
-    x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
-    x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
-    return ((x ^ (x >>> 16)) >>> 0) + 0.5;
-  };
-  return Math.sqrt(-2 * Math.log(hash(0) / 2 ** 32)) * Math.cos((2 * Math.PI * hash(1)) / 2 ** 32);
 }

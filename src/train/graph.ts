@@ -1,0 +1,253 @@
+/**
+ * A tape as training sees it. The tape overwrites its buffers in place; here every write makes a new version, so that
+ * a backward operation finds the numbers that its forward one read. The operations are then cut into segments at
+ * points where only the residual stream is alive: what stands before the first layer, one segment a layer, and the
+ * head that makes logits. Keys and values cross from row to row inside a layer, nothing else does: every other
+ * operation works row by row, which is what lets a layer run in chunks along the sequence.
+ */
+import { MillraceError } from "../errors.js";
+import type { BufferRef, Op, RopeRef, Tape, VectorRef, WeightRef } from "../tape/tape.js";
+
+/** What a buffer holds between two writes, [rows, width]. */
+export interface Version {
+  readonly id: number;
+  readonly width: number;
+}
+
+type OpOf<Name extends Op["op"]> = Extract<Op, { op: Name }>;
+
+/** An operation over versions. `onto`: the version that the result is added to, which no later operation reads. */
+export type Node =
+  | { readonly op: "embed"; readonly weight: WeightRef; readonly scale: number; readonly out: Version }
+  | {
+      readonly op: "rmsNorm";
+      readonly x: Version;
+      readonly weight: VectorRef | null;
+      readonly width: number;
+      readonly epsilon: number;
+      readonly out: Version;
+    }
+  | {
+      readonly op: "matmul";
+      readonly x: Version;
+      readonly weight: WeightRef;
+      readonly bias: VectorRef | null;
+      readonly onto: Version | null;
+      readonly out: Version;
+    }
+  | {
+      readonly op: "rope";
+      readonly x: Version;
+      readonly headWidth: number;
+      readonly rope: RopeRef;
+      readonly out: Version;
+    }
+  | { readonly op: "append"; readonly k: Version; readonly v: Version }
+  | {
+      readonly op: "attention";
+      readonly q: Version;
+      readonly k: Version;
+      readonly v: Version;
+      readonly numHeads: number;
+      readonly numKvHeads: number;
+      readonly headWidth: number;
+      readonly scale: number;
+      readonly softcap: number;
+      readonly window: number | null;
+      readonly out: Version;
+      /** Per query head. */
+      readonly logSum: Version;
+    }
+  | {
+      readonly op: "glu";
+      readonly gate: Version;
+      readonly up: Version;
+      readonly activation: OpOf<"glu">["activation"];
+      readonly out: Version;
+    }
+  | { readonly op: "add"; readonly x: Version; readonly onto: Version; readonly out: Version };
+
+/** A run of operations between two points where only the residual stream is alive. */
+export interface Segment {
+  readonly nodes: readonly Node[];
+  /** The residual stream before and after; the head's output are the logits. */
+  readonly input: Version;
+  readonly output: Version;
+}
+
+export interface Graph {
+  /** The embedding, whose ids are its input. */
+  readonly entry: { readonly nodes: readonly Node[]; readonly output: Version };
+  readonly layers: readonly Segment[];
+  /** Row-wise operations only. */
+  readonly head: Segment;
+}
+
+/** Versions that a node reads. */
+export function readsOf(node: Node): readonly Version[] {
+  switch (node.op) {
+    case "embed":
+      return [];
+    case "rmsNorm":
+    case "rope":
+      return [node.x];
+    case "matmul":
+      return node.onto ? [node.x, node.onto] : [node.x];
+    case "append":
+      return [node.k, node.v];
+    case "attention":
+      return [node.q, node.k, node.v];
+    case "glu":
+      return [node.gate, node.up];
+    case "add":
+      return [node.x, node.onto];
+  }
+}
+
+/** Versions that a node makes. */
+export function writesOf(node: Node): readonly Version[] {
+  if (node.op === "append") return [];
+  return node.op === "attention" ? [node.out, node.logSum] : [node.out];
+}
+
+/** Throws UNSUPPORTED_ARCHITECTURE where the tape holds what training does not know. */
+export function buildGraph(tape: Tape): Graph {
+  const { nodes, logits, headAt } = toNodes(tape);
+  const atoms = cut(nodes.slice(0, headAt));
+  const firstLayer = atoms.findIndex(hasAttention);
+  if (firstLayer < 1) throw unsupported("a tape whose first layer does not stand behind an embedding");
+  const entry = merge(atoms.slice(0, firstLayer));
+  if (entry.some(({ op }) => op !== "embed")) throw unsupported("operations between embedding and layers");
+  // A layer is its attention and all that follows up to the next one's.
+  const starts = atoms.flatMap((atom, i) => (hasAttention(atom) ? [i] : []));
+  const layers: Segment[] = [];
+  let stream = lastWrite(entry);
+  const entryOutput = stream;
+  for (const [i, start] of starts.entries()) {
+    const nodesOfLayer = merge(atoms.slice(start, starts[i + 1]));
+    if (nodesOfLayer.filter(({ op }) => op === "append" || op === "attention").length !== 2) {
+      throw unsupported("a layer with more than one attention");
+    }
+    const output = lastWrite(nodesOfLayer);
+    layers.push({ nodes: nodesOfLayer, input: stream, output });
+    stream = output;
+  }
+  const head = { nodes: nodes.slice(headAt), input: stream, output: logits };
+  const crossing = head.nodes.find(({ op }) => op !== "rmsNorm" && op !== "matmul" && op !== "add");
+  if (crossing) throw unsupported(`"${crossing.op}" behind the last layer`);
+  return { entry: { nodes: entry, output: entryOutput }, layers, head };
+}
+
+function unsupported(what: string): MillraceError {
+  return new MillraceError(
+    "UNSUPPORTED_ARCHITECTURE",
+    `Training does not know ${what}. It knows dense decoders: choose a model of such an architecture.`,
+    { what },
+  );
+}
+
+/** Renames buffers to versions. `headAt` is the node after `select`, which keeps every row in training. */
+function toNodes(tape: Tape): { nodes: Node[]; logits: Version; headAt: number } {
+  const nodes: Node[] = [];
+  const current = new Map<number, Version>();
+  const stored = new Map<number, { k: Version; v: Version }>();
+  let count = 0;
+  const make = (width: number): Version => ({ id: count++, width });
+  const read = ({ id }: BufferRef): Version => {
+    const version = current.get(id);
+    if (!version) throw unsupported(`a read of buffer ${id} before any write`);
+    return version;
+  };
+  const write = (buffer: BufferRef): Version => {
+    const version = make(buffer.width);
+    current.set(buffer.id, version);
+    return version;
+  };
+  let headAt = -1;
+  for (const op of tape.ops) {
+    switch (op.op) {
+      case "embed":
+        nodes.push({ op: "embed", weight: op.weight, scale: op.scale, out: write(op.out) });
+        break;
+      case "rmsNorm": {
+        const { weight, width, epsilon } = op;
+        const x = read(op.x);
+        nodes.push({ op: "rmsNorm", x, weight, width, epsilon, out: write(op.out) });
+        break;
+      }
+      case "matmul": {
+        const { weight, bias } = op;
+        const x = read(op.x);
+        const onto = op.accumulate ? read(op.out) : null;
+        nodes.push({ op: "matmul", x, weight, bias, onto, out: write(op.out) });
+        break;
+      }
+      case "rope": {
+        const { headWidth, rope } = op;
+        const x = read(op.x);
+        nodes.push({ op: "rope", x, headWidth, rope, out: write(op.x) });
+        break;
+      }
+      case "append": {
+        const [k, v] = [read(op.k), read(op.v)];
+        stored.set(op.layer, { k, v });
+        nodes.push({ op: "append", k, v });
+        break;
+      }
+      case "attention": {
+        const { numHeads, scale, softcap, window, layer } = op;
+        const { numKvHeads, headWidth } = tape.kv[layer]!;
+        const q = read(op.q);
+        const shape = { numHeads, numKvHeads, headWidth, scale, softcap, window };
+        const out = write(op.out);
+        nodes.push({ op: "attention", q, ...stored.get(layer)!, ...shape, out, logSum: make(numHeads) });
+        break;
+      }
+      case "glu": {
+        const [gate, up] = [read(op.gate), read(op.up)];
+        nodes.push({ op: "glu", gate, up, activation: op.activation, out: write(op.out) });
+        break;
+      }
+      case "add": {
+        const [x, onto] = [read(op.x), read(op.out)];
+        nodes.push({ op: "add", x, onto, out: write(op.out) });
+        break;
+      }
+      case "select":
+        current.set(op.out.id, read(op.x));
+        headAt = nodes.length;
+        break;
+      default:
+        throw unsupported(`the operation "${op.op}"`);
+    }
+  }
+  if (headAt < 0) throw unsupported('a tape without "select"');
+  return { nodes, logits: read(tape.logits), headAt };
+}
+
+/** Splits the nodes wherever one version alone is read later on. */
+function cut(nodes: readonly Node[]): Node[][] {
+  const lastRead = new Map<Version, number>();
+  nodes.forEach((node, i) => {
+    for (const version of readsOf(node)) lastRead.set(version, i);
+  });
+  const atoms: Node[][] = [[]];
+  const alive = new Set<Version>();
+  nodes.forEach((node, i) => {
+    atoms.at(-1)!.push(node);
+    for (const version of writesOf(node)) if ((lastRead.get(version) ?? -1) > i) alive.add(version);
+    for (const version of readsOf(node)) if (lastRead.get(version) === i) alive.delete(version);
+    if (alive.size <= 1 && i + 1 < nodes.length) atoms.push([]);
+  });
+  return atoms;
+}
+
+const hasAttention = (atom: readonly Node[]): boolean => atom.some(({ op }) => op === "attention");
+
+const merge = (atoms: readonly (readonly Node[])[]): Node[] => atoms.flat();
+
+function lastWrite(nodes: readonly Node[]): Version {
+  const version = nodes.flatMap(writesOf).at(-1);
+  if (!version) throw unsupported("a tape without operations");
+  return version;
+}

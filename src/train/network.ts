@@ -1,0 +1,356 @@
+/**
+ * A network that trains: any dense decoder's tape, walked forward and backward over a training arithmetic. How it is
+ * cut is in graph.ts, how one part of it runs in frame.ts, in which order and with how much memory in passes.ts.
+ *
+ * Everything is decided when a network is made: the operations of a step are compiled once for its shape, with a place
+ * in memory for every intermediate result, and run again for every batch.
+ */
+import { fillRopeTable, ropeTableLength } from "../backends/rope-table.js";
+import type { Angles, Ids, Matrix, TrainingArithmetic, Values } from "../backends/training.js";
+import { MillraceError } from "../errors.js";
+import type { Checkpoint } from "../formats/checkpoint.js";
+import type { Tape, WeightRef } from "../tape/tape.js";
+import type { Adapt, Adapter } from "./adapter.js";
+import { Arena } from "./arena.js";
+import type { Compiler } from "./frame.js";
+import { buildGraph, type Graph, type Node, readsOf, type Version, writesOf } from "./graph.js";
+import { type Parameter, Parameters } from "./parameters.js";
+import { type BatchMemory, type MemoryMode, Passes } from "./passes.js";
+
+export type { Adapt, AdaptedMatrix, Adapter } from "./adapter.js";
+export type { Parameter } from "./parameters.js";
+export type { MemoryMode } from "./passes.js";
+
+export interface NetworkOptions {
+  /** Windows of a batch. */
+  readonly sequences: number;
+  /** Tokens of each window. */
+  readonly length: number;
+  /** How activations are kept for the backward pass; see passes.ts. Default "keep". */
+  readonly memory?: MemoryMode;
+  /**
+   * Which tensors train, by their name in the checkpoint; default all. The others stay as they are stored and are
+   * decoded where they are used.
+   */
+  readonly trainable?: (name: string) => boolean;
+  /** False: forward passes only; no gradients are allocated and `accumulate` is refused. Default true. */
+  readonly gradients?: boolean;
+  /** Paths beside the tape's matrices; see adapter.ts. */
+  readonly adapt?: Adapt;
+}
+
+/** `sequences` windows of `length` tokens, one after another. */
+export interface Batch {
+  readonly tokens: Int32Array;
+  /** What is to be predicted at each token: usually the next one. -1: nothing. */
+  readonly targets: Int32Array;
+  /** Of each target's loss; default 1. */
+  readonly weights?: Float32Array;
+}
+
+export interface BatchLoss {
+  /** Sum of weight * -ln p(target), in nats. */
+  readonly loss: number;
+  /** Sum of the weights of all targets: loss / weight is the mean. */
+  readonly weight: number;
+}
+
+/** Bytes that a network holds; adapters' parameters are their makers' to count. */
+export interface NetworkBytes {
+  readonly weights: number;
+  readonly gradients: number;
+  /** All that exists only during a step: activations, their gradients, logits. */
+  readonly activations: number;
+  /** Token ids, targets, weights, losses and rotary angles. */
+  readonly batch: number;
+}
+
+export class Network implements Disposable {
+  /** What trains: the tape's tensors in its order, then the adapters' parameters. */
+  readonly parameters: readonly Parameter[];
+  readonly bytes: NetworkBytes;
+  readonly vocabularySize: number;
+  readonly sequences: number;
+  readonly length: number;
+  readonly #arithmetic: TrainingArithmetic;
+  readonly #batch: Buffers;
+  readonly #evaluation: readonly (() => void)[];
+  readonly #training: readonly (() => void)[] | null;
+  readonly #owned: readonly { free(): void }[];
+
+  /**
+   * Reads the tape's weights from the checkpoint and compiles both passes.
+   * Throws INVALID_ARGUMENT for options that make no network, UNSUPPORTED_ARCHITECTURE where the tape holds what
+   * training does not know (experts), OUT_OF_BUDGET, and as `Checkpoint.read` does; nothing stays allocated then.
+   */
+  static async create(
+    arithmetic: TrainingArithmetic,
+    tape: Tape,
+    checkpoint: Checkpoint,
+    options: NetworkOptions,
+  ): Promise<Network> {
+    checkOptions(options);
+    const graph = buildGraph(tape);
+    const { trainable = () => true, gradients = true } = options;
+    const before = arithmetic.bytes.current;
+    const parameters = await Parameters.load(arithmetic, tape, checkpoint, { trainable, gradients });
+    const loaded = arithmetic.bytes.current - before;
+    const elements = gradients
+      ? parameters.list.reduce((sum, { rows, columns }) => sum + rows * columns, 0)
+      : 0;
+    const gradientBytes = elements * (arithmetic.precision === "f64" ? 8 : 4);
+    const owned: { free(): void }[] = [parameters];
+    try {
+      const batch = await Buffers.make(arithmetic, tape, options);
+      owned.push(batch);
+      const adapters = collectAdapters(tape, options.adapt);
+      const compile = (arena: Arena, write: (passes: Passes) => void): (() => void)[] => {
+        const operations: (() => void)[] = [];
+        const compiler: Compiler = {
+          arithmetic,
+          arena,
+          parameters,
+          adapters,
+          tokens: batch.tokens,
+          hostTokens: batch.hostTokens,
+          active: activeVersions(graph, parameters, adapters),
+          angles: ({ id }) => batch.angles[id]!,
+          record: (run) => operations.push(run),
+        };
+        write(new Passes(compiler, graph, batch));
+        return operations;
+      };
+      const { memory = "keep" } = options;
+      // One pass runs at a time: both are planned over the same memory.
+      const arena = new Arena();
+      const evaluation = compile(arena, (passes) => passes.evaluate(memory));
+      const training = gradients ? compile(arena, (passes) => passes.train(memory)) : null;
+      const beforeArena = arithmetic.bytes.current;
+      arena.commit(arithmetic);
+      owned.push(arena);
+      return new Network(arithmetic, tape, options, {
+        parameters: [
+          ...parameters.list,
+          ...new Set([...adapters.values()].flatMap((each) => each.parameters)),
+        ],
+        bytes: {
+          weights: loaded - gradientBytes,
+          gradients: gradientBytes,
+          activations: arithmetic.bytes.current - beforeArena,
+          batch: beforeArena - before - loaded,
+        },
+        batch,
+        evaluation,
+        training,
+        owned,
+      });
+    } catch (error) {
+      for (const memory of owned) memory.free();
+      throw error;
+    }
+  }
+
+  private constructor(
+    arithmetic: TrainingArithmetic,
+    tape: Tape,
+    options: NetworkOptions,
+    made: {
+      parameters: readonly Parameter[];
+      bytes: NetworkBytes;
+      batch: Buffers;
+      evaluation: readonly (() => void)[];
+      training: readonly (() => void)[] | null;
+      owned: readonly { free(): void }[];
+    },
+  ) {
+    this.#arithmetic = arithmetic;
+    this.vocabularySize = tape.logits.width;
+    this.sequences = options.sequences;
+    this.length = options.length;
+    this.parameters = made.parameters;
+    this.#batch = made.batch;
+    this.#evaluation = made.evaluation;
+    this.#training = made.training;
+    this.#owned = made.owned;
+    this.bytes = made.bytes;
+  }
+
+  /** Sets all gradients to zero. */
+  zeroGradients(): void {
+    for (const { gradient } of this.parameters) if (gradient) this.#arithmetic.fill(gradient, 0);
+  }
+
+  /**
+   * Forward and backward: ADDS the gradient of `scale` times the batch's loss (a sum: for the gradient of the mean,
+   * scale by 1 / weight) onto the parameters' gradients. Not re-entrant.
+   * Throws INVALID_ARGUMENT for a batch of another shape, a scale that is not positive, or a network without
+   * gradients; INVALID_TOKEN for an id outside the vocabulary; WORKER_CRASHED.
+   */
+  async accumulate(batch: Batch, scale: number): Promise<BatchLoss> {
+    if (!this.#training) throw invalid("a network without gradients", "one made with them");
+    if (!(scale > 0 && Number.isFinite(scale))) throw invalid(`a scale of ${scale}`, "a number above 0");
+    return this.#run(batch, scale, this.#training);
+  }
+
+  /** Forward only. Throws as `accumulate` does. Not re-entrant. */
+  async evaluate(batch: Batch): Promise<BatchLoss> {
+    return this.#run(batch, 1, this.#evaluation);
+  }
+
+  /** Frees all memory but that of adapters' parameters. Idempotent. */
+  dispose(): void {
+    for (const memory of this.#owned) memory.free();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  async #run(batch: Batch, scale: number, operations: readonly (() => void)[]): Promise<BatchLoss> {
+    checkBatch(batch, this.sequences * this.length, this.vocabularySize);
+    await this.#batch.write(batch, scale);
+    for (const run of operations) run();
+    const losses = await this.#batch.readLosses();
+    let [loss, weight] = [0, 0];
+    batch.targets.forEach((target, row) => {
+      if (target < 0) return;
+      loss += losses[row]!;
+      weight += batch.weights?.[row] ?? 1;
+    });
+    return { loss: loss / scale, weight };
+  }
+}
+
+/** What a batch needs in backend memory, beside activations. */
+class Buffers implements BatchMemory {
+  readonly sequences: number;
+  readonly length: number;
+  readonly tokens: Ids;
+  readonly hostTokens: Int32Array;
+  readonly targets: Ids;
+  /** By the rope's id. */
+  readonly angles: readonly Angles[];
+  readonly #weights: Values;
+  readonly #losses: Values;
+
+  private constructor(
+    arithmetic: TrainingArithmetic,
+    { sequences, length }: NetworkOptions,
+    angles: Angles[],
+  ) {
+    const rows = sequences * length;
+    this.sequences = sequences;
+    this.length = length;
+    this.tokens = arithmetic.allocateIds(rows);
+    this.hostTokens = new Int32Array(rows);
+    this.targets = arithmetic.allocateIds(rows);
+    this.#weights = arithmetic.allocate(rows);
+    this.#losses = arithmetic.allocate(rows);
+    this.angles = angles;
+  }
+
+  static async make(arithmetic: TrainingArithmetic, tape: Tape, options: NetworkOptions): Promise<Buffers> {
+    const positions = Int32Array.from({ length: options.length }, (_, position) => position);
+    const angles: Angles[] = [];
+    for (const rope of tape.ropes) {
+      const table = new Float32Array(ropeTableLength(rope, positions.length, 0));
+      fillRopeTable(rope, positions, new Float64Array(0), table);
+      const values = arithmetic.allocate(table.length);
+      await values.write(table);
+      angles.push({ values, pairs: rope.frequencies.length, style: rope.style });
+    }
+    return new Buffers(arithmetic, options, angles);
+  }
+
+  weights(first: number, rows: number): Matrix {
+    return { values: this.#weights, at: first, rows, columns: 1, stride: 1 };
+  }
+
+  losses(first: number, rows: number): Matrix {
+    return { values: this.#losses, at: first, rows, columns: 1, stride: 1 };
+  }
+
+  async write({ tokens, targets, weights }: Batch, scale: number): Promise<void> {
+    this.hostTokens.set(tokens);
+    await this.tokens.write(tokens);
+    await this.targets.write(targets);
+    await this.#weights.write(Float64Array.from(targets, (_, row) => scale * (weights?.[row] ?? 1)));
+  }
+
+  readLosses(): Promise<Float32Array | Float64Array> {
+    return this.#losses.read();
+  }
+
+  free(): void {
+    const all = [this.tokens, this.targets, this.#weights, this.#losses];
+    for (const memory of [...all, ...this.angles.map(({ values }) => values)]) memory.free();
+  }
+}
+
+function collectAdapters(tape: Tape, adapt: Adapt | undefined): Map<WeightRef, Adapter> {
+  const adapters = new Map<WeightRef, Adapter>();
+  for (const op of adapt ? tape.ops : []) {
+    if (op.op !== "matmul") continue;
+    const { slices, rows, columns } = op.weight;
+    const { tensor, rowStart } = slices[0]!;
+    const adapter = adapt?.({ tensor, rowStart, rows, columns });
+    if (adapter) adapters.set(op.weight, adapter);
+  }
+  return adapters;
+}
+
+/** Versions that depend on anything that trains. */
+function activeVersions(
+  { entry, layers, head }: Graph,
+  parameters: Parameters,
+  adapters: ReadonlyMap<WeightRef, Adapter>,
+): Set<Version> {
+  const active = new Set<Version>();
+  const trains = (weight: WeightRef): boolean => {
+    const operand = parameters.matrix(weight);
+    return operand.kind === "dense" && operand.gradient !== null;
+  };
+  const hasOwn = (node: Node): boolean => {
+    if (node.op === "embed") return trains(node.weight);
+    if (node.op === "rmsNorm")
+      return node.weight !== null && parameters.vector(node.weight).gradient !== null;
+    if (node.op !== "matmul") return false;
+    const bias = node.bias && parameters.vector(node.bias).gradient;
+    return bias !== null || trains(node.weight) || adapters.has(node.weight);
+  };
+  for (const node of [...entry.nodes, ...layers.flatMap(({ nodes }) => nodes), ...head.nodes]) {
+    if (!hasOwn(node) && !readsOf(node).some((version) => active.has(version))) continue;
+    for (const version of writesOf(node)) active.add(version);
+  }
+  return active;
+}
+
+function checkOptions({ sequences, length, memory = "keep" }: NetworkOptions): void {
+  const counts = { sequences, length, ...(typeof memory === "object" && { chunk: memory.chunk }) };
+  for (const [name, value] of Object.entries(counts)) {
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw invalid(`${name} ${value}`, "a whole number of at least 1");
+    }
+  }
+}
+
+function checkBatch({ tokens, targets, weights }: Batch, rows: number, vocabulary: number): void {
+  for (const [name, list] of Object.entries({ tokens, targets, ...(weights && { weights }) })) {
+    if (list.length !== rows) throw invalid(`${list.length} ${name}`, `${rows}`);
+  }
+  for (const [list, least] of [
+    [tokens, 0],
+    [targets, -1],
+  ] as const) {
+    const bad = list.find((id) => id < least || id >= vocabulary);
+    if (bad === undefined) continue;
+    throw new MillraceError(
+      "INVALID_TOKEN",
+      `Token id ${bad} is outside the vocabulary of ${vocabulary}. Was the data tokenized for another model?`,
+      { token: bad, vocabulary },
+    );
+  }
+}
+
+const invalid = (got: string, expected: string): MillraceError =>
+  new MillraceError("INVALID_ARGUMENT", `Training got ${got}; expected ${expected}.`, { got, expected });

@@ -1,0 +1,185 @@
+/**
+ * The weights of a network: each stored tensor once, however many operations read it or parts of it. What trains is
+ * decoded into dense numbers with a gradient beside them; what is frozen stays as it is stored.
+ */
+import type { Matrix, StoredRows, TrainingArithmetic, Values } from "../backends/training.js";
+import { MillraceError } from "../errors.js";
+import { blockFormat, rowBytes } from "../formats/blocks/index.js";
+import type { Checkpoint, TensorType } from "../formats/checkpoint.js";
+import type { Tape, TensorSlice, VectorRef, WeightRef } from "../tape/tape.js";
+
+/** A tensor that trains: one of the checkpoint's, or one of an adapter's own. */
+export interface Parameter {
+  /** The tensor's name in the checkpoint (canonical, where that is a GGUF file). */
+  readonly name: string;
+  readonly rows: number;
+  /** Vectors have one row. */
+  readonly columns: number;
+  /** Embeddings have a row per token id: they look tokens up, or score them, or both. */
+  readonly kind: "matrix" | "embedding" | "vector";
+  /** All of it, no gaps between rows. */
+  readonly weight: Matrix;
+  /** Null in a network made without gradients. */
+  readonly gradient: Matrix | null;
+  /** What was added to the stored numbers, to be taken off again where the tensor is written (Gemma's norms). */
+  readonly add: number;
+}
+
+/** What an operation reads of a tensor: some of its rows. */
+export type Operand =
+  | { readonly kind: "dense"; readonly weight: Matrix; readonly gradient: Matrix | null }
+  | { readonly kind: "stored"; readonly stored: StoredRows; readonly firstRow: number };
+
+interface Tensor {
+  readonly whole: Operand;
+  readonly columns: number;
+}
+
+const at = (values: Values, rows: number, columns: number, firstRow = 0): Matrix => ({
+  values,
+  at: firstRow * columns,
+  rows,
+  columns,
+  stride: columns,
+});
+
+export interface ParameterOptions {
+  readonly trainable: (name: string) => boolean;
+  readonly gradients: boolean;
+}
+
+export class Parameters {
+  /** Those that train, in the tape's order. */
+  readonly list: readonly Parameter[];
+  readonly #tensors: ReadonlyMap<string, Tensor>;
+  readonly #owned: readonly { free(): void }[];
+
+  private constructor(
+    list: readonly Parameter[],
+    tensors: ReadonlyMap<string, Tensor>,
+    owned: readonly { free(): void }[],
+  ) {
+    this.list = list;
+    this.#tensors = tensors;
+    this.#owned = owned;
+  }
+
+  /**
+   * Reads every tensor that the tape names. Throws as `Checkpoint.read` does, OUT_OF_BUDGET, and
+   * UNSUPPORTED_TENSOR_TYPE for a frozen tensor that the arithmetic cannot decode.
+   */
+  static async load(
+    arithmetic: TrainingArithmetic,
+    tape: Tape,
+    checkpoint: Checkpoint,
+    options: ParameterOptions,
+  ): Promise<Parameters> {
+    const list: Parameter[] = [];
+    const tensors = new Map<string, Tensor>();
+    const owned: { free(): void }[] = [];
+    const own = <T extends { free(): void }>(memory: T): T => {
+      owned.push(memory);
+      return memory;
+    };
+    try {
+      for (const spec of tensorsOf(tape, checkpoint)) {
+        const { name, type, rows, columns, kind, add } = spec;
+        const trains = options.trainable(name);
+        // A frozen vector is too small to be worth decoding again and again.
+        if (!trains && kind !== "vector") {
+          const bytes = new Uint8Array(rows * rowBytes(type, columns));
+          await checkpoint.read(name, 0, bytes);
+          const stored = own(arithmetic.store(type, rows, columns, bytes));
+          tensors.set(name, { whole: { kind: "stored", stored, firstRow: 0 }, columns });
+          continue;
+        }
+        const values = own(arithmetic.allocate(rows * columns));
+        await fill(values, checkpoint, spec);
+        const weight = at(values, rows, columns);
+        const gradient =
+          trains && options.gradients ? at(own(arithmetic.allocate(rows * columns)), rows, columns) : null;
+        tensors.set(name, { whole: { kind: "dense", weight, gradient }, columns });
+        if (trains) list.push({ name, rows, columns, kind, weight, gradient, add });
+      }
+    } catch (error) {
+      for (const memory of owned) memory.free();
+      throw error;
+    }
+    return new Parameters(list, tensors, owned);
+  }
+
+  matrix({ slices, rows }: WeightRef): Operand {
+    return this.#slice(slices[0]!, rows);
+  }
+
+  vector({ slice }: VectorRef): { weight: Matrix; gradient: Matrix | null } {
+    const operand = this.#slice(slice, 1);
+    if (operand.kind === "stored") throw new Error(`Vector "${slice.tensor}" was not decoded.`);
+    return operand;
+  }
+
+  free(): void {
+    for (const memory of this.#owned) memory.free();
+  }
+
+  #slice({ tensor, rowStart }: TensorSlice, rows: number): Operand {
+    const { whole, columns } = this.#tensors.get(tensor)!;
+    if (whole.kind === "stored") return { ...whole, firstRow: rowStart };
+    const part = ({ values }: Matrix): Matrix => at(values, rows, columns, rowStart);
+    return { kind: "dense", weight: part(whole.weight), gradient: whole.gradient && part(whole.gradient) };
+  }
+}
+
+interface TensorSpec {
+  readonly name: string;
+  readonly type: TensorType;
+  readonly rows: number;
+  readonly columns: number;
+  readonly kind: Parameter["kind"];
+  readonly add: number;
+}
+
+/** Every tensor that the tape's operations read, whole, once. Throws UNSUPPORTED_ARCHITECTURE for a gathered matrix. */
+function tensorsOf(tape: Tape, checkpoint: Checkpoint): TensorSpec[] {
+  const specs = new Map<string, TensorSpec>();
+  const addMatrix = (weight: WeightRef, kind: "matrix" | "embedding"): void => {
+    const [slice, ...others] = weight.slices;
+    if (!slice || others.length > 0 || weight.experts !== 1) {
+      throw new MillraceError(
+        "UNSUPPORTED_ARCHITECTURE",
+        `Training does not know a matrix made of ${weight.slices.length} tensors and ${weight.experts} experts ` +
+          `("${slice?.tensor}"). It knows dense decoders: choose a model of such an architecture.`,
+      );
+    }
+    const name = slice.tensor;
+    const rows = checkpoint.tensors.get(name)?.shape[0] ?? slice.rowStart + slice.rowCount;
+    const { type, columns } = weight;
+    if (kind === "embedding" || !specs.has(name))
+      specs.set(name, { name, type, rows, columns, kind, add: 0 });
+  };
+  for (const op of tape.ops) {
+    if (op.op === "embed") addMatrix(op.weight, "embedding");
+    if (op.op === "matmul") addMatrix(op.weight, op.out === tape.logits ? "embedding" : "matrix");
+  }
+  for (const { slice, type, width, add } of tape.vectors) {
+    specs.set(slice.tensor, { name: slice.tensor, type, rows: 1, columns: width, kind: "vector", add });
+  }
+  return [...specs.values()];
+}
+
+/** Numbers decoded at a time. */
+const PIECE = 1 << 20;
+
+async function fill(values: Values, checkpoint: Checkpoint, spec: TensorSpec): Promise<void> {
+  const { name, type, rows, columns, add } = spec;
+  const bytesPerRow = rowBytes(type, columns);
+  const step = Math.max(1, Math.floor(PIECE / columns));
+  for (let row = 0; row < rows; row += step) {
+    const count = Math.min(step, rows - row);
+    const bytes = new Uint8Array(count * bytesPerRow);
+    await checkpoint.read(name, row * bytesPerRow, bytes);
+    const decoded = new Float32Array(count * columns);
+    blockFormat(type).decode(bytes, decoded);
+    await values.write(add === 0 ? decoded : decoded.map((x) => x + add), row * columns);
+  }
+}

@@ -1,0 +1,253 @@
+/**
+ * What runs in which order in one step, and what is kept meanwhile: one function per way of spending memory. All give
+ * the same gradients. `Stream` holds the residual stream at the bounds of the layers, [S*L, E] each.
+ *
+ *   keep        everything that any backward operation reads stays from the forward pass on
+ *   recompute   only the stream at the layers' bounds stays; each layer runs again before its backward pass
+ *               (1604.06174)
+ *   { chunk }   as recompute, and inside a layer only `chunk` tokens of one sequence are alive at a time; keys and
+ *               values and their gradients are those of the whole sequence (StreamBP, 2506.03077)
+ */
+import type { Ids, Matrix } from "../backends/training.js";
+import type { Slot } from "./arena.js";
+import { type Compiler, Frame, nodesFor, type Range, residueOf, type Store } from "./frame.js";
+import type { Graph, Segment, Version } from "./graph.js";
+
+export type MemoryMode = "keep" | "recompute" | { readonly chunk: number };
+
+/** The batch in backend memory. */
+export interface BatchMemory {
+  readonly sequences: number;
+  /** Tokens of each. */
+  readonly length: number;
+  readonly targets: Ids;
+  /** Of each row's loss, [S*L]. */
+  readonly weights: (first: number, rows: number) => Matrix;
+  /** Left here by the head, [S*L]. */
+  readonly losses: (first: number, rows: number) => Matrix;
+}
+
+/** Numbers of logits that exist at a time. */
+const LOGITS = 1 << 21;
+/** Rows of logits that exist at least: fewer would make poor use of the head's matrix. */
+const MIN_HEAD_ROWS = 32;
+
+export class Passes {
+  readonly #compiler: Compiler;
+  readonly #graph: Graph;
+  readonly #batch: BatchMemory;
+  readonly #rows: number;
+
+  constructor(compiler: Compiler, graph: Graph, batch: BatchMemory) {
+    this.#compiler = compiler;
+    this.#graph = graph;
+    this.#batch = batch;
+    this.#rows = batch.sequences * batch.length;
+  }
+
+  /** Forward only: losses. */
+  evaluate(mode: MemoryMode): void {
+    let stream = this.#enter();
+    for (const layer of this.#graph.layers) {
+      const next = this.#takeStream(layer.output);
+      this.#forwardLayer(layer, mode, stream, next);
+      this.#compiler.arena.release(stream);
+      stream = next;
+    }
+    this.#head(stream, mode, null);
+    this.#compiler.arena.release(stream);
+  }
+
+  /** Losses and gradients. */
+  train(mode: MemoryMode): void {
+    if (mode === "keep") this.#trainKept();
+    else this.#trainRecomputed(mode);
+  }
+
+  #trainKept(): void {
+    const { arena } = this.#compiler;
+    const streams = [this.#enter()];
+    const frames = this.#graph.layers.map((layer) => {
+      const frame = new Frame(this.#compiler, layer, this.#whole);
+      const next = this.#takeStream(layer.output);
+      frame.forward(streams.at(-1)!, { keep: this.#residue(layer, false), output: next });
+      streams.push(next);
+      return frame;
+    });
+    const gradient = this.#takeStream(this.#graph.head.input);
+    this.#head(streams.at(-1)!, "keep", gradient);
+    for (const frame of frames.toReversed()) {
+      arena.release(streams.pop()!);
+      frame.backward(gradient, gradient);
+    }
+    arena.release(streams.pop()!);
+    this.#leave(gradient);
+  }
+
+  #trainRecomputed(mode: Exclude<MemoryMode, "keep">): void {
+    const { arena } = this.#compiler;
+    const { layers, head } = this.#graph;
+    const streams = [this.#enter()];
+    for (const layer of layers) {
+      const next = this.#takeStream(layer.output);
+      this.#forwardLayer(layer, mode, streams.at(-1)!, next);
+      streams.push(next);
+    }
+    const gradient = this.#takeStream(head.input);
+    this.#head(streams.at(-1)!, mode, gradient);
+    for (const layer of layers.toReversed()) {
+      arena.release(streams.pop()!);
+      if (!this.#compiler.active.has(layer.output)) continue;
+      const input = streams.at(-1)!;
+      if (mode === "recompute") this.#backwardWhole(layer, input, gradient);
+      else this.#backwardChunks(layer, mode.chunk, input, gradient);
+    }
+    arena.release(streams.pop()!);
+    this.#leave(gradient);
+  }
+
+  // -- layers
+
+  #forwardLayer(layer: Segment, mode: MemoryMode, input: Slot, output: Slot): void {
+    if (typeof mode === "string") {
+      const frame = new Frame(this.#compiler, layer, this.#whole);
+      frame.forward(input, { output });
+      frame.release();
+      return;
+    }
+    for (let sequence = 0; sequence < this.#batch.sequences; sequence++) {
+      this.#withStore(layer, false, (store) => {
+        for (const { range, firstRow } of this.#chunks(mode.chunk, sequence)) {
+          const frame = new Frame(this.#compiler, layer, range, store);
+          const part = (whole: Slot): Slot => whole.slice(firstRow, range.perSequence);
+          frame.forward(part(input), { output: part(output) });
+          frame.release();
+        }
+      });
+    }
+  }
+
+  #backwardWhole(layer: Segment, input: Slot, gradient: Slot): void {
+    const frame = new Frame(this.#compiler, layer, this.#whole);
+    const keep = this.#residue(layer, false);
+    frame.forward(input, { nodes: nodesFor(layer, keep, false), keep });
+    frame.backward(gradient, gradient);
+  }
+
+  /**
+   * Per sequence: keys and values of all of it first, then its chunks from last to first, so that a chunk's keys and
+   * values have met all their queries when their own gradient is taken further.
+   */
+  #backwardChunks(layer: Segment, chunk: number, input: Slot, gradient: Slot): void {
+    const keep = this.#residue(layer, true);
+    const again = nodesFor(layer, keep, true);
+    const appends = layer.nodes.filter(({ op }) => op === "append");
+    const stored = appends.flatMap((node) => (node.op === "append" ? [node.k, node.v] : []));
+    const storing = [...nodesFor(layer, stored, true), ...appends];
+    for (let sequence = 0; sequence < this.#batch.sequences; sequence++) {
+      this.#withStore(layer, true, (store) => {
+        const chunks = this.#chunks(chunk, sequence);
+        for (const { range, firstRow } of chunks) {
+          const frame = new Frame(this.#compiler, layer, range, store);
+          frame.forward(input.slice(firstRow, range.perSequence), { nodes: storing });
+          frame.release();
+        }
+        for (const { range, firstRow } of chunks.toReversed()) {
+          const frame = new Frame(this.#compiler, layer, range, store);
+          const rows = gradient.slice(firstRow, range.perSequence);
+          frame.forward(input.slice(firstRow, range.perSequence), { nodes: again, keep });
+          frame.backward(rows, rows);
+        }
+      });
+    }
+  }
+
+  #residue(layer: Segment, hasStore: boolean): Set<Version> {
+    return new Set(layer.nodes.flatMap((node) => residueOf(node, this.#compiler, hasStore)));
+  }
+
+  /** Keys and values of one sequence, and their zeroed gradients where asked for. */
+  #withStore(layer: Segment, wantsGradients: boolean, use: (store: Store) => void): void {
+    const { arena, arithmetic, record } = this.#compiler;
+    const attention = layer.nodes.find((node) => node.op === "attention")!;
+    const take = (): Slot => arena.take(this.#batch.length, attention.numKvHeads * attention.headWidth);
+    const zeroed = (): Slot => {
+      const slot = take();
+      record(() => arithmetic.fill(slot, 0));
+      return slot;
+    };
+    const [keys, values] = [take(), take()];
+    const [dKeys, dValues] = wantsGradients ? [zeroed(), zeroed()] : [null, null];
+    use({ keys, values, dKeys, dValues });
+    for (const slot of [keys, values, dKeys, dValues]) if (slot) arena.release(slot);
+  }
+
+  // -- rows
+
+  get #whole(): Range {
+    const { sequences, length } = this.#batch;
+    return { sequences, perSequence: length, firstPosition: 0 };
+  }
+
+  /** The chunks of one sequence, and the row of the batch where each starts. */
+  #chunks(chunk: number, sequence: number): { range: Range; firstRow: number }[] {
+    const { length } = this.#batch;
+    return Array.from({ length: Math.ceil(length / chunk) }, (_, i) => {
+      const firstPosition = i * chunk;
+      const perSequence = Math.min(chunk, length - firstPosition);
+      return {
+        range: { sequences: 1, perSequence, firstPosition },
+        firstRow: sequence * length + firstPosition,
+      };
+    });
+  }
+
+  #takeStream(version: Version): Slot {
+    return this.#compiler.arena.take(this.#rows, version.width);
+  }
+
+  // -- both ends
+
+  #enter(): Slot {
+    const stream = this.#takeStream(this.#graph.entry.output);
+    const frame = new Frame(this.#compiler, this.#entrySegment, this.#whole);
+    frame.forward(stream, { output: stream });
+    frame.release();
+    return stream;
+  }
+
+  #leave(gradient: Slot): void {
+    const frame = new Frame(this.#compiler, this.#entrySegment, this.#whole);
+    frame.backward(gradient, gradient);
+    this.#compiler.arena.release(gradient);
+  }
+
+  /** The embedding has no stream before it; a version that nothing reads stands for one. */
+  get #entrySegment(): Segment {
+    const { nodes, output } = this.#graph.entry;
+    return { nodes, output, input: { id: -1, width: output.width } };
+  }
+
+  /** Losses of all rows, some rows of logits at a time; where asked for, the stream's gradient into `gradient`. */
+  #head(stream: Slot, mode: MemoryMode, gradient: Slot | null): void {
+    const { head } = this.#graph;
+    const { arithmetic, record } = this.#compiler;
+    const fitting = Math.floor(LOGITS / head.output.width / 16) * 16;
+    const wanted = typeof mode === "object" ? Math.min(fitting, mode.chunk) : fitting;
+    const step = Math.max(MIN_HEAD_ROWS, wanted);
+    const keep = new Set([...this.#residue(head, false), head.output]);
+    for (let first = 0; first < this.#rows; first += step) {
+      const rows = Math.min(step, this.#rows - first);
+      const range = { sequences: 1, perSequence: rows, firstPosition: 0 };
+      const frame = new Frame(this.#compiler, head, range);
+      frame.forward(stream.slice(first, rows), gradient ? { keep } : {});
+      const logits = frame.matrixOf(head.output);
+      const { targets } = this.#batch;
+      const weights = this.#batch.weights(first, rows);
+      const losses = this.#batch.losses(first, rows);
+      record(() => arithmetic.crossEntropy(logits, targets, first, weights, losses));
+      if (gradient) frame.backward(logits, gradient.slice(first, rows));
+      else frame.release();
+    }
+  }
+}
