@@ -25,7 +25,17 @@ export {
   type ScoreResult,
   type TokenizeOptions,
 } from "./engine/model.js";
-export { type CacheSpec, full, h2o, perHead, perLayer, sinks, snapkv, window } from "./engine/policies.js";
+export {
+  type CacheSpec,
+  full,
+  h2o,
+  keyformer,
+  perHead,
+  perLayer,
+  sinks,
+  snapkv,
+  window,
+} from "./engine/policies.js";
 export type { EngineUsage, ModelInfo, OpenProgress, RenderOptions } from "./engine/protocol.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { SamplingOptions } from "./sampling/options.js";

@@ -4,6 +4,7 @@
  */
 import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
 import type { H2oOptions } from "../cache/policies/h2o.js";
+import type { KeyformerOptions } from "../cache/policies/keyformer.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
 import type { SnapKvOptions } from "../cache/policies/snapkv.js";
@@ -41,6 +42,11 @@ export function h2o(options: H2oOptions): LanePolicySpec {
 /** Keeps the newest tokens, and those older ones (with their neighbours) that they look at. */
 export function snapkv(options: SnapKvOptions): LanePolicySpec {
   return checked({ policy: "snapkv", ...options });
+}
+
+/** As `h2o`, by attention with Gumbel noise and a rising temperature, which allows for the tokens already gone. */
+export function keyformer(options: KeyformerOptions): LanePolicySpec {
+  return checked({ policy: "keyformer", ...options });
 }
 
 /** One policy per layer, in order; `open` throws INVALID_ARGUMENT where the list is too short for the model. */

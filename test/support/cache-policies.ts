@@ -1,6 +1,7 @@
 /** The policies that every backend is tested with: those there are, and some that use all that a policy may. */
 import { full } from "../../src/cache/policies/full.js";
 import { h2o } from "../../src/cache/policies/h2o.js";
+import { keyformer } from "../../src/cache/policies/keyformer.js";
 import { sinks } from "../../src/cache/policies/sinks.js";
 import { snapkv } from "../../src/cache/policies/snapkv.js";
 import { window } from "../../src/cache/policies/window.js";
@@ -12,6 +13,7 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "sinks", create: (tokens) => sinks({ window: tokens - 4 }) },
   { name: "h2o", create: (tokens) => h2o({ heavy: tokens - 16, recent: 16 }) },
   { name: "snapkv", create: (tokens) => snapkv({ tokens, window: 5, kernel: 3, pool: "max" }) },
+  { name: "keyformer", create: (tokens) => keyformer({ heavy: tokens - 16, recent: 16 }) },
 ];
 
 /** Lanes of one layer that keep different tokens, in ways that differ from layer to layer. */

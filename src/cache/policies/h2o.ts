@@ -1,5 +1,5 @@
 import { blockOf } from "../blocks.js";
-import type { CachePolicy, LaneView, Scope } from "../contract.js";
+import type { CachePolicy, LaneView, MassSpec, Scope } from "../contract.js";
 import { byScore, protectNewest } from "../score.js";
 import { checkScope, oneOf, wholeNumber } from "./options.js";
 
@@ -30,13 +30,22 @@ export function h2o({ heavy, recent, weigh = "mean", per = "head" }: H2oOptions)
   wholeNumber("An h2o policy's recent", recent, 1);
   oneOf("An h2o policy's weigh", weigh, ["sum", "mean"]);
   checkScope("An h2o policy's per", per);
+  const id = `h2o(heavy=${heavy}, recent=${recent}, weigh=${weigh}, per=${per})`;
+  return heavyHitters({ id, heavy, recent, weigh, per, mass: {} });
+}
+
+/** Keeps the newest `recent` tokens, and `heavy` of the others by the mass that they received. */
+export function heavyHitters(
+  options: Required<H2oOptions> & { readonly id: string; readonly mass: MassSpec },
+): CachePolicy {
+  const { id, heavy, recent, weigh, per, mass } = options;
   const block = blockOf(recent);
   return byScore({
-    id: `h2o(heavy=${heavy}, recent=${recent}, weigh=${weigh}, per=${per})`,
-    per,
+    id,
     tokens: heavy + recent,
     block,
-    mass: {},
+    per,
+    mass,
     score(view) {
       const score = view.mass();
       if (weigh === "mean") perQuery(score, view);

@@ -3,6 +3,7 @@ import type { CachePolicy, PolicyOfLane } from "../contract.js";
 import { perHead, perLayer } from "../lanes.js";
 import { full } from "./full.js";
 import { type H2oOptions, h2o } from "./h2o.js";
+import { type KeyformerOptions, keyformer } from "./keyformer.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
 import { window } from "./window.js";
@@ -13,7 +14,8 @@ export type LanePolicySpec =
   | { readonly policy: "window"; readonly tokens: number }
   | ({ readonly policy: "sinks" } & SinksOptions)
   | ({ readonly policy: "h2o" } & H2oOptions)
-  | ({ readonly policy: "snapkv" } & SnapKvOptions);
+  | ({ readonly policy: "snapkv" } & SnapKvOptions)
+  | ({ readonly policy: "keyformer" } & KeyformerOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -28,6 +30,7 @@ const OPTIONS = {
   sinks: ["window", "sinks"],
   h2o: ["heavy", "recent", "weigh", "per"],
   snapkv: ["tokens", "window", "kernel", "pool", "per"],
+  keyformer: ["heavy", "recent", "noise", "temperature", "warming", "maxTemperature", "seed", "per"],
   perLayer: ["layers"],
   perHead: ["heads"],
 } satisfies Record<PolicySpec["policy"], readonly string[]>;
@@ -107,6 +110,8 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return h2o(known);
     case "snapkv":
       return snapkv(known);
+    case "keyformer":
+      return keyformer(known);
     case "perLayer":
     case "perHead":
       throw new MillraceError(
