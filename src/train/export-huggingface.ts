@@ -4,9 +4,9 @@ import type { Checkpoint, TensorInfo } from "../formats/checkpoint.js";
 import { Hyperparameters } from "../models/hyperparameters.js";
 import { configureLlama } from "../models/llama.js";
 import { huggingFaceNames } from "../models/names.js";
+import { halveRows } from "../models/row-order.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { huggingFaceTokenizer } from "./export-tokenizer.js";
-import { halveRows } from "./row-order.js";
 
 export interface HuggingFaceModel {
   /** Where a tensor goes, and how its values are put in order; null where it is left out. */

@@ -15,10 +15,10 @@ import { createReference } from "../backends/reference/index.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { openGguf } from "../formats/gguf.js";
 import { openCheckpoint } from "../formats/open.js";
+import { halveRows, interleaveRows } from "../models/row-order.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { exportGguf, exportSafetensors, readTensor } from "./export.js";
 import { initialiseModel } from "./initialise.js";
-import { halveRows, interleaveRows } from "./row-order.js";
 import { trainTokenizer } from "./tokenizer.js";
 
 let folder = "";
