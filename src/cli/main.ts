@@ -8,6 +8,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import("./run.js")).runCommand(),
   chat: async () => (await import("./chat.js")).chatCommand(),
   inspect: async () => (await import("./inspect.js")).inspectCommand(),
+  train: async () => (await import("./train.js")).trainCommand(),
   bench: async () => (await import("./bench.js")).benchCommand(),
   doctor: async () => (await import("./doctor.js")).doctorCommand(),
 };

@@ -82,7 +82,7 @@ export interface StepEvent {
 export type TrainEvent =
   | StepEvent
   /** Goes on from a checkpoint that has this many steps done. */
-  | { readonly kind: "resumed"; readonly step: number; readonly path: string }
+  | { readonly kind: "resumed"; readonly step: number; readonly path: string; readonly curve: Curve }
   | { readonly kind: "evaluated"; readonly step: number; readonly loss: number }
   | { readonly kind: "saved"; readonly step: number; readonly path: string };
 
@@ -168,7 +168,15 @@ class Run {
       this.#saved = found.step;
     }
     await this.#enter(this.#stretchOf(this.#step + 1), found);
-    if (found) this.#tell({ kind: "resumed", step: found.step, path: checkpointPath(checkpoint!.folder) });
+    if (found) {
+      const { step, curve } = found;
+      this.#tell({
+        kind: "resumed",
+        step,
+        path: checkpointPath(checkpoint!.folder),
+        curve: structuredClone(curve),
+      });
+    }
     const speed = new Speed();
     while (this.#step < this.#steps) {
       if (this.#options.signal?.aborted) await this.#abort();
