@@ -5,7 +5,7 @@ import { createStopMatcher } from "../sampling/stop.js";
 import { createDetokenizer } from "../tokenizer/detokenizer.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import type { Emission, Turn } from "./contract.js";
-import { createPlain, type PlainOptions } from "./plain.js";
+import { createPlain, type PlainOptions, type PlainState } from "./plain.js";
 import { createScorer, logProbability } from "./score.js";
 
 const { metadata } = tinyCheckpoint(tinyModel("llama"), "gguf");
@@ -162,6 +162,35 @@ describe("plain decoding", () => {
     const logits = Float32Array.from({ length: V }, (_, i) => Math.sin(i));
     for (let i = 0; i < 200; i++) whole.push(decoder.accept(logits).next!);
     expect(longest).toBe(2 * sampler.window);
+  });
+});
+
+describe("a saved decoder", () => {
+  it("goes on elsewhere as it would have gone on itself: sampler, half characters, half stop strings", () => {
+    const noise = (step: number) =>
+      Float32Array.from({ length: V }, (_, i) => 4 * Math.sin(i * 7.3 + step * step));
+    const make = (state?: PlainState) =>
+      createPlain({
+        sampler: createSampler({ temperature: 1.5, seed: 3, repetitionPenalty: 1.3, logprobs: 1 }, V),
+        prompt: Int32Array.of(1, 40),
+        maxTokens: 40,
+        endIds: new Set(),
+        detokenizer: createDetokenizer(tokenizer, {
+          after: [1, 40],
+          ...(state?.detokenizer ? { state: state.detokenizer } : {}),
+        }),
+        stop: createStopMatcher(["the end of it", "\ufffd\ufffd\ufffd\ufffd"]),
+        ...(state ? { state } : {}),
+      });
+    const whole = make();
+    const want = Array.from({ length: 40 }, (_, step) => whole.accept(noise(step)));
+    expect(want.some(({ emission, finish }) => emission === null && finish === null)).toBe(true);
+    for (let cut = 0; cut < 40; cut++) {
+      const first = make();
+      for (let step = 0; step < cut; step++) first.accept(noise(step));
+      const second = make(structuredClone(first.save()));
+      for (let step = cut; step < 40; step++) expect(second.accept(noise(step))).toEqual(want[step]);
+    }
   });
 });
 

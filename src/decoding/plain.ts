@@ -1,10 +1,28 @@
 /**
  * Plain decoding: one token per step, sampled from the last row of logits, until a stop condition holds.
  */
-import type { Sample, Sampler } from "../sampling/sampler.js";
+import type { Sample, Sampler, SamplerState } from "../sampling/sampler.js";
 import type { StopMatcher } from "../sampling/stop.js";
-import type { Detokenizer } from "../tokenizer/detokenizer.js";
+import type { Detokenizer, DetokenizerState } from "../tokenizer/detokenizer.js";
 import type { Decoder, Emission, FinishReason, TokenScore, Turn } from "./contract.js";
+
+/** What is needed to go on elsewhere with the same options. */
+export interface PlainState {
+  readonly sampler: SamplerState;
+  readonly generated: number;
+  readonly context: readonly number[];
+  readonly held: readonly Sample[];
+  /** Saved by the decoder's detokenizer; to be given to the next one's. */
+  readonly detokenizer: DetokenizerState | null;
+  /** Text that the stop matcher holds back. */
+  readonly stop: string;
+}
+
+export interface PlainDecoder extends Decoder {
+  /** The token that was sampled last, an end token included; null before the first. */
+  readonly sampled: number | null;
+  save(): PlainState;
+}
 
 export interface PlainOptions {
   readonly sampler: Sampler;
@@ -18,15 +36,25 @@ export interface PlainOptions {
   readonly detokenizer: Detokenizer | null;
   /** Null where the caller gave no stop strings. */
   readonly stop: StopMatcher | null;
+  /** Goes on where another decoder was saved; `prompt` is then not looked at. */
+  readonly state?: PlainState;
 }
 
-export function createPlain(options: PlainOptions): Decoder {
-  const { sampler, maxTokens, endIds, detokenizer, stop } = options;
+/** Throws INVALID_ARGUMENT for a random state that is none. */
+export function createPlain(options: PlainOptions): PlainDecoder {
+  const { sampler, maxTokens, endIds, detokenizer, stop, state } = options;
   /** The last ids of prompt and answer: at least the sampler's window, at most twice as many. */
-  const context = Array.from(options.prompt.subarray(Math.max(0, options.prompt.length - sampler.window)));
-  let generated = 0;
+  const context = state
+    ? [...state.context]
+    : Array.from(options.prompt.subarray(Math.max(0, options.prompt.length - sampler.window)));
+  let generated = state?.generated ?? 0;
+  let sampled: number | null = null;
   /** Tokens sampled since the last emission. */
-  let held: Sample[] = [];
+  let held: Sample[] = [...(state?.held ?? [])];
+  if (state) {
+    sampler.restore(state.sampler);
+    stop?.push(state.stop);
+  }
 
   const emission = (text: string): Emission | null => {
     if (held.length === 0 && text === "") return null;
@@ -53,8 +81,13 @@ export function createPlain(options: PlainOptions): Decoder {
   return {
     outputs: "last",
 
+    get sampled() {
+      return sampled;
+    },
+
     accept(logits) {
       const sample = sampler.sample(logits, context);
+      sampled = sample.id;
       generated++;
       if (endIds.has(sample.id)) {
         const last = rest();
@@ -75,6 +108,15 @@ export function createPlain(options: PlainOptions): Decoder {
     },
 
     flush: () => emission(rest().text),
+
+    save: () => ({
+      sampler: sampler.save(),
+      generated,
+      context: [...context],
+      held,
+      detokenizer: detokenizer?.save() ?? null,
+      stop: stop?.held ?? "",
+    }),
   };
 }
 

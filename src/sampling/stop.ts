@@ -9,6 +9,8 @@ export interface StopMatcher {
   push(text: string): { readonly text: string; readonly stopped: boolean };
   /** The end came without a stop string: the text that was held back. */
   flush(): string;
+  /** The text that is held back: pushed to a fresh matcher of the same strings, it makes that one go on as this. */
+  readonly held: string;
 }
 
 /** Throws INVALID_ARGUMENT for anything but a list of non-empty texts. */
@@ -49,6 +51,9 @@ export function createStopMatcher(stops: readonly string[]): StopMatcher {
       const from = firstPossibleStart(all, stops, longest);
       held = all.slice(from);
       return { text: all.slice(0, from), stopped };
+    },
+    get held() {
+      return held;
     },
     flush() {
       const text = held;

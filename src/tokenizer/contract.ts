@@ -13,6 +13,8 @@ export interface EncodeOptions {
   readonly addSpecial?: boolean;
   /** Take the names of control tokens in the text ("<|im_end|>") for those tokens. Default false. */
   readonly parseSpecial?: boolean;
+  /** The text goes on from text before it: no `leadingSpace` is put there. Default false. */
+  readonly continues?: boolean;
 }
 
 export interface DecodeOptions {

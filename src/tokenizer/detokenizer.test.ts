@@ -35,6 +35,19 @@ describe.each(tokenizers)("streaming %s", (_name, tokenizer, strings) => {
     }
   });
 
+  it("goes on from its saved state as it would have gone on itself", () => {
+    const random = new TestRandom(10);
+    for (let round = 0; round < 300; round++) {
+      const ids = Array.from({ length: 1 + random.below(12) }, () => random.below(tokenizer.vocabularySize));
+      const cut = random.below(ids.length + 1);
+      const first = createDetokenizer(tokenizer);
+      const before = ids.slice(0, cut).map((id) => first.push(id));
+      const state = JSON.parse(JSON.stringify(first.save()));
+      const after = stream(tokenizer, ids.slice(cut), { state });
+      expect([...before, ...after]).toEqual(stream(tokenizer, ids));
+    }
+  });
+
   it("continues behind a text as if it had been decoded with it", () => {
     const random = new TestRandom(9);
     const ordinary = Array.from({ length: tokenizer.vocabularySize }, (_, id) => id).filter((id) => {

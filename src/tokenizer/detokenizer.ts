@@ -14,6 +14,15 @@ export interface DetokenizerOptions {
   readonly after?: ArrayLike<number>;
   /** Leave control tokens out. Default true. */
   readonly skipSpecial?: boolean;
+  /** Goes on where another one of the same options was saved; `after` is then not looked at. */
+  readonly state?: DetokenizerState;
+}
+
+/** What is needed to go on elsewhere. */
+export interface DetokenizerState {
+  readonly atStart: boolean;
+  /** The last bytes, an incomplete character among them. */
+  readonly tail: readonly number[];
 }
 
 export interface Detokenizer {
@@ -21,13 +30,19 @@ export interface Detokenizer {
   push(id: number): string;
   /** The end: what was held back, an incomplete character as U+FFFD. Afterwards it continues behind that text. */
   flush(): string;
+  save(): DetokenizerState;
 }
 
+/** An incomplete character has at most this many bytes; any before it are of no account to what follows. */
+const TAIL_BYTES = 3;
+
 export function createDetokenizer(tokenizer: Tokenizer, options: DetokenizerOptions = {}): Detokenizer {
-  const { after = [], skipSpecial = true } = options;
+  const { after = [], skipSpecial = true, state } = options;
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  let atStart = tokenizer.leadingSpace;
-  for (let i = 0; atStart && i < after.length; i++) {
+  let atStart = state?.atStart ?? tokenizer.leadingSpace;
+  let tail = state?.tail ?? [];
+  if (state) decoder.decode(Uint8Array.from(tail), { stream: true });
+  for (let i = 0; !state && atStart && i < after.length; i++) {
     if (!(skipSpecial && tokenizer.isSpecial(after[i]!))) atStart = false;
   }
   return {
@@ -36,8 +51,13 @@ export function createDetokenizer(tokenizer: Tokenizer, options: DetokenizerOpti
       if (skipSpecial && tokenizer.isSpecial(id)) return "";
       if (atStart) bytes = withoutLeadingSpace(tokenizer, id, bytes);
       atStart = false;
+      tail = [...tail, ...bytes.subarray(-TAIL_BYTES)].slice(-TAIL_BYTES);
       return decoder.decode(bytes, { stream: true });
     },
-    flush: () => decoder.decode(),
+    flush() {
+      tail = [];
+      return decoder.decode();
+    },
+    save: () => ({ atStart, tail }),
   };
 }

@@ -44,11 +44,11 @@ export function createGgufTokenizer(vocabulary: GgufVocabulary, coder: TextCoder
     isOrdinary,
     idOf: (piece) => vocabulary.ids.get(piece),
     encode(text, options: EncodeOptions = {}) {
-      const { addSpecial = true, parseSpecial = false } = options;
+      const { addSpecial = true, parseSpecial = false, continues = false } = options;
       const ids = new IdList();
       if (addSpecial && vocabulary.addsBos) ids.push(bosId!);
       const matcher = parseSpecial ? vocabulary.allSpecial : vocabulary.userDefined;
-      let first = true;
+      let first = !continues;
       for (const fragment of matcher.split(wellFormed(text))) {
         if (typeof fragment === "number") ids.push(fragment);
         else coder.encode(fragment, first, ids);

@@ -27,7 +27,18 @@ export function createHuggingFaceTokenizer(json: Json, config: Json): Tokenizer 
   const added = addedTokens(json);
   const full = load(json, config);
   // Without the special tokens' names, which the library would otherwise find in any text.
-  const textOnly = load({ ...json, added_tokens: added.filter((token) => !token.special) }, config);
+  const withoutSpecial = { ...json, added_tokens: added.filter((token) => !token.special) };
+  const textOnly = load(withoutSpecial, config);
+  /** For text that goes on from other text; made when first asked for, since each holds the whole vocabulary. */
+  const inner = new Map<boolean, Library>();
+  const within = (parseSpecial: boolean): Library => {
+    let library = inner.get(parseSpecial);
+    if (!library) {
+      library = load(unprefixed(parseSpecial ? json : withoutSpecial), config);
+      inner.set(parseSpecial, library);
+    }
+    return library;
+  };
 
   const pieces: string[] = [];
   const ids = new Map<string, number>();
@@ -70,8 +81,8 @@ export function createHuggingFaceTokenizer(json: Json, config: Json): Tokenizer 
     isOrdinary: (id) => !special.has(check(id)) && !userDefined.has(id) && !eosIds.has(id) && byteIn(id) < 0,
     idOf: (piece) => ids.get(piece),
     encode(text, options: EncodeOptions = {}) {
-      const { addSpecial = true, parseSpecial = false } = options;
-      const library = parseSpecial ? full : textOnly;
+      const { addSpecial = true, parseSpecial = false, continues = false } = options;
+      const library = continues && leadingSpace ? within(parseSpecial) : parseSpecial ? full : textOnly;
       // Where the vocabulary has neither a token nor an unknown token for a piece, the library yields undefined.
       const inner: readonly (number | undefined)[] = library.encode(wellFormed(text), {
         add_special_tokens: false,
@@ -178,6 +189,23 @@ function textOf(json: Json): { toBytes: (piece: string) => Uint8Array; leadingSp
       "Token ids can still be given directly.",
     { got, expected: ["ByteLevel", "Metaspace", "ByteFallback"] },
   );
+}
+
+/** The file without the steps that put a space before a text. */
+function unprefixed(json: Json): Json {
+  const stripped = (step: unknown, key: string): Json | null => {
+    if (!isRecord(step) || step.type === "Prepend") return null;
+    const parts = step[key];
+    if (Array.isArray(parts)) {
+      return { ...step, [key]: parts.map((part) => stripped(part, key)).filter((part) => part !== null) };
+    }
+    return step.type === "Metaspace" ? { ...step, prepend_scheme: "never", add_prefix_space: false } : step;
+  };
+  return {
+    ...json,
+    normalizer: stripped(json.normalizer, "normalizers"),
+    pre_tokenizer: stripped(json.pre_tokenizer, "pretokenizers"),
+  };
 }
 
 function flatten(step: unknown, key: string): Json[] {

@@ -72,6 +72,15 @@ describe("SentencePiece from GGUF", () => {
     }
   });
 
+  it("puts none before text that goes on from other text", () => {
+    const [space, ...rest] = create().encode(" hello hello", { addSpecial: false });
+    const continued = create().encode(" hello", { addSpecial: false, continues: true });
+    expect(continued).toEqual(
+      create({ "tokenizer.ggml.add_space_prefix": false }).encode(" hello", { addSpecial: false }),
+    );
+    expect([space, ...rest].length).toBeGreaterThan(continued.length);
+  });
+
   it("lets Phi-3's special tokens swallow the white space behind them", () => {
     const ids = (name: string) =>
       create({ "general.name": name, "tokenizer.ggml.add_space_prefix": false }).encode(
