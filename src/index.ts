@@ -30,6 +30,7 @@ export {
   full,
   h2o,
   keyformer,
+  lacache,
   perHead,
   perLayer,
   sinks,

@@ -115,7 +115,7 @@ export interface CachePolicy {
   plan(view: LaneView): Plan;
 }
 
-/** Which policy a lane has. */
-export type PolicyOfLane = (lane: Lane) => CachePolicy;
+/** Which policy a lane of a model of `numLayers` layers has. */
+export type PolicyOfLane = (lane: Lane, numLayers: number) => CachePolicy;
 
 export const NOTHING: Plan = [];

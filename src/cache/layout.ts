@@ -83,7 +83,7 @@ function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
   for (const { layer, numKvHeads, headWidth, window } of kv) {
     for (let head = 0; head < numKvHeads; head++) {
       const lane: Lane = { layer, head };
-      const inner = typeof policy === "function" ? policy(lane) : policy;
+      const inner = typeof policy === "function" ? policy(lane, kv.length) : policy;
       const own = window === null ? inner : visible(window, inner);
       const codecName = typeof codec === "function" ? codec(lane) : codec;
       const scope = own.per === "head" ? `${layer}.${head}` : own.per === "layer" ? layer : "";

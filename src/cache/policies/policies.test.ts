@@ -93,10 +93,10 @@ describe("resolvePolicy", () => {
       layers: [{ policy: "full" }, { policy: "window", tokens: 2 }],
     });
     if (typeof byLayer !== "function") throw new Error("A policy for each lane was wanted");
-    expect(byLayer({ layer: 1, head: 0 }).id).toBe("window(tokens=2)");
+    expect(byLayer({ layer: 1, head: 0 }, 2).id).toBe("window(tokens=2)");
     const byHead = resolvePolicy({ policy: "perHead", heads: [[{ policy: "full" }]] });
     if (typeof byHead !== "function") throw new Error("A policy for each lane was wanted");
-    expect(byHead({ layer: 0, head: 0 }).id).toBe("full");
+    expect(byHead({ layer: 0, head: 0 }, 2).id).toBe("full");
   });
 
   it("refuses what it does not know, listing what it does", () => {

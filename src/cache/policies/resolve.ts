@@ -4,6 +4,7 @@ import { perHead, perLayer } from "../lanes.js";
 import { full } from "./full.js";
 import { type H2oOptions, h2o } from "./h2o.js";
 import { type KeyformerOptions, keyformer } from "./keyformer.js";
+import { type LaCacheOptions, lacache } from "./lacache.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
 import { window } from "./window.js";
@@ -20,6 +21,7 @@ export type LanePolicySpec =
 /** Policies of a whole model. */
 export type PolicySpec =
   | LanePolicySpec
+  | ({ readonly policy: "lacache" } & LaCacheOptions)
   | { readonly policy: "perLayer"; readonly layers: readonly LanePolicySpec[] }
   | { readonly policy: "perHead"; readonly heads: readonly (readonly LanePolicySpec[])[] };
 
@@ -31,6 +33,7 @@ const OPTIONS = {
   h2o: ["heavy", "recent", "weigh", "per"],
   snapkv: ["tokens", "window", "kernel", "pool", "per"],
   keyformer: ["heavy", "recent", "noise", "temperature", "warming", "maxTemperature", "seed", "per"],
+  lacache: ["tokens", "sinks", "span", "overlap"],
   perLayer: ["layers"],
   perHead: ["heads"],
 } satisfies Record<PolicySpec["policy"], readonly string[]>;
@@ -42,6 +45,8 @@ const OPTIONS = {
 export function resolvePolicy(spec: PolicySpec | PolicySpec["policy"]): CachePolicy | PolicyOfLane {
   const known = checked(typeof spec === "string" ? { policy: spec } : spec);
   switch (known.policy) {
+    case "lacache":
+      return lacache(known);
     case "perLayer":
       return perLayer(listOf(known.layers, "layers").map(resolveLane));
     case "perHead":
@@ -112,6 +117,7 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return snapkv(known);
     case "keyformer":
       return keyformer(known);
+    case "lacache":
     case "perLayer":
     case "perHead":
       throw new MillraceError(
