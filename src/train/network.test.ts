@@ -5,8 +5,20 @@ import { type TinyName, tinyCheckpoint, tinyModel, tinyPrompt } from "../../test
 import { VOCABULARY } from "../../test/support/tiny-vocabulary.js";
 import { createReference } from "../backends/reference/index.js";
 import { createReferenceTraining } from "../backends/reference/training.js";
+import type { Matrix, TrainingArithmetic } from "../backends/training.js";
+import { blockFormat } from "../formats/blocks/index.js";
+import type { Checkpoint } from "../formats/checkpoint.js";
+import { type MemoryTensor, memoryCheckpoint } from "../formats/memory.js";
 import { buildTape } from "../models/resolve.js";
-import { type Batch, type MemoryMode, Network, type NetworkOptions } from "./network.js";
+import { columnsOf } from "./adapter.js";
+import {
+  type Adapt,
+  type Batch,
+  type MemoryMode,
+  Network,
+  type NetworkOptions,
+  type Parameter,
+} from "./network.js";
 
 type Numbers = Float32Array | Float64Array;
 
@@ -46,6 +58,19 @@ async function gradientsOf(network: Network, batch: Batch): Promise<Map<string, 
   return gradients;
 }
 
+/** Central difference of the batch's loss by element `at` of a parameter. */
+async function slopeAt(network: Network, batch: Batch, { values }: Matrix, at: number): Promise<number> {
+  const [value] = await values.read(at, 1);
+  const h = 1e-5;
+  const lossAt = async (x: number): Promise<number> => {
+    await values.write([x], at);
+    return (await network.evaluate(batch)).loss;
+  };
+  const slope = ((await lossAt(value! + h)) - (await lossAt(value! - h))) / (2 * h);
+  await values.write([value!], at);
+  return slope;
+}
+
 const DENSE = ["llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "phi3-long"] as const;
 
 describe("gradients of a whole network are those of finite differences", () => {
@@ -69,14 +94,7 @@ describe("gradients of a whole network are those of finite differences", () => {
           if (Math.abs(g) > Math.abs(gradient[steepest]!)) steepest = i;
         });
         for (const at of [steepest, random.below(rows * columns)]) {
-          const [value] = await weight.values.read(at, 1);
-          const h = 1e-5;
-          const lossAt = async (x: number): Promise<number> => {
-            await weight.values.write([x], at);
-            return (await network.evaluate(batch)).loss;
-          };
-          const slope = ((await lossAt(value! + h)) - (await lossAt(value! - h))) / (2 * h);
-          await weight.values.write([value!], at);
+          const slope = await slopeAt(network, batch, weight, at);
           const bound = 1e-6 * Math.max(1, Math.abs(gradient[steepest]!));
           expect(
             Math.abs(gradient[at]! - slope),
@@ -146,5 +164,232 @@ describe("ways of spending memory", () => {
     const [kept, recomputed, chunked] = bytes as [number, number, number];
     expect(recomputed).toBeLessThan(0.75 * kept);
     expect(chunked).toBeLessThan(0.6 * recomputed);
+  });
+});
+
+describe("frozen tensors", () => {
+  /** The tiny model with its matrices stored as Q8_0, and the same numbers as F32. */
+  function quantised(name: TinyName): { stored: Checkpoint; decoded: Checkpoint } {
+    const model = tinyModel(name);
+    const pairs = Object.entries(model.tensors).map(([tensor, { shape, data }]) => {
+      if (shape.length === 1) return [tensor, { shape, data }, { shape, data }] as const;
+      const bytes = new Uint8Array((data.length / 32) * 34);
+      blockFormat("Q8_0").encode(data, bytes);
+      const values = new Float32Array(data.length);
+      blockFormat("Q8_0").decode(bytes, values);
+      return [tensor, { shape, type: "Q8_0" as const, data: bytes }, { shape, data: values }] as const;
+    });
+    const { architecture, metadata } = tinyCheckpoint(model, "gguf");
+    const make = (tensors: Readonly<Record<string, MemoryTensor>>): Checkpoint =>
+      memoryCheckpoint(tensors, { format: "gguf", architecture, metadata });
+    return {
+      stored: make(Object.fromEntries(pairs.map(([tensor, stored]) => [tensor, stored]))),
+      decoded: make(Object.fromEntries(pairs.map(([tensor, , plain]) => [tensor, plain]))),
+    };
+  }
+
+  it.each(["llama", "gemma3", "phi3"] as const)(
+    "stay stored, and %s's others get the same gradients",
+    async (name) => {
+      const { stored, decoded } = quantised(name);
+      const { tape } = await buildTape(stored);
+      const trainable = (tensor: string): boolean => /norm|blk\.1\.(attn_q|ffn)/.test(tensor);
+      const shape = { sequences: SEQUENCES, length: LENGTH, memory: { chunk: 8 } } as const;
+      using frozen = await Network.create(createReferenceTraining(), tape, stored, { ...shape, trainable });
+      const plainTape = (await buildTape(decoded)).tape;
+      using plain = await Network.create(createReferenceTraining(), plainTape, decoded, shape);
+      expect(frozen.parameters.map(({ name: tensor }) => tensor)).toEqual(
+        plain.parameters.map(({ name: tensor }) => tensor).filter(trainable),
+      );
+      expect(frozen.bytes.weights).toBeLessThan(0.6 * plain.bytes.weights);
+      const batch = randomBatch();
+      const [got, want]: ReadonlyMap<string, Numbers>[] = [
+        await gradientsOf(frozen, batch),
+        await gradientsOf(plain, batch),
+      ];
+      for (const [tensor, gradient] of got!) {
+        gradient.forEach((g, i) => {
+          expect(Math.abs(g - want!.get(tensor)![i]!), `${tensor}[${i}]`).toBeLessThan(1e-9);
+        });
+      }
+    },
+  );
+
+  it("end the backward pass where nothing before them trains", async () => {
+    const arithmetic = createReferenceTraining();
+    const calls = { attention: 0, attentionBackward: 0, embedBackward: 0 };
+    const counting = new Proxy(arithmetic, {
+      get(target, key) {
+        if (key in calls) calls[key as keyof typeof calls]++;
+        const value: unknown = Reflect.get(target, key, target);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+    const checkpoint = tinyCheckpoint(tinyModel("gemma3"), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    using network = await Network.create(counting, tape, checkpoint, {
+      sequences: SEQUENCES,
+      length: LENGTH,
+      trainable: (tensor) => tensor.startsWith("blk.5.ffn"),
+    });
+    await network.accumulate(randomBatch(), 1);
+    expect(calls).toEqual({ attention: 7, attentionBackward: 1, embedBackward: 0 });
+  });
+});
+
+describe("adapters", () => {
+  /** y += 0.5 B A x beside one kind of matrix, with parameters in plain sight. */
+  function lowRank(arithmetic: TrainingArithmetic, beside: RegExp): Adapt {
+    return ({ tensor, rowStart, rows, columns }) => {
+      if (!beside.test(tensor)) return null;
+      const rank = 2;
+      const make = (part: string, r: number, c: number): Parameter => {
+        const all = (): Matrix => ({
+          values: arithmetic.allocate(r * c),
+          at: 0,
+          rows: r,
+          columns: c,
+          stride: c,
+        });
+        const weight = all();
+        arithmetic.addNormal(weight, 7 + rowStart + r, 0.3, 0);
+        const name = `${tensor}.${rowStart}.${part}`;
+        return { name, rows: r, columns: c, kind: "matrix", weight, gradient: all(), add: 0 };
+      };
+      const [a, b] = [make("a", rank, columns), make("b", rows, rank)];
+      const halves = (scratch: Matrix): [Matrix, Matrix] => [
+        columnsOf(scratch, 0, rank),
+        columnsOf(scratch, rank, rank),
+      ];
+      const down = (x: Matrix, h: Matrix): void => arithmetic.multiply(x, a.weight, h, { transposeB: true });
+      return {
+        parameters: [a, b],
+        scratchWidth: 2 * rank,
+        forward(x, out, scratch) {
+          const [h] = halves(scratch!);
+          down(x, h);
+          arithmetic.multiply(h, b.weight, out, { transposeB: true, alpha: 0.5, accumulate: true });
+        },
+        backward(x, dOut, dX, scratch) {
+          const [h, dH] = halves(scratch!);
+          down(x, h);
+          const add = { transposeA: true, accumulate: true };
+          arithmetic.multiply(dOut, h, b.gradient!, { ...add, alpha: 0.5 });
+          arithmetic.multiply(dOut, b.weight, dH, { alpha: 0.5 });
+          arithmetic.multiply(dH, x, a.gradient!, add);
+          if (dX) arithmetic.multiply(dH, a.weight, dX, { accumulate: true });
+        },
+      };
+    };
+  }
+
+  it.each([
+    ["llama", /attn_q|ffn_down/, "keep"],
+    ["phi3", /attn_qkv/, "recompute"],
+    ["qwen3", /blk\.0\.attn_(k|output)/, { chunk: 6 }],
+  ] as const)("train beside a frozen %s", async (name, beside, memory) => {
+    const arithmetic = createReferenceTraining();
+    const checkpoint = tinyCheckpoint(tinyModel(name), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    using network = await Network.create(arithmetic, tape, checkpoint, {
+      sequences: SEQUENCES,
+      length: LENGTH,
+      memory,
+      trainable: () => false,
+      adapt: lowRank(arithmetic, beside),
+    });
+    expect(network.parameters.length).toBeGreaterThan(1);
+    const batch = randomBatch();
+    const gradients: ReadonlyMap<string, Numbers> = await gradientsOf(network, batch);
+    for (const { name: parameter, weight } of network.parameters) {
+      const slope = await slopeAt(network, batch, weight, 3);
+      expect(Math.abs(gradients.get(parameter)![3]! - slope), parameter).toBeLessThan(
+        1e-6 * Math.max(1, Math.abs(slope)),
+      );
+    }
+  });
+});
+
+describe("a network", () => {
+  it("adds scaled gradients, zeroes them, and sums weighted losses", async () => {
+    using network = await openNetwork("llama");
+    const batch = randomBatch();
+    const once: ReadonlyMap<string, Numbers> = await gradientsOf(network, batch);
+    const { loss, weight } = await network.accumulate(batch, 0.5);
+    const evaluated = await network.evaluate(batch);
+    expect(Math.abs(loss - evaluated.loss)).toBeLessThan(1e-9 * loss);
+    const want = [...batch.targets].reduce((sum, id, i) => sum + (id < 0 ? 0 : batch.weights![i]!), 0);
+    expect([weight, evaluated.weight]).toEqual([want, want]);
+    for (const { name, gradient } of network.parameters) {
+      const sum: Numbers = await gradient!.values.read();
+      sum.forEach((g, i) => {
+        expect(Math.abs(g - 1.5 * once.get(name)![i]!)).toBeLessThan(1e-9);
+      });
+    }
+    network.zeroGradients();
+    for (const { gradient } of network.parameters) {
+      expect((await gradient!.values.read()).every((g: number) => g === 0)).toBe(true);
+    }
+  });
+
+  it("knows its parameters: a tied embedding once, vectors with what was added to them", async () => {
+    using tied = await openNetwork("qwen2");
+    const embeddings = tied.parameters.filter(({ kind }) => kind === "embedding");
+    expect(embeddings.map(({ name }) => name)).toEqual(["token_embd.weight"]);
+    using apart = await openNetwork("llama");
+    const names = apart.parameters.filter(({ kind }) => kind === "embedding").map(({ name }) => name);
+    expect(names).toEqual(["token_embd.weight", "output.weight"]);
+    expect(new Set(apart.parameters.map(({ name }) => name)).size).toBe(apart.parameters.length);
+    using gemma = await openNetwork("gemma3", { format: "safetensors", sequences: 1, length: 2 });
+    expect(gemma.parameters.filter(({ kind }) => kind === "vector").map(({ add }) => add)).toContain(1);
+  });
+
+  it("without gradients only evaluates, in less memory", async () => {
+    using full = await openNetwork("llama");
+    using bare = await openNetwork("llama", { gradients: false });
+    const batch = randomBatch();
+    expect(await bare.evaluate(batch)).toEqual(await full.evaluate(batch));
+    expect(bare.bytes.gradients).toBe(0);
+    expect(full.bytes.gradients).toBe(full.bytes.weights);
+    expect(bare.bytes.activations).toBeLessThan(full.bytes.activations / 2);
+    await expect(bare.accumulate(batch, 1)).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
+  });
+
+  it("gives all its memory back", async () => {
+    const arithmetic = createReferenceTraining();
+    const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    const network = await Network.create(arithmetic, tape, checkpoint, { sequences: 1, length: 8 });
+    const { weights, gradients, activations, batch } = network.bytes;
+    expect(weights + gradients + activations + batch).toBe(arithmetic.bytes.current);
+    network.dispose();
+    network.dispose();
+    expect(arithmetic.bytes.current).toBe(0);
+  });
+
+  it("refuses what makes no network or no batch", async () => {
+    const refused = { code: "INVALID_ARGUMENT" };
+    await expect(openNetwork("llama", { sequences: 0 })).rejects.toMatchObject(refused);
+    await expect(openNetwork("llama", { length: 1.5 })).rejects.toMatchObject(refused);
+    await expect(openNetwork("llama", { memory: { chunk: 0 } })).rejects.toMatchObject(refused);
+    using network = await openNetwork("llama", { sequences: 1, length: 4 });
+    const batch = (over: Partial<Batch>): Batch => ({
+      tokens: new Int32Array(4),
+      targets: new Int32Array(4),
+      ...over,
+    });
+    await expect(network.evaluate(batch({ tokens: new Int32Array(3) }))).rejects.toMatchObject(refused);
+    await expect(network.evaluate(batch({ weights: new Float32Array(5) }))).rejects.toMatchObject(refused);
+    await expect(network.accumulate(batch({}), 0)).rejects.toMatchObject(refused);
+    const outside = { code: "INVALID_TOKEN" };
+    const tokens = Int32Array.of(0, 0, VOCABULARY, 0);
+    await expect(network.evaluate(batch({ tokens }))).rejects.toMatchObject(outside);
+    await expect(network.evaluate(batch({ targets: Int32Array.of(0, -2, 0, 0) }))).rejects.toMatchObject(
+      outside,
+    );
+  });
+
+  it("refuses mixtures of experts by name", async () => {
+    await expect(openNetwork("mixtral")).rejects.toMatchObject({ code: "UNSUPPORTED_ARCHITECTURE" });
   });
 });
