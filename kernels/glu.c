@@ -1,13 +1,7 @@
 // OP_GLU: out = activation(gate) * up
 // i: [rowsKind, width, 0, per, activation]   p: [gate, up, out (may be gate)]
-#include "math.h"
+#include "activation.h"
 #include "work.h"
-
-INLINE f32x16 activate(int activation, f32x16 x) {
-  return activation == ACT_SILU   ? f32x16_silu(x)
-         : activation == ACT_GELU ? f32x16_gelu(x)
-                                  : f32x16_gelu_tanh(x);
-}
 
 INLINE void glu(const int activation, const float *gate, const float *up, float *out, int64_t begin, int64_t end) {
   int64_t i = begin;

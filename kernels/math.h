@@ -85,15 +85,37 @@ INLINE f32x16 f32x16_erfc_positive(f32x16 z) {
   return f32x16_mul(f32x16_mul(e, t), p);
 }
 
+// ln x for positive normal x: x = 2^n m with m in sqrt(1/2) .. sqrt 2, ln m = 2 artanh(s), s = (m - 1) / (m + 1), by
+// its series (2e-9 of ln m).
+INLINE f32x16 f32x16_log(f32x16 x) {
+  i32x16 bits = i32x16_from_bits(x);
+  i32x16 shifted = i32x16_add(bits, i32x16_set1(0x3f800000 - 0x3f3504f3));
+  i32x16 exponent = i32x16_sub(i32x16_shr(shifted, 23), i32x16_set1(127));
+  f32x16 m = f32x16_from_bits(i32x16_sub(bits, i32x16_shl(exponent, 23)));
+  f32x16 s = f32x16_div(f32x16_sub(m, f32x16_set1(1.f)), f32x16_add(m, f32x16_set1(1.f)));
+  f32x16 u = f32x16_mul(s, s), n = f32x16_from_i32(exponent);
+  f32x16 y = f32x16_set1(0.222222222f);
+  y = f32x16_fma(y, u, f32x16_set1(0.285714286f));
+  y = f32x16_fma(y, u, f32x16_set1(0.4f));
+  y = f32x16_fma(y, u, f32x16_set1(0.666666667f));
+  y = f32x16_fma(f32x16_mul(y, u), s, f32x16_add(s, s));
+  // ln 2 in two parts, the first of so few bits that its product with n is exact
+  y = f32x16_fma(n, f32x16_set1(-2.12194440e-4f), y);
+  return f32x16_fma(n, f32x16_set1(0.693359375f), y);
+}
+
 INLINE f32x16 f32x16_silu(f32x16 x) { return f32x16_mul(x, f32x16_sigmoid(x)); }
 
-// x/2 (1 + erf(x / sqrt 2)), through erfc so that the negative tail keeps its digits.
-INLINE f32x16 f32x16_gelu(f32x16 x) {
+// Share of a standard normal below x: (1 + erf(x / sqrt 2)) / 2, through erfc so that the negative tail keeps its
+// digits.
+INLINE f32x16 f32x16_normal_share(f32x16 x) {
   f32x16 z = f32x16_mul(f32x16_abs(x), f32x16_set1(0.707106781f));
   f32x16 tail = f32x16_mul(f32x16_set1(0.5f), f32x16_erfc_positive(z));
   mask16 negative = i32x16_gt(i32x16_set1(0), i32x16_from_bits(x));
-  return f32x16_mul(x, f32x16_blend(negative, tail, f32x16_sub(f32x16_set1(1.f), tail)));
+  return f32x16_blend(negative, tail, f32x16_sub(f32x16_set1(1.f), tail));
 }
+
+INLINE f32x16 f32x16_gelu(f32x16 x) { return f32x16_mul(x, f32x16_normal_share(x)); }
 
 // x/2 (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
 INLINE f32x16 f32x16_gelu_tanh(f32x16 x) {

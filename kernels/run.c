@@ -34,6 +34,26 @@ KERNEL(route);
 KERNEL(matmul_experts);
 KERNEL(combine);
 KERNEL(probe);
+KERNEL(train_multiply);
+KERNEL(train_attention);
+KERNEL(train_attention_backward);
+KERNEL(train_norm);
+KERNEL(train_norm_backward);
+KERNEL(train_rope);
+KERNEL(train_embed);
+KERNEL(train_embed_backward);
+KERNEL(train_decode);
+KERNEL(train_glu);
+KERNEL(train_glu_backward);
+KERNEL(train_loss);
+KERNEL(train_adamw);
+KERNEL(train_normal);
+KERNEL(train_add);
+KERNEL(train_add_row);
+KERNEL(train_scale_rows);
+KERNEL(train_row_norms);
+KERNEL(train_sum_rows);
+KERNEL(train_sum_squares);
 
 static void pause_spin(int spins, int32_t *word, int32_t seen) {
 #ifdef __wasm__
@@ -97,6 +117,26 @@ EXPORT void mill_run(uint64_t address, int32_t thread) {
       case OP_MATMUL_EXPERTS: kernel_matmul_experts(op, step, &work); break;
       case OP_COMBINE: kernel_combine(op, step, &work); break;
       case OP_PROBE: kernel_probe(op, step, &work); break;
+      case OP_TRAIN_MULTIPLY: kernel_train_multiply(op, step, &work); break;
+      case OP_TRAIN_ATTENTION: kernel_train_attention(op, step, &work); break;
+      case OP_TRAIN_ATTENTION_BACKWARD: kernel_train_attention_backward(op, step, &work); break;
+      case OP_TRAIN_NORM: kernel_train_norm(op, step, &work); break;
+      case OP_TRAIN_NORM_BACKWARD: kernel_train_norm_backward(op, step, &work); break;
+      case OP_TRAIN_ROPE: kernel_train_rope(op, step, &work); break;
+      case OP_TRAIN_EMBED: kernel_train_embed(op, step, &work); break;
+      case OP_TRAIN_EMBED_BACKWARD: kernel_train_embed_backward(op, step, &work); break;
+      case OP_TRAIN_DECODE: kernel_train_decode(op, step, &work); break;
+      case OP_TRAIN_GLU: kernel_train_glu(op, step, &work); break;
+      case OP_TRAIN_GLU_BACKWARD: kernel_train_glu_backward(op, step, &work); break;
+      case OP_TRAIN_LOSS: kernel_train_loss(op, step, &work); break;
+      case OP_TRAIN_ADAMW: kernel_train_adamw(op, step, &work); break;
+      case OP_TRAIN_NORMAL: kernel_train_normal(op, step, &work); break;
+      case OP_TRAIN_ADD: kernel_train_add(op, step, &work); break;
+      case OP_TRAIN_ADD_ROW: kernel_train_add_row(op, step, &work); break;
+      case OP_TRAIN_SCALE_ROWS: kernel_train_scale_rows(op, step, &work); break;
+      case OP_TRAIN_ROW_NORMS: kernel_train_row_norms(op, step, &work); break;
+      case OP_TRAIN_SUM_ROWS: kernel_train_sum_rows(op, step, &work); break;
+      case OP_TRAIN_SUM_SQUARES: kernel_train_sum_squares(op, step, &work); break;
       default: __builtin_trap();
     }
   }

@@ -744,6 +744,11 @@ LIFT0(mask16_and, mask16, (mask16 a, mask16 b), EACH(X))
 #define X(i) out.r##i = vi_shl(a.r##i, n);
 LIFT0(i32x16_shift_left, i32x16, (i32x16 a, const int n), EACH(X))
 #undef X
+// logical; n must be a constant
+#define i32x16_shr(a, n) i32x16_shift_right(a, n)
+#define X(i) out.r##i = vi_shr(a.r##i, n);
+LIFT0(i32x16_shift_right, i32x16, (i32x16 a, const int n), EACH(X))
+#undef X
 INLINE void i32x16_store(int32_t *p, i32x16 a) {
 #define X(i) vi_store(p + i * W, a.r##i);
   EACH(X)

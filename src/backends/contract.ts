@@ -9,6 +9,7 @@
 import type { CodecName } from "../cache/codecs/contract.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Tape } from "../tape/tape.js";
+import type { TrainingArithmetic } from "./training.js";
 
 /** Where the arithmetic can run; the folders and files of this room. */
 export type BackendName = "reference" | "null" | "wasm" | "native";
@@ -176,6 +177,8 @@ export interface Backend {
   compile(tape: Tape, weights: LoadedWeights, limits: ProgramLimits): Promise<Program>;
   /** Copies bytes between regions (copy-on-write of pages). */
   copy(from: Region, fromByte: number, to: Region, toByte: number, byteLength: number): void;
+  /** What training needs beside inference, with memory of its own; absent where a backend cannot train. */
+  training?(): TrainingArithmetic;
   dispose(): Promise<void>;
 }
 

@@ -13,10 +13,12 @@ import type {
   Step,
 } from "../contract.js";
 import { copyRegion } from "../host-memory.js";
+import type { TrainingArithmetic } from "../training.js";
 import { align, BARRIER_WORDS, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
 import { encode, type Lowered, lower } from "./lower.js";
 import type { Machine } from "./machine.js";
 import { StepWriter, stepBytes } from "./step-writer.js";
+import { CompiledTraining } from "./training.js";
 import { CompiledWeights, loadWeights, planWeights } from "./weights.js";
 
 /** A backend that runs the C kernels on a machine: native code or WebAssembly. */
@@ -76,6 +78,11 @@ export class CompiledBackend implements Backend {
 
   copy(from: Region, fromByte: number, to: Region, toByte: number, byteLength: number): void {
     copyRegion(from, fromByte, to, toByte, byteLength);
+  }
+
+  /** Throws OUT_OF_BUDGET. */
+  training(): TrainingArithmetic {
+    return new CompiledTraining(this.#machine);
   }
 
   dispose(): Promise<void> {
