@@ -92,6 +92,8 @@ export class SequenceCache implements Disposable {
   readonly #views: readonly KvView[];
   #nextPosition: number;
   #lower: LowerTier | null = null;
+  /** Events that are told at the end of a step; null between steps. */
+  #late: CacheEvent[] | null = null;
   #disposed = false;
 
   /** An empty cache. Throws INVALID_ARGUMENT where the pool's pages are not the layout's, OUT_OF_BUDGET. */
@@ -173,6 +175,7 @@ export class SequenceCache implements Disposable {
       throw error;
     }
     const events = this.#listeners.size > 0 ? this.#stagedEvents() : [];
+    this.#late = events;
     for (const [g, { table, plan }] of this.#groups.entries()) {
       const demotes = this.#lower?.takes(g) ?? false;
       if (demotes) this.#lower?.take(g, table);
@@ -187,6 +190,7 @@ export class SequenceCache implements Disposable {
       this.#slots[i] = slots;
     }
     this.#nextPosition = positions[count - 1]! + 1;
+    this.#late = null;
     for (const event of events) this.#tell(event);
     return { slots: this.#slots, views: this.#views };
   }
@@ -235,7 +239,15 @@ export class SequenceCache implements Disposable {
   /** Says that the tier below has lost tokens of a group: they count as dropped, and listeners hear of it. */
   lose(group: number, count: number, ranges: readonly (readonly [number, number])[]): void {
     this.#groups[group]!.table.lose(count);
-    this.#tell({ kind: "drop", group, count, ranges });
+    const event: CacheEvent = { kind: "drop", group, count, ranges };
+    // What is lost at once was demoted in this very step: first that is told.
+    if (this.#late) this.#late.push(event);
+    else this.#tell(event);
+  }
+
+  /** Tells listeners which tokens the tier below has lent. */
+  lent(group: number, count: number, ranges: readonly (readonly [number, number])[]): void {
+    this.#tell({ kind: "recall", group, count, ranges });
   }
 
   /** Attends a tier's table of lent tokens with a group's own, from the next step on; null ends that. */

@@ -60,3 +60,48 @@ export class SlotCopier {
     return this.#bytes === 1 ? bytes : new Uint16Array(bytes.buffer, bytes.byteOffset, count);
   }
 }
+
+/**
+ * Copies tokens, bit by bit, from slots of one lane's page to slots of another page of the same codec and head width.
+ * Both pages start at a multiple of 4 bytes of their buffers.
+ */
+export function copyTokens(
+  codec: CodecName,
+  headWidth: number,
+  from: Uint8Array,
+  fromSlots: ArrayLike<number>,
+  to: Uint8Array,
+  toSlots: ArrayLike<number>,
+): void {
+  const { bytes, scales } = ELEMENTS[codec];
+  const perGroup = codecs[codec].groupBytes(headWidth);
+  const valueWidth = paddedWidth(headWidth);
+  const source = wordsOf(from, bytes);
+  const target = wordsOf(to, bytes);
+  const sourceScales = wordsOf(from, 4);
+  const targetScales = wordsOf(to, 4);
+  const keysAt = (slot: number) => (Math.floor(slot / GROUP) * perGroup + scales * GROUP * 4) / bytes;
+  for (let n = 0; n < fromSlots.length; n++) {
+    const [a, b] = [fromSlots[n]!, toSlots[n]!];
+    const [tokenA, tokenB] = [a % GROUP, b % GROUP];
+    for (let i = 0; i < scales; i++) {
+      const at = (Math.floor(b / GROUP) * perGroup) / 4 + i * GROUP + tokenB;
+      targetScales[at] = sourceScales[(Math.floor(a / GROUP) * perGroup) / 4 + i * GROUP + tokenA]!;
+    }
+    const [keyA, keyB] = [keysAt(a), keysAt(b)];
+    for (let i = 0; i < headWidth; i++)
+      target[keyB + i * GROUP + tokenB] = source[keyA + i * GROUP + tokenA]!;
+    const valueA = keyA + GROUP * headWidth + tokenA * valueWidth;
+    const valueB = keyB + GROUP * headWidth + tokenB * valueWidth;
+    for (let i = 0; i < valueWidth; i++) target[valueB + i] = source[valueA + i]!;
+  }
+}
+
+/** The same memory as unsigned integers of 1, 2 or 4 bytes. */
+function wordsOf(page: Uint8Array, bytes: 1 | 2 | 4): Uint8Array | Uint16Array | Uint32Array {
+  const { buffer, byteOffset, byteLength } = page;
+  if (bytes === 1) return page;
+  return bytes === 2
+    ? new Uint16Array(buffer, byteOffset, byteLength / 2)
+    : new Uint32Array(buffer, byteOffset, byteLength / 4);
+}

@@ -202,6 +202,22 @@ export class BlockStore {
     return found;
   }
 
+  /** Tokens of a group's records that are not written yet. */
+  queuedTokens(group: number): number {
+    const own = this.#queue.filter(({ file }) => file.group === group && !file.removed);
+    return own.reduce((sum, { file, place }) => sum + spanAt(file, place).tokens, 0);
+  }
+
+  /** The group's next record after this one that is kept, or null. */
+  next(group: number, serial: number): number | null {
+    for (const file of this.#files) {
+      if (file.group !== group || !(file.serials.at(-1)! > serial)) continue;
+      const next = file.serials.find((each) => each > serial && Number.isInteger(each));
+      if (next !== undefined) return next;
+    }
+    return null;
+  }
+
   /** True while the record is kept, written or not. */
   has(group: number, serial: number): boolean {
     return this.#find(group, serial) !== null;

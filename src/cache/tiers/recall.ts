@@ -1,0 +1,579 @@
+/**
+ * Memory below memory: what one sequence's policies drop goes to disk in blocks (store.ts), is found again by what
+ * stays of it in memory (catalogue.ts), and the best blocks for a question are attended as segments between sinks and
+ * window (recalled.ts). After ReKV (ICLR 2025), InfLLM-V2 and LeoAM, as far as their ideas are known; they choose per
+ * layer, here all lanes of a group choose together, so that a block is one read.
+ */
+import { MillraceError } from "../../errors.js";
+import { makeFolder } from "../../formats/cache-folder.js";
+import type { RopeRef, Tape } from "../../tape/tape.js";
+import type { CacheGroup, CacheLayout } from "../layout.js";
+import type { LowerTier } from "../lower-tier.js";
+import type { KvPool } from "../pool.js";
+import type { Rotations } from "../rotations.js";
+import type { SequenceCache } from "../sequence.js";
+import type { LaneTable } from "../table.js";
+import { Draft, decodeMeta, encodeMeta, metaBytes, traitsOf } from "./blocks.js";
+import { type Candidate, Catalogue, type Ranking, type Traits } from "./catalogue.js";
+import type { BlockRecord, BlockSpan } from "./files.js";
+import { headBytesFor, recordBytesFor } from "./files.js";
+import { RecalledTable } from "./recalled.js";
+import { BlockStore, copyFolder, type FoundRecord, type Loss, openStore, type StoreUsage } from "./store.js";
+import { blockBytes, Summarizer } from "./summary.js";
+import { TermCounts } from "./terms.js";
+
+/** What a block is found by: its keys against the question's queries, its words against the question's, or both. */
+export type RecallBy = "keys" | "tokens" | "both";
+
+export interface RecallSettings {
+  /** Hard limit on what lies on disk. */
+  readonly diskBytes: number;
+  /** Hard limit on what is kept in memory to find blocks by; past it, old blocks are found more coarsely. */
+  readonly summaryBytes: number;
+  /** Hard limit on blocks that wait in memory to be written. */
+  readonly queueBytes: number;
+  /** Most tokens that are recalled at once, in whole blocks. */
+  readonly tokens: number;
+  readonly by: RecallBy;
+  /** Vectors that stand for the keys of a block, per lane. */
+  readonly vectors: number;
+  /** Blocks that come along with each chosen one: those that follow it in the stream. */
+  readonly following: number;
+}
+
+export interface RecallQuestion {
+  /** Token ids of the question. */
+  readonly ids: ArrayLike<number>;
+  /** By layer and kv head, turned back to position 0: see probe.ts. Needed where keys count. */
+  readonly queries?: (layer: number, head: number) => Float32Array;
+}
+
+/** What one recall brought. */
+export interface Recalled {
+  /** Tokens and blocks, of the group that got most. */
+  readonly tokens: number;
+  readonly blocks: number;
+  /** By group: original positions as ascending runs. */
+  readonly ranges: readonly (readonly (readonly [number, number])[])[];
+  /** Blocks that were chosen and could not be read; their tokens count as dropped now. */
+  readonly lost: number;
+}
+
+/** What the tier holds at this moment. */
+export interface TierReport extends StoreUsage {
+  readonly folder: string;
+  /** Entries by which blocks are found, and the memory that these take. */
+  readonly entries: number;
+  readonly summaryBytes: number;
+  /** Of demoted tokens: those not on disk yet. They are found all the same, and are lost only with the process. */
+  readonly waitingTokens: number;
+  /** Tokens that are attended again now, of the group that has most. */
+  readonly recalledTokens: number;
+  /** Why blocks were lost last, other than by the budget; null while none were. */
+  readonly problem: MillraceError | null;
+}
+
+/** A recall's state beside its folder, as JSON. */
+export interface RecallState {
+  /** Serials that the folder held for this sequence, by group, as ascending runs. */
+  readonly blocks: readonly (readonly (readonly [number, number])[])[];
+  /** By group: serials that were attended. */
+  readonly recalled: readonly (readonly number[])[];
+  /** Ids of tokens that the cache still held, as [position, id]. */
+  readonly ids: readonly (readonly [number, number])[];
+}
+
+/** One group's side of it. */
+interface Group {
+  readonly group: CacheGroup;
+  readonly index: number;
+  readonly draft: Draft;
+  readonly summarizer: Summarizer | null;
+  readonly table: RecalledTable;
+  catalogue: Catalogue;
+}
+
+/** Entries that a question opens, at most, for each block that it may choose: those found coarsely are read anew. */
+const OPENED_PER_BLOCK = 4;
+
+export interface RecallParts {
+  readonly cache: SequenceCache;
+  readonly pool: KvPool;
+  /** The model's: windows and rotary angles of its layers. */
+  readonly tape: Tape;
+  /** A line that is the same only where keys and values mean the same: model, tokenizer, layout. */
+  readonly fingerprint: string;
+  /** Of this sequence alone; made where it is missing. */
+  readonly folder: string;
+  readonly settings: RecallSettings;
+}
+
+export class Recall implements LowerTier {
+  readonly folder: string;
+  readonly #parts: RecallParts;
+  readonly #counts: TermCounts | null;
+  /** By group of the layout; null for layers that look no further back than their own window. */
+  readonly #groups: readonly (Group | null)[];
+  readonly #store: BlockStore;
+  /** Ids of tokens that are still in the cache, and how many groups hold each. */
+  readonly #ids = new Map<number, { readonly id: number; left: number }>();
+  readonly #takers: number;
+  #problem: MillraceError | null = null;
+
+  private constructor(parts: RecallParts, makeStore: (onLoss: (loss: Loss) => void) => BlockStore) {
+    const { cache, settings } = parts;
+    this.#parts = parts;
+    this.folder = parts.folder;
+    this.#counts = settings.by === "keys" ? null : new TermCounts();
+    const groups = groupsThatRecall(parts.tape, cache.layout);
+    this.#takers = groups.filter((group) => group !== null).length;
+    this.#store = makeStore((loss) => this.#lost(loss));
+    this.#groups = groups.map((group, index) => group && this.#makeGroup(group, index));
+  }
+
+  /**
+   * A tier for an empty or running cache, which from now on demotes to it. Throws WRITE_FAILED where the folder cannot
+   * be made, INVALID_ARGUMENT where it is in use, OUT_OF_BUDGET where a budget is too small for its first blocks.
+   */
+  static async create(parts: RecallParts): Promise<Recall> {
+    await makeOwnFolder(parts.folder);
+    const recall = new Recall(parts, (onLoss) => new BlockStore(storeOptions(parts), onLoss));
+    parts.cache.demoteTo(recall);
+    return recall;
+  }
+
+  /**
+   * The tier that `save` left in `from`, in a folder of its own, for a cache that was saved at the same time. Blocks
+   * that are missing or damaged count as dropped, with a problem in the report: the sequence goes on without them. Throws
+   * BAD_FORMAT for a folder of another model or layout, and what `create` throws.
+   */
+  static async restore(parts: RecallParts, from: string, state: RecallState): Promise<Recall> {
+    await makeOwnFolder(parts.folder);
+    let missing: MillraceError | null = null;
+    try {
+      await copyFolder(from, parts.folder);
+    } catch (error) {
+      missing = MillraceError.from(error);
+    }
+    let found: readonly FoundRecord[] = [];
+    const recall = new Recall(parts, (onLoss) => {
+      const opened = openStore(storeOptions(parts), onLoss);
+      found = opened.found;
+      return opened.store;
+    });
+    parts.cache.demoteTo(recall);
+    await recall.#adopt(found, state, missing);
+    return recall;
+  }
+
+  takes(group: number): boolean {
+    return this.#groups[group] !== null;
+  }
+
+  take(index: number, table: LaneTable): void {
+    const group = this.#groups[index];
+    if (!group) return;
+    const { pageTokens, lanes } = group.group;
+    const { arena, pageBytes } = this.#parts.pool;
+    const pageIds = table.view.pageIds();
+    const { removals } = table;
+    for (let at = 0; at < removals.length; ) {
+      const row = Math.floor(removals[at]!.slot / pageTokens);
+      const slots: number[] = [];
+      const positions: number[] = [];
+      const ids: number[] = [];
+      // Tokens of one row that go one after another are copied together.
+      for (; at < removals.length && slots.length < group.draft.room; at++) {
+        const { kind, slot, position } = removals[at]!;
+        if (Math.floor(slot / pageTokens) !== row) break;
+        const id = this.#release(position);
+        if (kind !== "drop") continue;
+        slots.push(slot - row * pageTokens);
+        positions.push(position);
+        ids.push(id);
+      }
+      if (slots.length === 0) continue;
+      group.draft.add(slots, positions, ids, (lane) =>
+        arena.bytes(pageIds[row * lanes.length + lane]! * pageBytes, pageBytes),
+      );
+      if (group.draft.room === 0) this.#seal(group);
+    }
+  }
+
+  rewound(to: number): void {
+    for (const position of [...this.#ids.keys()]) if (position >= to) this.#ids.delete(position);
+  }
+
+  lent(group: number): number {
+    return this.#groups[group]?.table.tokens ?? 0;
+  }
+
+  place(group: number, start: number, rotations: Rotations): void {
+    this.#groups[group]?.table.place(start, rotations);
+  }
+
+  /** Notes the ids of tokens that have just been stored, at ascending positions. */
+  saw(positions: ArrayLike<number>, ids: ArrayLike<number>): void {
+    if (!this.#counts) return;
+    for (let i = 0; i < positions.length; i++) {
+      this.#ids.set(positions[i]!, { id: ids[i]!, left: this.#takers });
+    }
+  }
+
+  /**
+   * Chooses the blocks that a question is most likely about and attends them from the next step on, instead of those
+   * recalled before; none where nothing speaks for any. The sequence must not run meanwhile.
+   *
+   * A block that cannot be read is left out: its tokens count as dropped, and the report says why. Throws
+   * INVALID_ARGUMENT where keys count and the question has no queries, OUT_OF_BUDGET where the pool lacks the pages.
+   */
+  async recall(question: RecallQuestion): Promise<Recalled> {
+    const { settings } = this.#parts;
+    if (settings.by !== "tokens" && !question.queries) {
+      throw new MillraceError("INVALID_ARGUMENT", `A recall by ${settings.by} needs the question's queries.`);
+    }
+    let lost = 0;
+    for (const group of this.#groups) {
+      if (!group) continue;
+      if (group.draft.length > 0) this.#seal(group);
+      const serials = await this.#choose(group, question);
+      lost += await this.#lend(group, serials);
+    }
+    const lent = this.#groups.map((group) => group?.table ?? null);
+    return {
+      tokens: Math.max(0, ...lent.map((table) => table?.tokens ?? 0)),
+      blocks: Math.max(0, ...lent.map((table) => table?.serials.length ?? 0)),
+      ranges: lent.map((table) => (table ? runsOf(table.positions) : [])),
+      lost,
+    };
+  }
+
+  /** Attends no recalled block any more. */
+  forget(): void {
+    for (const group of this.#groups) {
+      if (!group) continue;
+      group.table.clear();
+      this.#parts.cache.attend(group.index, null);
+    }
+  }
+
+  report(): TierReport {
+    let entries = 0;
+    let summaryBytes = 0;
+    let waitingTokens = 0;
+    let recalledTokens = 0;
+    for (const group of this.#groups) {
+      if (!group) continue;
+      const usage = group.catalogue.usage();
+      entries += usage.entries;
+      summaryBytes += usage.bytes;
+      waitingTokens = Math.max(waitingTokens, group.draft.length + this.#store.queuedTokens(group.index));
+      recalledTokens = Math.max(recalledTokens, group.table.tokens);
+    }
+    return {
+      ...this.#store.usage(),
+      folder: this.folder,
+      entries,
+      summaryBytes,
+      waitingTokens,
+      recalledTokens,
+      problem: this.#problem,
+    };
+  }
+
+  /** Waits until all demoted tokens are on disk, as far as they make whole blocks. */
+  settle(): Promise<void> {
+    return this.#store.settle();
+  }
+
+  /**
+   * Leaves in `folder`, which must not exist, all that `restore` needs beside the state that it returns: links to the
+   * same bytes where the file system has them. To be saved together with the cache, without a step between.
+   */
+  async save(folder: string): Promise<RecallState> {
+    for (const group of this.#groups) if (group && group.draft.length > 0) this.#seal(group);
+    const state = this.#state();
+    await makeOwnFolder(folder);
+    await this.#store.copyTo(folder);
+    return state;
+  }
+
+  /** A tier for a fork of the cache, made at the same time, with the same blocks in a folder of its own. */
+  async fork(cache: SequenceCache, folder: string): Promise<Recall> {
+    const state = await this.save(folder);
+    const parts = { ...this.#parts, cache, folder };
+    let found: readonly FoundRecord[] = [];
+    const fork = new Recall(parts, (onLoss) => {
+      const opened = openStore(storeOptions(parts), onLoss);
+      found = opened.found;
+      return opened.store;
+    });
+    cache.demoteTo(fork);
+    await fork.#adopt(found, state, null);
+    return fork;
+  }
+
+  /** Frees what it holds, and removes its folder. Idempotent. */
+  async dispose(): Promise<void> {
+    for (const group of this.#groups) group?.table.dispose();
+    await this.#store.dispose(true);
+  }
+
+  #makeGroup(group: CacheGroup, index: number): Group {
+    const { tape, pool, settings } = this.#parts;
+    const { by, vectors, tokens, summaryBytes } = settings;
+    if (tokens < group.pageTokens) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `A recall of ${tokens} tokens is less than one block of ${group.pageTokens}.`,
+        { tokens, block: group.pageTokens },
+      );
+    }
+    const ropes = group.lanes.map(({ layer }) => ropeOf(tape, layer));
+    const summarizer = by === "tokens" ? null : new Summarizer(group, ropes, vectors);
+    const share = Math.floor(summaryBytes / this.#takers);
+    return {
+      group,
+      index,
+      draft: new Draft(group),
+      summarizer,
+      table: new RecalledTable(pool, group, Math.floor(tokens / group.pageTokens)),
+      catalogue: new Catalogue(group, summarizer, this.#counts, share),
+    };
+  }
+
+  /** The id of a token that leaves one group, -1 where it was never told. */
+  #release(position: number): number {
+    const noted = this.#ids.get(position);
+    if (!noted) return -1;
+    noted.left--;
+    if (noted.left === 0) this.#ids.delete(position);
+    return noted.id;
+  }
+
+  /** Writes the draft as a block and makes it findable. */
+  #seal({ index, draft, summarizer, catalogue }: Group): void {
+    const { positions, ids } = draft;
+    const summary = summarizer?.of(draft.pages, positions) ?? null;
+    const meta = { positions, ids, summary };
+    const serial = this.#store.append(index, spanOf(positions), encodeMeta(meta), draft.pages);
+    if (serial !== null) this.#catalogue(catalogue, serial, traitsOf(meta, this.#counts !== null));
+    draft.clear();
+  }
+
+  #catalogue(catalogue: Catalogue, serial: number, traits: Traits): void {
+    if (traits.terms) this.#counts?.add(traits.terms);
+    catalogue.add(serial, traits);
+  }
+
+  /** Serials of the best blocks, as many as may be lent. */
+  async #choose(group: Group, { ids, queries }: RecallQuestion): Promise<number[]> {
+    const { settings } = this.#parts;
+    const most = Math.floor(settings.tokens / group.group.pageTokens);
+    const lanes = group.group.lanes;
+    const ranking = group.catalogue.rank({
+      ids: settings.by === "keys" ? null : ids,
+      queries:
+        settings.by === "tokens" || !queries ? null : lanes.map(({ layer, head }) => queries(layer, head)),
+    });
+    const scored = await this.#open(group, ranking, best(ranking.candidates, most * OPENED_PER_BLOCK));
+    const chosen = new Set<number>();
+    for (const { first } of best(scored, scored.length)) {
+      let serial: number | null = first;
+      for (let more = 0; more <= settings.following && serial !== null && chosen.size < most; more++) {
+        chosen.add(serial);
+        serial = this.#store.next(group.index, serial);
+      }
+    }
+    return [...chosen];
+  }
+
+  /** Candidates that stand for several blocks, read anew block by block; the others as they are. */
+  async #open(group: Group, ranking: Ranking, candidates: readonly Candidate[]): Promise<Candidate[]> {
+    const single = candidates.filter(({ blocks, first, last }) => blocks === 1 && first === last);
+    const serials = candidates
+      .filter(({ blocks, first, last }) => blocks > 1 || first !== last)
+      .flatMap(({ first, last }) => this.#store.serials(group.index, first, last));
+    const records = await this.#store.readMetas(group.index, serials);
+    const opened = records.flatMap((record): Candidate[] => {
+      const meta = record && this.#decode(group, record);
+      if (!record || !meta) return [];
+      const score = ranking.score(traitsOf(meta, this.#counts !== null));
+      return [{ first: record.serial, last: record.serial, blocks: 1, score }];
+    });
+    return [...single, ...opened].filter(({ score }) => score > 0);
+  }
+
+  /** Lends a group these blocks; returns how many of them could not be read. */
+  async #lend(group: Group, serials: readonly number[]): Promise<number> {
+    const { cache } = this.#parts;
+    const records = await this.#store.read(group.index, serials);
+    const blocks = records.flatMap((record) => {
+      const meta = record && this.#decode(group, record);
+      const whole = record?.payload.length === group.draft.pages.length;
+      return record && meta && whole
+        ? [{ serial: record.serial, positions: meta.positions, pages: record.payload }]
+        : [];
+    });
+    cache.attend(group.index, null);
+    group.table.load(blocks);
+    if (blocks.length > 0) cache.attend(group.index, group.table.view);
+    const { positions } = group.table;
+    cache.lent(group.index, positions.length, runsOf(positions));
+    return serials.length - blocks.length;
+  }
+
+  #decode({ group, summarizer }: Group, { meta, tokens }: BlockRecord) {
+    return decodeMeta(meta, tokens, group, summarizer?.vectors ?? 0);
+  }
+
+  #lost({ group: index, serials, spans, error }: Loss): void {
+    if (error) this.#problem = error;
+    const group = this.#groups?.[index];
+    // While the tier is opened there is nothing to forget yet: what is missing is seen when it is compared.
+    if (!group) return;
+    group.catalogue.remove(serials);
+    const count = spans.reduce((sum, { tokens }) => sum + tokens, 0);
+    this.#parts.cache.lose(
+      index,
+      count,
+      spans.map(({ first, last }) => [first, last] as const),
+    );
+  }
+
+  #state(): RecallState {
+    return {
+      blocks: this.#groups.map((group) =>
+        group ? runsOf(this.#store.serials(group.index, 0, Number.MAX_SAFE_INTEGER)) : [],
+      ),
+      recalled: this.#groups.map((group) => group?.table.serials ?? []),
+      ids: [...this.#ids].map(([position, { id }]) => [position, id] as const),
+    };
+  }
+
+  /** Takes what was found of what a state lists; what is missing counts as dropped. */
+  async #adopt(
+    found: readonly FoundRecord[],
+    state: RecallState,
+    missing: MillraceError | null,
+  ): Promise<void> {
+    const { cache } = this.#parts;
+    for (const group of this.#groups) {
+      if (!group) continue;
+      const runs = state.blocks[group.index] ?? [];
+      let tokens = 0;
+      for (const record of found) {
+        if (record.group !== group.index || !inRuns(runs, record.serial)) continue;
+        const meta = this.#decode(group, { ...record, payload: new Uint8Array() });
+        if (!meta) continue;
+        this.#catalogue(group.catalogue, record.serial, traitsOf(meta, this.#counts !== null));
+        tokens += record.tokens;
+      }
+      const gone = cache.report().groups[group.index]!.demoted - tokens;
+      if (gone > 0) {
+        this.#problem = missing ?? blocksMissing(this.folder, gone);
+        cache.lose(group.index, gone, []);
+      }
+    }
+    for (const [position, id] of state.ids) this.#ids.set(position, { id, left: this.#takers });
+    for (const group of this.#groups) {
+      const serials = group ? (state.recalled[group.index] ?? []) : [];
+      if (group && serials.length > 0) {
+        await this.#lend(
+          group,
+          serials.filter((serial) => this.#store.has(group.index, serial)),
+        );
+      }
+    }
+  }
+}
+
+/** The groups whose dropped tokens later queries could still have seen; null for the others. */
+export function groupsThatRecall(tape: Tape, layout: CacheLayout): (CacheGroup | null)[] {
+  return layout.groups.map((group) =>
+    group.lanes.every(({ layer }) => tape.kv[layer]!.window === null) ? group : null,
+  );
+}
+
+/** Pages that recalled blocks take of the pool, at most. */
+export function recallPages(tape: Tape, layout: CacheLayout, tokens: number): number {
+  return groupsThatRecall(tape, layout).reduce(
+    (sum, group) => sum + (group ? Math.floor(tokens / group.pageTokens) * group.lanes.length : 0),
+    0,
+  );
+}
+
+/** Memory that a tier takes outside the pool, at most: summaries, what waits to be written, and blocks in the making. */
+export function recallBytes(tape: Tape, layout: CacheLayout, settings: RecallSettings): number {
+  const drafts = groupsThatRecall(tape, layout).reduce(
+    (sum, group) => sum + (group ? 2 * blockBytes(group) * group.lanes.length : 0),
+    0,
+  );
+  return settings.summaryBytes + settings.queueBytes + drafts;
+}
+
+function storeOptions({ cache, tape, fingerprint, folder, settings }: RecallParts) {
+  const groups = groupsThatRecall(tape, cache.layout);
+  const vectors = settings.by === "tokens" ? 0 : settings.vectors;
+  const metas = groups.map((group) => (group ? metaBytes(group, vectors) : 0));
+  return {
+    folder,
+    fingerprint,
+    recordBytes: groups.map((group, i) =>
+      group ? recordBytesFor(metas[i]!, blockBytes(group) * group.lanes.length) : 0,
+    ),
+    headBytes: metas.map(headBytesFor),
+    budgetBytes: settings.diskBytes,
+    queueBytes: settings.queueBytes,
+  };
+}
+
+function ropeOf(tape: Tape, layer: number): RopeRef | null {
+  for (const op of tape.ops) if (op.op === "attention" && op.layer === layer) return op.rope;
+  return null;
+}
+
+/** The candidates that score highest; of equals those that are newer. */
+const best = (candidates: readonly Candidate[], count: number): Candidate[] =>
+  [...candidates].sort((a, b) => b.score - a.score || b.last - a.last).slice(0, count);
+
+function spanOf(positions: Int32Array): BlockSpan {
+  const first = positions.reduce((a, b) => Math.min(a, b));
+  const last = positions.reduce((a, b) => Math.max(a, b));
+  return { tokens: positions.length, first, last };
+}
+
+/** Ascending numbers as runs. */
+function runsOf(numbers: ArrayLike<number>): [number, number][] {
+  const runs: [number, number][] = [];
+  for (let i = 0; i < numbers.length; i++) {
+    const last = runs.at(-1);
+    if (last && last[1] === numbers[i]! - 1) last[1] = numbers[i]!;
+    else runs.push([numbers[i]!, numbers[i]!]);
+  }
+  return runs;
+}
+
+const inRuns = (runs: readonly (readonly [number, number])[], wanted: number): boolean =>
+  runs.some(([first, last]) => wanted >= first && wanted <= last);
+
+async function makeOwnFolder(folder: string): Promise<void> {
+  try {
+    await makeFolder(folder, 0o700);
+  } catch (cause) {
+    throw new MillraceError(
+      "WRITE_FAILED",
+      `The folder ${folder} of the disk tier cannot be made (${cause instanceof Error ? cause.message : cause}).`,
+      { folder },
+      { cause },
+    );
+  }
+}
+
+const blocksMissing = (folder: string, tokens: number): MillraceError =>
+  new MillraceError(
+    "BAD_FORMAT",
+    `Blocks of ${tokens} tokens are missing or damaged in what was saved to the disk tier ${folder}; they count as ` +
+      "dropped. The session goes on.",
+    { folder, tokens },
+  );

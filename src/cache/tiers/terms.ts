@@ -1,0 +1,79 @@
+/**
+ * Which words a block holds: its token ids and pairs of neighbours, as numbers, and how rare each is among all blocks.
+ * A question's rare words found again are a plain, exact and cheap sign that a block is what it asks about.
+ */
+
+/** Rows of the count of blocks by term: terms that fall into one row count together, so a term may pass as less rare. */
+const ROWS = 2 ** 16;
+
+const rowOf = (term: number): number => (Math.imul(term, 0x9e3779b1) >>> 16) & (ROWS - 1);
+
+/** Distinct terms of a run of tokens, ascending: ids below 2^31, pairs of neighbours from there on. */
+export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
+  const terms = new Set<number>();
+  for (let i = 0; i < ids.length; i++) {
+    terms.add(ids[i]!);
+    if (i > 0) terms.add(pairOf(ids[i - 1]!, ids[i]!));
+  }
+  return Uint32Array.from(terms).sort();
+}
+
+const pairOf = (a: number, b: number): number =>
+  ((Math.imul(a, 0x85ebca6b) ^ Math.imul(b + 1, 0xc2b2ae35)) | 0x80000000) >>> 0;
+
+/** Most terms of a run of tokens. */
+export const mostTerms = (tokens: number): number => 2 * tokens;
+
+/** In how many blocks each term stands; 256 KiB. */
+export class TermCounts {
+  readonly #counts = new Uint32Array(ROWS);
+  #blocks = 0;
+
+  /** Counts a block's distinct terms. */
+  add(terms: Uint32Array): void {
+    this.#blocks++;
+    for (const term of terms) this.#counts[rowOf(term)]!++;
+  }
+
+  /** How telling a term is: the natural log of the share of blocks that have it, negated; 0 where none has. */
+  weight(term: number): number {
+    const count = this.#counts[rowOf(term)]!;
+    return count === 0 ? 0 : Math.log((this.#blocks + 1) / count);
+  }
+
+  /** For a fork. */
+  copyFrom(other: TermCounts): void {
+    this.#counts.set(other.#counts);
+    this.#blocks = other.#blocks;
+  }
+}
+
+/** A question's terms, ready to be looked for in many blocks. */
+export class TermQuery {
+  readonly #weights = new Map<number, number>();
+  /** By row: whether any of the question's terms falls into it. */
+  readonly #rows = new Uint8Array(ROWS);
+  readonly #total: number;
+
+  constructor(ids: ArrayLike<number>, counts: TermCounts) {
+    let total = 0;
+    for (const term of termsOf(ids)) {
+      const weight = counts.weight(term);
+      if (weight <= 0) continue;
+      this.#weights.set(term, weight);
+      this.#rows[rowOf(term)] = 1;
+      total += weight;
+    }
+    this.#total = total;
+  }
+
+  /** Share of the question's weight whose terms stand among `count` of `terms` from `at` on; 0 to 1. */
+  match(terms: Uint32Array, at: number, count: number): number {
+    let found = 0;
+    for (let i = at; i < at + count; i++) {
+      const term = terms[i]!;
+      if (this.#rows[rowOf(term)] === 1) found += this.#weights.get(term) ?? 0;
+    }
+    return this.#total === 0 ? 0 : found / this.#total;
+  }
+}
