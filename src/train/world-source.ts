@@ -1,0 +1,116 @@
+/** Training windows from the world: see src/world/world.ts. */
+import { MillraceError } from "../errors.js";
+import type { Tokenizer } from "../tokenizer/contract.js";
+import { BOS } from "../world/control.js";
+import { type Piece, type QuestionOptions, world } from "../world/world.js";
+import type { Window, WindowSource } from "./data.js";
+import { deriveSeed } from "./seeds.js";
+
+export interface WorldSourceOptions {
+  /** Tokens of every window. */
+  readonly windowLength: number;
+  /** A whole number from 0 on; other seeds give other windows, so that a held-out source is one of another seed. */
+  readonly seed: number;
+  /** Default: a question every 40 words, up to as far back as the window reaches. */
+  readonly questions?: QuestionOptions;
+  /** Factor on the loss of an answer's decisive words. Default 4. */
+  readonly answerWeight?: number;
+  /** Share of windows that begin with a conversation. Default 0.15. */
+  readonly chats?: number;
+}
+
+/** Most turns of a conversation before the log begins. */
+const MOST_TURNS = 12;
+
+/**
+ * Windows that never repeat. Each is the beginning of a world of its own, so that every answer is told before in the
+ * same window, behind the one token that begins them all. Throws INVALID_ARGUMENT for options out of range, and for a
+ * tokenizer that does not have the world's control tokens.
+ */
+export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): WindowSource {
+  const { windowLength, seed, answerWeight = 4, chats = 0.15 } = options;
+  const questions = { every: 40, to: Math.max(20, Math.min(900, windowLength - 60)), ...options.questions };
+  check(Number.isSafeInteger(windowLength) && windowLength >= 16, "windowLength", windowLength, "16 or more");
+  check(chats >= 0 && chats <= 1, "chats", chats, "a share from 0 to 1");
+  check(answerWeight > 0, "answerWeight", answerWeight, "a number above 0");
+  const bos = tokenizer.idOf(BOS);
+  check(bos !== undefined, "tokenizer", `no token ${BOS}`, "a tokenizer with the world's control tokens");
+  const encoder = new PieceEncoder(tokenizer);
+  return {
+    windowLength,
+    numWindows: Number.POSITIVE_INFINITY,
+    window(index: number): Window {
+      const chat = deriveSeed(seed, index) / 2 ** 53;
+      const turns = chat < chats ? 1 + Math.floor((chat / chats) * MOST_TURNS) : 0;
+      const tokens = new Int32Array(windowLength + 1);
+      const weights = new Float32Array(windowLength + 1).fill(1);
+      tokens[0] = bos;
+      let filled = 1;
+      for (const piece of world({ seed, stream: index, turns, questions })) {
+        const [ids, decisive] = encoder.encode(piece);
+        for (let i = 0; i < ids.length && filled < tokens.length; i++, filled++) {
+          tokens[filled] = ids[i]!;
+          if (decisive[i] === 1) weights[filled] = answerWeight;
+        }
+        if (filled === tokens.length) break;
+      }
+      return {
+        tokens: tokens.slice(0, windowLength),
+        targets: tokens.slice(1),
+        weights: weights.slice(1),
+      };
+    },
+  };
+}
+
+/**
+ * Tokens of pieces, put together from those of their words, which are kept: no tokenizer of words merges across a space
+ * before a word, so the sum is the same.
+ */
+export class PieceEncoder {
+  readonly #tokenizer: Tokenizer;
+  readonly #words = new Map<string, Int32Array>();
+  readonly #ids: number[] = [];
+  readonly #decisive: number[] = [];
+
+  constructor(tokenizer: Tokenizer) {
+    this.#tokenizer = tokenizer;
+  }
+
+  /** Ids, and 1 beside those of the decisive words of an answer that the log has told. Valid until the next call. */
+  encode(piece: Piece): readonly [ids: readonly number[], decisive: readonly number[]] {
+    const { text, kind, question } = piece;
+    const told = kind === "answer" && question !== undefined && question.stated !== null;
+    const from = told ? text.indexOf(question.answer) : 0;
+    const to = told ? from + question.answer.length : 0;
+    this.#ids.length = 0;
+    this.#decisive.length = 0;
+    for (const { 0: word, index } of text.matchAll(WORDS)) {
+      // A word's space is part of it: "in" begins at the space before it.
+      const at = word.startsWith(" ") ? index + 1 : index;
+      const weighs = at >= from && at < to ? 1 : 0;
+      const ids = this.#word(word);
+      for (let i = 0; i < ids.length; i++) {
+        this.#ids.push(ids[i]!);
+        this.#decisive.push(weighs);
+      }
+    }
+    return [this.#ids, this.#decisive];
+  }
+
+  #word(word: string): Int32Array {
+    const known = this.#words.get(word);
+    if (known) return known;
+    const ids = this.#tokenizer.encode(word, { addSpecial: false, parseSpecial: true });
+    this.#words.set(word, ids);
+    return ids;
+  }
+}
+
+/** Control tokens, words with the space before them, marks with the line breaks behind them. */
+const WORDS = /<\|\w+\|>|'s| ?[A-Za-z]+| ?[^\sA-Za-z<]+\n*|\s/g;
+
+function check(ok: boolean, name: string, got: unknown, expected: string): asserts ok {
+  if (ok) return;
+  throw new MillraceError("INVALID_ARGUMENT", `${name}: got ${String(got)}; expected ${expected}.`, { name });
+}
