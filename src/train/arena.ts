@@ -99,8 +99,8 @@ export class Arena {
   }
 
   /** Allocates the plan's memory. Throws OUT_OF_BUDGET where the machine refuses. */
-  commit(arithmetic: TrainingArithmetic): void {
-    this.#values = arithmetic.allocate(this.#height);
+  commit(memory: Pick<TrainingArithmetic, "allocate">): void {
+    this.#values = memory.allocate(this.#height);
   }
 
   free(): void {

@@ -15,7 +15,6 @@ import type { Operand, Parameters } from "./parameters.js";
 
 /** What compiling a step needs to know. */
 export interface Compiler {
-  readonly arithmetic: TrainingArithmetic;
   readonly arena: Arena;
   readonly parameters: Parameters;
   readonly adapters: ReadonlyMap<WeightRef, Adapter>;
@@ -25,8 +24,11 @@ export interface Compiler {
   /** Versions that some trained number decides: gradients flow to these alone. */
   readonly active: ReadonlySet<Version>;
   angles(rope: RopeRef): Angles;
-  record(run: () => void): void;
+  record(operation: Operation): void;
 }
+
+/** One recorded operation: runs in every step. */
+export type Operation = (arithmetic: TrainingArithmetic) => void;
 
 /** `sequences` x `perSequence` rows, each sequence's from `firstPosition` on. */
 export interface Range {
@@ -205,9 +207,8 @@ export class Frame {
     this.#gradients.clear();
   }
 
-  #do(run: (arithmetic: TrainingArithmetic) => void): void {
-    const { arithmetic } = this.#compiler;
-    this.#compiler.record(() => run(arithmetic));
+  #do(operation: Operation): void {
+    this.#compiler.record(operation);
   }
 
   #take(width: number): Slot {
@@ -324,7 +325,7 @@ export class Frame {
     const adapter = adapters.get(weight);
     if (adapter) {
       this.#scratch(this.rows, adapter.scratchWidth, (scratch) => {
-        this.#compiler.record(() => adapter.forward(x, out, scratch));
+        this.#do(() => adapter.forward(x, out, scratch));
       });
     }
   }
@@ -493,7 +494,7 @@ export class Frame {
       const x = this.matrixOf(xVersion);
       const dX = isWanted ? this.#gradientOf(xVersion) : null;
       this.#scratch(this.rows, adapter.scratchWidth, (scratch) => {
-        this.#compiler.record(() => adapter.backward(x, dOut, dX, scratch));
+        this.#do(() => adapter.backward(x, dOut, dX, scratch));
       });
     }
   }

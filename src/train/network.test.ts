@@ -367,6 +367,27 @@ describe("a network", () => {
     expect(arithmetic.bytes.current).toBe(0);
   });
 
+  it("is planned to the byte before anything is read", async () => {
+    const { read: _, ...rest } = tinyCheckpoint(tinyModel("gemma3"), "gguf");
+    const unread = { ...rest, read: () => Promise.reject(new Error("read")) };
+    const { tape } = await buildTape(tinyCheckpoint(tinyModel("gemma3"), "gguf"));
+    const options = {
+      sequences: 1,
+      length: 40,
+      memory: { chunk: 16 },
+      trainable: (name: string) => name.startsWith("blk.3"),
+    } as const;
+    const planned = await Network.plan(tape, unread, options);
+    const arithmetic = createReferenceTraining({ precision: "f32" });
+    using network = await Network.create(
+      arithmetic,
+      tape,
+      tinyCheckpoint(tinyModel("gemma3"), "gguf"),
+      options,
+    );
+    expect(planned).toEqual(network.bytes);
+  });
+
   it("refuses what makes no network or no batch", async () => {
     const refused = { code: "INVALID_ARGUMENT" };
     await expect(openNetwork("llama", { sequences: 0 })).rejects.toMatchObject(refused);

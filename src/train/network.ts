@@ -12,10 +12,11 @@ import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Tape, WeightRef } from "../tape/tape.js";
 import type { Adapt, Adapter } from "./adapter.js";
 import { Arena } from "./arena.js";
-import type { Compiler } from "./frame.js";
+import type { Compiler, Operation } from "./frame.js";
 import { buildGraph, type Graph, type Node, readsOf, type Version, writesOf } from "./graph.js";
-import { type Parameter, Parameters } from "./parameters.js";
+import { type Memory, type Parameter, Parameters, readTensors, type TensorSource } from "./parameters.js";
 import { type BatchMemory, type MemoryMode, Passes } from "./passes.js";
+import { PlannedMemory, shapesOnly } from "./planned-memory.js";
 
 export type { Adapt, AdaptedMatrix, Adapter } from "./adapter.js";
 export type { Parameter } from "./parameters.js";
@@ -74,8 +75,8 @@ export class Network implements Disposable {
   readonly length: number;
   readonly #arithmetic: TrainingArithmetic;
   readonly #batch: Buffers;
-  readonly #evaluation: readonly (() => void)[];
-  readonly #training: readonly (() => void)[] | null;
+  readonly #evaluation: readonly Operation[];
+  readonly #training: readonly Operation[] | null;
   readonly #owned: readonly { free(): void }[];
 
   /**
@@ -89,90 +90,35 @@ export class Network implements Disposable {
     checkpoint: Checkpoint,
     options: NetworkOptions,
   ): Promise<Network> {
-    checkOptions(options);
-    const graph = buildGraph(tape);
-    const { trainable = () => true, gradients = true } = options;
-    const before = arithmetic.bytes.current;
-    const parameters = await Parameters.load(arithmetic, tape, checkpoint, { trainable, gradients });
-    const loaded = arithmetic.bytes.current - before;
-    const elements = gradients
-      ? parameters.list.reduce((sum, { rows, columns }) => sum + rows * columns, 0)
-      : 0;
-    const gradientBytes = elements * (arithmetic.precision === "f64" ? 8 : 4);
-    const owned: { free(): void }[] = [parameters];
-    try {
-      const batch = await Buffers.make(arithmetic, tape, options);
-      owned.push(batch);
-      const adapters = collectAdapters(tape, options.adapt);
-      const compile = (arena: Arena, write: (passes: Passes) => void): (() => void)[] => {
-        const operations: (() => void)[] = [];
-        const compiler: Compiler = {
-          arithmetic,
-          arena,
-          parameters,
-          adapters,
-          tokens: batch.tokens,
-          hostTokens: batch.hostTokens,
-          active: activeVersions(graph, parameters, adapters),
-          angles: ({ id }) => batch.angles[id]!,
-          record: (run) => operations.push(run),
-        };
-        write(new Passes(compiler, graph, batch));
-        return operations;
-      };
-      const { memory = "keep" } = options;
-      // One pass runs at a time: both are planned over the same memory.
-      const arena = new Arena();
-      const evaluation = compile(arena, (passes) => passes.evaluate(memory));
-      const training = gradients ? compile(arena, (passes) => passes.train(memory)) : null;
-      const beforeArena = arithmetic.bytes.current;
-      arena.commit(arithmetic);
-      owned.push(arena);
-      return new Network(arithmetic, tape, options, {
-        parameters: [
-          ...parameters.list,
-          ...new Set([...adapters.values()].flatMap((each) => each.parameters)),
-        ],
-        bytes: {
-          weights: loaded - gradientBytes,
-          gradients: gradientBytes,
-          activations: arithmetic.bytes.current - beforeArena,
-          batch: beforeArena - before - loaded,
-        },
-        batch,
-        evaluation,
-        training,
-        owned,
-      });
-    } catch (error) {
-      for (const memory of owned) memory.free();
-      throw error;
-    }
+    const built = await build(arithmetic, tape, readTensors(checkpoint), options);
+    return new Network(arithmetic, tape, options, built);
+  }
+
+  /**
+   * What `create` would take on a backend of f32 numbers; allocates nothing and reads no tensor. `adapt` is called as by
+   * `create`. Throws as `create` does.
+   */
+  static async plan(tape: Tape, checkpoint: Checkpoint, options: NetworkOptions): Promise<NetworkBytes> {
+    const { bytes } = await build(new PlannedMemory(), tape, shapesOnly(checkpoint), options);
+    return bytes;
   }
 
   private constructor(
     arithmetic: TrainingArithmetic,
     tape: Tape,
-    options: NetworkOptions,
-    made: {
-      parameters: readonly Parameter[];
-      bytes: NetworkBytes;
-      batch: Buffers;
-      evaluation: readonly (() => void)[];
-      training: readonly (() => void)[] | null;
-      owned: readonly { free(): void }[];
-    },
+    { sequences, length }: NetworkOptions,
+    built: Built,
   ) {
     this.#arithmetic = arithmetic;
     this.vocabularySize = tape.logits.width;
-    this.sequences = options.sequences;
-    this.length = options.length;
-    this.parameters = made.parameters;
-    this.#batch = made.batch;
-    this.#evaluation = made.evaluation;
-    this.#training = made.training;
-    this.#owned = made.owned;
-    this.bytes = made.bytes;
+    this.sequences = sequences;
+    this.length = length;
+    this.parameters = built.parameters;
+    this.bytes = built.bytes;
+    this.#batch = built.batch;
+    this.#evaluation = built.evaluation;
+    this.#training = built.training;
+    this.#owned = built.owned;
   }
 
   /** Sets all gradients to zero. */
@@ -206,10 +152,10 @@ export class Network implements Disposable {
     this.dispose();
   }
 
-  async #run(batch: Batch, scale: number, operations: readonly (() => void)[]): Promise<BatchLoss> {
+  async #run(batch: Batch, scale: number, operations: readonly Operation[]): Promise<BatchLoss> {
     checkBatch(batch, this.sequences * this.length, this.vocabularySize);
     await this.#batch.write(batch, scale);
-    for (const run of operations) run();
+    for (const operation of operations) operation(this.#arithmetic);
     const losses = await this.#batch.readLosses();
     let [loss, weight] = [0, 0];
     batch.targets.forEach((target, row) => {
@@ -218,6 +164,74 @@ export class Network implements Disposable {
       weight += batch.weights?.[row] ?? 1;
     });
     return { loss: loss / scale, weight };
+  }
+}
+
+interface Built {
+  readonly parameters: readonly Parameter[];
+  readonly bytes: NetworkBytes;
+  readonly batch: Buffers;
+  readonly evaluation: readonly Operation[];
+  /** Null in a network without gradients. */
+  readonly training: readonly Operation[] | null;
+  readonly owned: readonly { free(): void }[];
+}
+
+/** All of a network but what runs it. Frees what it took where it throws. */
+async function build(
+  memory: Memory,
+  tape: Tape,
+  source: TensorSource,
+  options: NetworkOptions,
+): Promise<Built> {
+  checkOptions(options);
+  const graph = buildGraph(tape);
+  const { trainable = () => true, gradients = true, memory: mode = "keep" } = options;
+  const start = memory.bytes.current;
+  const parameters = await Parameters.load(memory, tape, source, { trainable, gradients });
+  const loaded = memory.bytes.current;
+  const owned: { free(): void }[] = [parameters];
+  try {
+    const batch = await Buffers.make(memory, tape, options);
+    owned.push(batch);
+    const adapters = collectAdapters(tape, options.adapt);
+    const active = activeVersions(graph, parameters, adapters);
+    // One pass runs at a time: both are planned over the same memory.
+    const arena = new Arena();
+    const compile = (write: (passes: Passes) => void): Operation[] => {
+      const operations: Operation[] = [];
+      const { tokens, hostTokens } = batch;
+      const compiler: Compiler = {
+        ...{ arena, parameters, adapters, tokens, hostTokens, active },
+        angles: ({ id }) => batch.angles[id]!,
+        record: (operation) => operations.push(operation),
+      };
+      write(new Passes(compiler, graph, batch));
+      return operations;
+    };
+    const evaluation = compile((passes) => passes.evaluate(mode));
+    const training = gradients ? compile((passes) => passes.train(mode)) : null;
+    const beforeArena = memory.bytes.current;
+    arena.commit(memory);
+    owned.push(arena);
+    const trained = parameters.list.reduce((sum, { rows, columns }) => sum + rows * columns, 0);
+    const gradientBytes = gradients ? trained * (memory.precision === "f64" ? 8 : 4) : 0;
+    return {
+      parameters: [...parameters.list, ...new Set([...adapters.values()].flatMap((each) => each.parameters))],
+      bytes: {
+        weights: loaded - start - gradientBytes,
+        gradients: gradientBytes,
+        activations: memory.bytes.current - beforeArena,
+        batch: beforeArena - loaded,
+      },
+      batch,
+      evaluation,
+      training,
+      owned,
+    };
+  } catch (error) {
+    for (const made of owned) made.free();
+    throw error;
   }
 }
 
@@ -233,33 +247,29 @@ class Buffers implements BatchMemory {
   readonly #weights: Values;
   readonly #losses: Values;
 
-  private constructor(
-    arithmetic: TrainingArithmetic,
-    { sequences, length }: NetworkOptions,
-    angles: Angles[],
-  ) {
+  private constructor(memory: Memory, { sequences, length }: NetworkOptions, angles: Angles[]) {
     const rows = sequences * length;
     this.sequences = sequences;
     this.length = length;
-    this.tokens = arithmetic.allocateIds(rows);
+    this.tokens = memory.allocateIds(rows);
     this.hostTokens = new Int32Array(rows);
-    this.targets = arithmetic.allocateIds(rows);
-    this.#weights = arithmetic.allocate(rows);
-    this.#losses = arithmetic.allocate(rows);
+    this.targets = memory.allocateIds(rows);
+    this.#weights = memory.allocate(rows);
+    this.#losses = memory.allocate(rows);
     this.angles = angles;
   }
 
-  static async make(arithmetic: TrainingArithmetic, tape: Tape, options: NetworkOptions): Promise<Buffers> {
+  static async make(memory: Memory, tape: Tape, options: NetworkOptions): Promise<Buffers> {
     const positions = Int32Array.from({ length: options.length }, (_, position) => position);
     const angles: Angles[] = [];
     for (const rope of tape.ropes) {
       const table = new Float32Array(ropeTableLength(rope, positions.length, 0));
       fillRopeTable(rope, positions, new Float64Array(0), table);
-      const values = arithmetic.allocate(table.length);
+      const values = memory.allocate(table.length);
       await values.write(table);
       angles.push({ values, pairs: rope.frequencies.length, style: rope.style });
     }
-    return new Buffers(arithmetic, options, angles);
+    return new Buffers(memory, options, angles);
   }
 
   weights(first: number, rows: number): Matrix {

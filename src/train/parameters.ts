@@ -43,6 +43,18 @@ const at = (values: Values, rows: number, columns: number, firstRow = 0): Matrix
   stride: columns,
 });
 
+/** What allocates; a training arithmetic, or the plan of one. */
+export type Memory = Pick<TrainingArithmetic, "precision" | "bytes" | "allocate" | "allocateIds" | "store">;
+
+/** Where tensors come from. */
+export interface TensorSource {
+  /** Outermost size of a tensor as it is stored. */
+  rowsOf(name: string): number | undefined;
+  bytes(spec: TensorSpec): Promise<Uint8Array>;
+  /** Writes the tensor's numbers, decoded, plus what is to be added. */
+  fill(values: Values, spec: TensorSpec): Promise<void>;
+}
+
 export interface ParameterOptions {
   readonly trainable: (name: string) => boolean;
   readonly gradients: boolean;
@@ -65,44 +77,42 @@ export class Parameters {
   }
 
   /**
-   * Reads every tensor that the tape names. Throws as `Checkpoint.read` does, OUT_OF_BUDGET, and
-   * UNSUPPORTED_TENSOR_TYPE for a frozen tensor that the arithmetic cannot decode.
+   * Reads every tensor that the tape names. Throws as the source does, OUT_OF_BUDGET, and UNSUPPORTED_TENSOR_TYPE for a
+   * frozen tensor that the arithmetic cannot decode; nothing stays allocated then.
    */
   static async load(
-    arithmetic: TrainingArithmetic,
+    memory: Memory,
     tape: Tape,
-    checkpoint: Checkpoint,
+    source: TensorSource,
     options: ParameterOptions,
   ): Promise<Parameters> {
     const list: Parameter[] = [];
     const tensors = new Map<string, Tensor>();
     const owned: { free(): void }[] = [];
-    const own = <T extends { free(): void }>(memory: T): T => {
-      owned.push(memory);
-      return memory;
+    const own = <T extends { free(): void }>(made: T): T => {
+      owned.push(made);
+      return made;
     };
     try {
-      for (const spec of tensorsOf(tape, checkpoint)) {
+      for (const spec of tensorsOf(tape, source)) {
         const { name, type, rows, columns, kind, add } = spec;
         const trains = options.trainable(name);
         // A frozen vector is too small to be worth decoding again and again.
         if (!trains && kind !== "vector") {
-          const bytes = new Uint8Array(rows * rowBytes(type, columns));
-          await checkpoint.read(name, 0, bytes);
-          const stored = own(arithmetic.store(type, rows, columns, bytes));
+          const stored = own(memory.store(type, rows, columns, await source.bytes(spec)));
           tensors.set(name, { whole: { kind: "stored", stored, firstRow: 0 }, columns });
           continue;
         }
-        const values = own(arithmetic.allocate(rows * columns));
-        await fill(values, checkpoint, spec);
+        const values = own(memory.allocate(rows * columns));
+        await source.fill(values, spec);
         const weight = at(values, rows, columns);
         const gradient =
-          trains && options.gradients ? at(own(arithmetic.allocate(rows * columns)), rows, columns) : null;
+          trains && options.gradients ? at(own(memory.allocate(rows * columns)), rows, columns) : null;
         tensors.set(name, { whole: { kind: "dense", weight, gradient }, columns });
         if (trains) list.push({ name, rows, columns, kind, weight, gradient, add });
       }
     } catch (error) {
-      for (const memory of owned) memory.free();
+      for (const made of owned) made.free();
       throw error;
     }
     return new Parameters(list, tensors, owned);
@@ -130,7 +140,8 @@ export class Parameters {
   }
 }
 
-interface TensorSpec {
+/** A stored tensor that the tape reads. */
+export interface TensorSpec {
   readonly name: string;
   readonly type: TensorType;
   readonly rows: number;
@@ -140,7 +151,7 @@ interface TensorSpec {
 }
 
 /** Every tensor that the tape's operations read, whole, once. Throws UNSUPPORTED_ARCHITECTURE for a gathered matrix. */
-function tensorsOf(tape: Tape, checkpoint: Checkpoint): TensorSpec[] {
+function tensorsOf(tape: Tape, { rowsOf }: TensorSource): TensorSpec[] {
   const specs = new Map<string, TensorSpec>();
   const addMatrix = (weight: WeightRef, kind: "matrix" | "embedding"): void => {
     const [slice, ...others] = weight.slices;
@@ -152,7 +163,7 @@ function tensorsOf(tape: Tape, checkpoint: Checkpoint): TensorSpec[] {
       );
     }
     const name = slice.tensor;
-    const rows = checkpoint.tensors.get(name)?.shape[0] ?? slice.rowStart + slice.rowCount;
+    const rows = rowsOf(name) ?? slice.rowStart + slice.rowCount;
     const { type, columns } = weight;
     if (kind === "embedding" || !specs.has(name))
       specs.set(name, { name, type, rows, columns, kind, add: 0 });
@@ -170,16 +181,24 @@ function tensorsOf(tape: Tape, checkpoint: Checkpoint): TensorSpec[] {
 /** Numbers decoded at a time. */
 const PIECE = 1 << 20;
 
-async function fill(values: Values, checkpoint: Checkpoint, spec: TensorSpec): Promise<void> {
-  const { name, type, rows, columns, add } = spec;
-  const bytesPerRow = rowBytes(type, columns);
-  const step = Math.max(1, Math.floor(PIECE / columns));
-  for (let row = 0; row < rows; row += step) {
-    const count = Math.min(step, rows - row);
-    const bytes = new Uint8Array(count * bytesPerRow);
-    await checkpoint.read(name, row * bytesPerRow, bytes);
-    const decoded = new Float32Array(count * columns);
-    blockFormat(type).decode(bytes, decoded);
-    await values.write(add === 0 ? decoded : decoded.map((x) => x + add), row * columns);
-  }
-}
+/** The numbers of a checkpoint. */
+export const readTensors = (checkpoint: Checkpoint): TensorSource => ({
+  rowsOf: (name) => checkpoint.tensors.get(name)?.shape[0],
+  async bytes({ name, type, rows, columns }) {
+    const bytes = new Uint8Array(rows * rowBytes(type, columns));
+    await checkpoint.read(name, 0, bytes);
+    return bytes;
+  },
+  async fill(values, { name, type, rows, columns, add }) {
+    const bytesPerRow = rowBytes(type, columns);
+    const step = Math.max(1, Math.floor(PIECE / columns));
+    for (let row = 0; row < rows; row += step) {
+      const count = Math.min(step, rows - row);
+      const bytes = new Uint8Array(count * bytesPerRow);
+      await checkpoint.read(name, row * bytesPerRow, bytes);
+      const decoded = new Float32Array(count * columns);
+      blockFormat(type).decode(bytes, decoded);
+      await values.write(add === 0 ? decoded : decoded.map((x) => x + add), row * columns);
+    }
+  },
+});

@@ -168,12 +168,12 @@ export class Passes {
 
   /** Keys and values of one sequence, and their zeroed gradients where asked for. */
   #withStore(layer: Segment, wantsGradients: boolean, use: (store: Store) => void): void {
-    const { arena, arithmetic, record } = this.#compiler;
+    const { arena, record } = this.#compiler;
     const attention = layer.nodes.find((node) => node.op === "attention")!;
     const take = (): Slot => arena.take(this.#batch.length, attention.numKvHeads * attention.headWidth);
     const zeroed = (): Slot => {
       const slot = take();
-      record(() => arithmetic.fill(slot, 0));
+      record((arithmetic) => arithmetic.fill(slot, 0));
       return slot;
     };
     const [keys, values] = [take(), take()];
@@ -231,7 +231,7 @@ export class Passes {
   /** Losses of all rows, some rows of logits at a time; where asked for, the stream's gradient into `gradient`. */
   #head(stream: Slot, mode: MemoryMode, gradient: Slot | null): void {
     const { head } = this.#graph;
-    const { arithmetic, record } = this.#compiler;
+    const { record } = this.#compiler;
     const fitting = Math.floor(LOGITS / head.output.width / 16) * 16;
     const wanted = typeof mode === "object" ? Math.min(fitting, mode.chunk) : fitting;
     const step = Math.max(MIN_HEAD_ROWS, wanted);
@@ -245,7 +245,7 @@ export class Passes {
       const { targets } = this.#batch;
       const weights = this.#batch.weights(first, rows);
       const losses = this.#batch.losses(first, rows);
-      record(() => arithmetic.crossEntropy(logits, targets, first, weights, losses));
+      record((arithmetic) => arithmetic.crossEntropy(logits, targets, first, weights, losses));
       if (gradient) frame.backward(logits, gradient.slice(first, rows));
       else frame.release();
     }
