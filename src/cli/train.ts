@@ -15,6 +15,7 @@ import { DECAYS, type Decay } from "../train/rate.js";
 import { type FreshModel, type TrainResult, type TrainStart, train } from "../train/train.js";
 import type { TrainEvent } from "../train/trainer.js";
 import { type TrainingData, textFiles } from "../train/training-data.js";
+import { worldData } from "../train/world-data.js";
 import { onInterrupt } from "./interrupt.js";
 import { backendOption, count, decimal, jsonOption, threadsOption } from "./options.js";
 import { say, write, writeJson } from "./terminal.js";
@@ -23,6 +24,7 @@ import { trainingProgress } from "./train/progress.js";
 interface TrainFlags {
   readonly data: readonly string[];
   readonly heldOut: number;
+  readonly answerWeight?: number;
   readonly out: string;
   readonly type: TensorType;
   readonly init?: string;
@@ -81,11 +83,21 @@ export function trainCommand(): Command {
         "and writes it as GGUF. Without --init or --tokenizer, a byte-level BPE tokenizer is trained on the text first.",
     )
     .optionsGroup("Data:")
-    .addOption(option("--data <files...>", "text files (UTF-8), each a document").makeOptionMandatory())
+    .addOption(
+      option(
+        "--data <files...>",
+        "text files (UTF-8), each a document; or world, the endless log of a harbour town",
+      ).makeOptionMandatory(),
+    )
     .addOption(
       option("--held-out <share>", "share of the text, at its end, kept for --evaluate")
         .argParser(decimal)
         .default(0.02),
+    )
+    .addOption(
+      option("--answer-weight <x>", "with world: factor on the loss of answers")
+        .argParser(decimal)
+        .default(1),
     )
     .optionsGroup("Model:")
     .addOption(option("--out <path>", "the GGUF file to write").makeOptionMandatory())
@@ -257,7 +269,9 @@ function modelOf(flags: TrainFlags): FreshModel | { init: string } {
   };
 }
 
-function dataOf({ data, seed, heldOut }: TrainFlags): TrainingData {
+function dataOf({ data, seed, heldOut, answerWeight }: TrainFlags): TrainingData {
+  if (data.length === 1 && data[0] === "world")
+    return worldData({ seed, ...given("answerWeight", answerWeight) });
   return textFiles(data, { seed, heldOut });
 }
 

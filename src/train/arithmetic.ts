@@ -30,7 +30,7 @@ export async function openArithmetic(
     };
   }
   const { backend, reason } = await createBackend(name, threads === undefined ? {} : { threads });
-  const arithmetic = "training" in backend ? (backend.training as () => TrainingArithmetic)() : undefined;
+  const arithmetic = backend.training?.();
   if (!arithmetic) {
     await backend.dispose();
     throw new MillraceError(

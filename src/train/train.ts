@@ -274,7 +274,7 @@ async function firstModel({ model, data, seed, lengths }: Checked): Promise<Chec
   const keys =
     "from" in tokenizer
       ? await tokenizerKeys(tokenizer.from)
-      : await trainTokenizer(data.sample(), { vocabularySize: tokenizer.vocabularySize });
+      : await trainTokenizer(data.sample(), { ...data.tokenizer, vocabularySize: tokenizer.vocabularySize });
   const context = shape.context ?? Math.max(...lengths.map(({ length }) => length));
   return initialiseModel({ ...shape, context }, keys, { seed, ...(name === undefined ? {} : { name }) });
 }

@@ -2,10 +2,13 @@
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { openTextData, type WindowSource } from "./data.js";
 import { readTextPieces } from "./text-files.js";
+import type { TokenizerTrainingOptions } from "./tokenizer.js";
 
 export interface TrainingData {
   /** Identifies the data in checkpoints: a resumed run must have the same. */
   readonly name: string;
+  /** What a tokenizer that is trained on it must have beside words. */
+  readonly tokenizer: Omit<TokenizerTrainingOptions, "vocabularySize">;
   /** Texts that a new tokenizer is trained on. */
   sample(): Iterable<string> | AsyncIterable<string>;
   /** Windows of `length` tokens to train on, and others that are kept from training, if any. */
@@ -29,6 +32,7 @@ export interface TextFilesOptions {
 export function textFiles(paths: readonly string[], { seed, heldOut }: TextFilesOptions): TrainingData {
   return {
     name: `${paths.length} text files, seed ${seed}, ${heldOut} held out`,
+    tokenizer: {},
     async *sample() {
       let left = SAMPLE_CHARACTERS;
       for (const path of paths) {
