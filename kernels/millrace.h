@@ -47,6 +47,8 @@ enum OpCode {
   OP_TRAIN_ROW_NORMS,
   OP_TRAIN_SUM_ROWS,
   OP_TRAIN_SUM_SQUARES,
+  OP_LOW_RANK_DOWN,
+  OP_LOW_RANK_UP,
 };
 
 enum RowKind { ROWS_TOKENS = 0, ROWS_OUTPUTS = 1, ROWS_ROUTES = 2 };
@@ -96,7 +98,17 @@ typedef struct Span {
   int32_t start;
   int32_t count;
   uint64_t views;  // uint64 [num_groups]: address of the group's first View
+  int32_t adapter; // -1: none
+  int32_t reserved;
 } Span;
+
+// One adapter's change of low rank at one matrix (LowRankPair of tape.ts); rank 0: none.
+typedef struct LowRank {
+  uint64_t down;  // f32 [rank, input width]
+  uint64_t up;    // f32 [rank, output width]
+  int32_t rank;
+  int32_t reserved;
+} LowRank;
 
 typedef struct Step {
   int32_t num_tokens;

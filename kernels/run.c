@@ -33,6 +33,8 @@ KERNEL(select);
 KERNEL(route);
 KERNEL(matmul_experts);
 KERNEL(combine);
+KERNEL(low_rank_down);
+KERNEL(low_rank_up);
 KERNEL(probe);
 KERNEL(train_multiply);
 KERNEL(train_attention);
@@ -116,6 +118,8 @@ EXPORT void mill_run(uint64_t address, int32_t thread) {
       case OP_ROUTE: kernel_route(op, step, &work); break;
       case OP_MATMUL_EXPERTS: kernel_matmul_experts(op, step, &work); break;
       case OP_COMBINE: kernel_combine(op, step, &work); break;
+      case OP_LOW_RANK_DOWN: kernel_low_rank_down(op, step, &work); break;
+      case OP_LOW_RANK_UP: kernel_low_rank_up(op, step, &work); break;
       case OP_PROBE: kernel_probe(op, step, &work); break;
       case OP_TRAIN_MULTIPLY: kernel_train_multiply(op, step, &work); break;
       case OP_TRAIN_ATTENTION: kernel_train_attention(op, step, &work); break;

@@ -100,6 +100,8 @@ export interface Span {
   readonly count: number;
   /** By group of the layout. */
   readonly views: readonly KvView[];
+  /** Number of the adapter that its `lowRank` ops apply; absent: none. */
+  readonly adapter?: number;
 }
 
 /** Everything that changes from step to step. Arrays are read during `run` only. */
@@ -125,10 +127,11 @@ export interface ProgramLimits {
   readonly maxOutputs: number;
   readonly kv: KvLayout;
   /**
-   * Gives every buffer memory of its own, so that `Program.read` works for all of them (tests, probes). Otherwise
-   * buffers whose lives do not overlap may share memory, and only those that no op reads are sure to survive.
+   * Gives every buffer, or those with these ids, memory of its own, so that `Program.read` works for them (tests,
+   * probes). Otherwise buffers whose lives do not overlap may share memory, and only those that no op reads are sure
+   * to survive.
    */
-  readonly keepBuffers?: boolean;
+  readonly keepBuffers?: boolean | readonly number[];
 }
 
 export interface Program {

@@ -78,6 +78,7 @@ describe("self-check", () => {
       route: true,
       matmulExperts: true,
       combine: true,
+      lowRank: true,
     };
     expect([...names].sort()).toEqual(Object.keys(all).sort());
   });

@@ -146,7 +146,7 @@ async function perform(backend: Backend, script: Script): Promise<Float32Array[]
       tokens,
       positions: tokens,
       outputs: Int32Array.of(count - 1),
-      spans: [{ start: 0, count, views }],
+      spans: [{ start: 0, count, views, adapter: 1 }],
       slots: groups.map(() => slots),
       rotations: Float64Array.of(5),
       arena,
@@ -238,6 +238,18 @@ function writeScript(): Script {
   const combined = input(ROWS, float);
   tape.combine(routed, route, combined);
   probe("combine", combined);
+
+  const pair = (adapter: number, rank: number) => {
+    const vector = (width: number) => {
+      const tensor = `t${Object.keys(tensors).length}`;
+      tensors[tensor] = { shape: [width], data: floats(width, float) };
+      return tape.vector({ slice: { tensor, rowStart: 0, rowCount: 1 }, type: "F32", width, add: 0 });
+    };
+    return { adapter, rank, down: vector(rank * WIDTH), up: vector(rank * ROWS) };
+  };
+  const changed = input(ROWS, float);
+  tape.lowRank(x, [pair(0, 2), pair(1, 3)], changed);
+  probe("lowRank", changed);
 
   const selected = tape.select(x);
   probe("select", selected);

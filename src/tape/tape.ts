@@ -70,6 +70,17 @@ export interface RouteRef {
   readonly perToken: number;
 }
 
+/** One adapter's part in an op: a change of low rank, its factor included. */
+export interface LowRankPair {
+  /** Number of the adapter, which spans of a step name. */
+  readonly adapter: number;
+  readonly rank: number;
+  /** [rank, input width] */
+  readonly down: VectorRef;
+  /** [rank, output width] */
+  readonly up: VectorRef;
+}
+
 /** What the cache must know of one layer. */
 export interface KvLayer {
   readonly layer: number;
@@ -103,6 +114,16 @@ export type Op =
       readonly weight: WeightRef;
       readonly bias: VectorRef | null;
       readonly accumulate: boolean;
+      readonly out: BufferRef;
+    }
+  /**
+   * out[r] += the sum over j of (down[j] . x[r]) up[j], with the pair of the adapter that row r's span names; rows
+   * whose span names none, or one without a pair here, stay as they are. Every adapter has at most one pair.
+   */
+  | {
+      readonly op: "lowRank";
+      readonly x: BufferRef;
+      readonly pairs: readonly LowRankPair[];
       readonly out: BufferRef;
     }
   /** Rotates, in place, the first 2 x frequencies.length elements of every head of x at the token's position. */
@@ -254,6 +275,19 @@ export class TapeBuilder {
     }
     this.#ops.push({ op: "matmul", x, weight, bias, accumulate: options.addTo !== undefined, out });
     return out;
+  }
+
+  /** Adds the change of each row's adapter onto `addTo`; see the op. */
+  lowRank(x: BufferRef, pairs: readonly LowRankPair[], addTo: BufferRef): void {
+    for (const { rank, down, up } of pairs) {
+      if (x.rows === addTo.rows && down.width === rank * x.width && up.width === rank * addTo.width) continue;
+      throw shapeError(
+        "lowRank",
+        `rank ${rank}, down of ${down.width}, up of ${up.width}`,
+        `rank times ${x.width} and ${addTo.width}`,
+      );
+    }
+    this.#ops.push({ op: "lowRank", x, pairs, out: addTo });
   }
 
   /** Rotates x in place. */

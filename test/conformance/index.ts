@@ -14,6 +14,7 @@ import { attentionCases } from "./attention.js";
 import { addCases, gluCases, rmsNormCases, selectCases } from "./elementwise.js";
 import { expertCases } from "./experts.js";
 import { limitCases } from "./limits.js";
+import { lowRankCases } from "./low-rank.js";
 import { embedCases, matmulCases } from "./matmul.js";
 import {
   batchInvarianceCases,
@@ -28,6 +29,7 @@ const PARTS: Record<Part, (suite: Suite) => void> = {
   embed: embedCases,
   rmsNorm: rmsNormCases,
   matmul: matmulCases,
+  lowRank: lowRankCases,
   rope: ropeCases,
   append: appendCases,
   attention: attentionCases,

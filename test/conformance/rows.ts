@@ -1,4 +1,4 @@
-import type { Scene, Stage } from "./scene.js";
+import type { Batch, Scene, Stage } from "./scene.js";
 import type { Suite } from "./suite.js";
 
 /** Row counts around the kernels' own steps: one, pairs, tiles of 16 and one past them. */
@@ -12,7 +12,7 @@ export async function onBoth(
   scene: Scene,
   numTokens: number,
   use: (stage: Stage, reference: Stage) => void | Promise<void>,
-  batch: { outputs?: readonly number[]; positions?: readonly number[] } = {},
+  batch: Omit<Batch, "tokens"> = {},
 ): Promise<void> {
   const stages: Stage[] = [];
   try {

@@ -129,7 +129,11 @@ export interface Batch {
   /** Default: every row. */
   readonly outputs?: readonly number[];
   /** Default: one span over all tokens with no tables. */
-  readonly spans?: readonly { readonly count: number; readonly tables: readonly Table[] }[];
+  readonly spans?: readonly {
+    readonly count: number;
+    readonly tables: readonly Table[];
+    readonly adapter?: number;
+  }[];
   /** By group: slot of each token. */
   readonly slots?: readonly (readonly number[])[];
   readonly rotations?: readonly number[];
@@ -153,7 +157,7 @@ export class Stage {
   step(batch: Batch): Step {
     const numTokens = batch.tokens.length;
     const rows = Array.from({ length: numTokens }, (_, t) => t);
-    const spans = batch.spans ?? [{ count: numTokens, tables: [] }];
+    const spans: NonNullable<Batch["spans"]> = batch.spans ?? [{ count: numTokens, tables: [] }];
     let start = 0;
     this.views = spans.map(({ tables }) =>
       tables.map((table, g) => this.#lay(table, this.groups[g]!.headWidth)),
@@ -162,9 +166,10 @@ export class Stage {
       tokens: Int32Array.from(batch.tokens),
       positions: Int32Array.from(batch.positions ?? rows),
       outputs: Int32Array.from(batch.outputs ?? rows),
-      spans: spans.map(({ count }, s) => {
+      spans: spans.map(({ count, adapter }, s) => {
         start += count;
-        return { start: start - count, count, views: this.views[s]! };
+        const span = { start: start - count, count, views: this.views[s]! };
+        return adapter === undefined ? span : { ...span, adapter };
       }),
       slots: (batch.slots ?? []).map((slots) => Int32Array.from(slots)),
       rotations: Float64Array.from(batch.rotations ?? []),

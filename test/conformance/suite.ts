@@ -6,6 +6,7 @@ export type Part =
   | "embed"
   | "rmsNorm"
   | "matmul"
+  | "lowRank"
   | "rope"
   | "append"
   | "attention"

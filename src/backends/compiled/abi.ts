@@ -42,6 +42,8 @@ export const OP = {
   TRAIN_ROW_NORMS: 33,
   TRAIN_SUM_ROWS: 34,
   TRAIN_SUM_SQUARES: 35,
+  LOW_RANK_DOWN: 36,
+  LOW_RANK_UP: 37,
 } as const;
 
 export type OpCode = (typeof OP)[keyof typeof OP];
@@ -134,7 +136,10 @@ export const STEP = {
 } as const;
 
 /** 32-bit words of `Span`. */
-export const SPAN = { words: 4, start: 0, count: 1, views: 2 } as const;
+export const SPAN = { words: 6, start: 0, count: 1, views: 2, adapter: 4 } as const;
+
+/** 32-bit words of `LowRank`. */
+export const LOW_RANK = { words: 6, down: 0, up: 2, rank: 4 } as const;
 
 /** 32-bit words of `View`. */
 export const VIEW = {

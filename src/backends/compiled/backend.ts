@@ -14,8 +14,8 @@ import type {
 } from "../contract.js";
 import { copyRegion } from "../host-memory.js";
 import type { TrainingArithmetic } from "../training.js";
-import { align, BARRIER_WORDS, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
-import { encode, type Lowered, lower } from "./lower.js";
+import { align, BARRIER_WORDS, LOW_RANK, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
+import { encode, type Lowered, lower, tableLength } from "./lower.js";
 import type { Machine } from "./machine.js";
 import { StepWriter, stepBytes } from "./step-writer.js";
 import { CompiledTraining } from "./training.js";
@@ -91,7 +91,7 @@ export class CompiledBackend implements Backend {
 }
 
 /** Offsets in the control region: what the interpreter reads besides the step. */
-function controlLayout(tape: Tape, { instructions }: Lowered) {
+function controlLayout(tape: Tape, { instructions, lowRanks }: Lowered) {
   let bytes = 0;
   const take = (length: number): number => {
     const at = bytes;
@@ -105,6 +105,8 @@ function controlLayout(tape: Tape, { instructions }: Lowered) {
     ops: take(instructions.length * OP_RECORD.bytes),
     /** By layer: int32 [numKvHeads][2]. */
     laneMaps: tape.kv.map(({ numKvHeads }) => take(numKvHeads * 8)),
+    /** By op: LowRank [adapters]. */
+    lowRanks: lowRanks.map((pairs) => take(tableLength(pairs) * LOW_RANK.words * 4)),
     get bytes(): number {
       return bytes;
     },
@@ -148,6 +150,7 @@ class CompiledProgram implements Program {
     }
     this.#writeProgram();
     this.#writeLaneMaps();
+    this.#writeLowRanks();
     this.#writeOps();
   }
 
@@ -212,8 +215,22 @@ class CompiledProgram implements Program {
     });
   }
 
+  /** Of each op that adapters change, where each adapter's pair lies; a rank of 0 where it has none. */
+  #writeLowRanks(): void {
+    const { vectorAddresses } = this.#weights;
+    this.#lowered.lowRanks.forEach((pairs, id) => {
+      const words = this.#control.int32(this.#layout.lowRanks[id]!, tableLength(pairs) * LOW_RANK.words);
+      for (const { adapter, rank, down, up } of pairs) {
+        const at = adapter * LOW_RANK.words;
+        putAddress(words, at + LOW_RANK.down, vectorAddresses[down.id]!);
+        putAddress(words, at + LOW_RANK.up, vectorAddresses[up.id]!);
+        words[at + LOW_RANK.rank] = rank;
+      }
+    });
+  }
+
   #writeOps(): void {
-    const { ops, laneMaps } = this.#layout;
+    const { ops, laneMaps, lowRanks } = this.#layout;
     const { instructions } = this.#lowered;
     const at = {
       scratch: this.#scratch.address,
@@ -221,6 +238,7 @@ class CompiledProgram implements Program {
       vectors: this.#weights.vectorAddresses,
       ropes: this.#steps.ropeAddresses,
       laneMaps: laneMaps.map((offset) => this.#control.address + offset),
+      lowRanks: lowRanks.map((offset) => this.#control.address + offset),
     };
     encode(this.#lowered, at, this.#control.bytes(ops, instructions.length * OP_RECORD.bytes));
   }

@@ -8,6 +8,7 @@ import type { ProgramLimits } from "../contract.js";
 import {
   ACTIVATIONS,
   BARRIER_WORDS,
+  LOW_RANK,
   MATRIX,
   OP,
   OP_RECORD,
@@ -136,6 +137,14 @@ describe("numbers and structs are those of the C headers", () => {
       start: words(span, "start"),
       count: words(span, "count"),
       views: words(span, "views"),
+      adapter: words(span, "adapter"),
+    });
+    const lowRank = structOf(header, "LowRank");
+    expect(LOW_RANK).toEqual({
+      words: words(lowRank, "sizeof"),
+      down: words(lowRank, "down"),
+      up: words(lowRank, "up"),
+      rank: words(lowRank, "rank"),
     });
     const matrix = structOf(header, "Matrix");
     expect(MATRIX).toEqual({
@@ -368,6 +377,7 @@ describe("lower", () => {
       vectors: tape.vectors.map((_, id) => 1024 + id * 64),
       ropes: [4096],
       laneMaps: [8192],
+      lowRanks: [],
     };
     const bytes = new Uint8Array(result.instructions.length * OP_RECORD.bytes).fill(255);
     encode(result, at, bytes);

@@ -9,6 +9,7 @@
 import { MillraceError } from "../../errors.js";
 import type {
   BufferRef,
+  LowRankPair,
   Op,
   RopeRef,
   RouteRef,
@@ -35,7 +36,8 @@ export type Operand =
   | { readonly kind: "weight"; readonly id: number }
   | { readonly kind: "vector"; readonly id: number }
   | { readonly kind: "rope"; readonly id: number }
-  | { readonly kind: "laneMap"; readonly layer: number };
+  | { readonly kind: "laneMap"; readonly layer: number }
+  | { readonly kind: "lowRanks"; readonly id: number };
 
 /** An op of the interpreter; fields as in struct Op. */
 export interface Instruction {
@@ -55,6 +57,8 @@ export interface Lowered {
   readonly scratchBytes: number;
   /** By buffer id: offset in scratch, and whether its content outlives the run. */
   readonly buffers: readonly { readonly offset: number; readonly survives: boolean }[];
+  /** What `lowRanks` operands point to: the pairs of an op, by adapter. */
+  readonly lowRanks: readonly (readonly LowRankPair[])[];
 }
 
 /** How the weights were packed: by weight id, the number of the type that was chosen. */
@@ -86,11 +90,16 @@ const vector = (ref: VectorRef | null): Operand => (ref ? { kind: "vector", id: 
 const weight = (ref: WeightRef): Operand => ({ kind: "weight", id: ref.id });
 const ropeTable = (ref: RopeRef | null): Operand => (ref ? { kind: "rope", id: ref.id } : NONE);
 
+/** Entries of an op's table of pairs: up to the highest adapter that has one. */
+export const tableLength = (pairs: readonly LowRankPair[]): number =>
+  1 + Math.max(-1, ...pairs.map(({ adapter }) => adapter));
+
 /** Writes the drafts: instructions without barriers, and the scratch objects they name. */
 class Drafting {
   readonly drafts: Draft[] = [];
   readonly objects: ScratchObject[] = [];
   readonly buffers: readonly ScratchId[];
+  readonly lowRanks: (readonly LowRankPair[])[] = [];
   readonly #routes: readonly { ids: ScratchId; weights: ScratchId; lists: ScratchId }[];
   /** By buffer: where its present content lies in quantised form. */
   readonly #quantized = new Map<ScratchId, ScratchId>();
@@ -209,6 +218,31 @@ class Drafting {
           },
         ];
       }
+      case "lowRank": {
+        const [x, out] = [this.#of(op.x), this.#of(op.out)];
+        const rank = Math.max(...op.pairs.map((pair) => pair.rank));
+        const projected = this.#object(this.#rows(op.x.rows) * rank * 4);
+        const table: Operand = { kind: "lowRanks", id: this.lowRanks.push(op.pairs) - 1 };
+        const fields = (width: number): number[] => [ROWS[op.x.rows], width, rank, tableLength(op.pairs)];
+        return [
+          {
+            code: OP.LOW_RANK_DOWN,
+            i: fields(op.x.width),
+            f: [],
+            p: [scratch(x), table, scratch(projected)],
+            reads: [x],
+            writes: [projected],
+          },
+          {
+            code: OP.LOW_RANK_UP,
+            i: fields(op.out.width),
+            f: [],
+            p: [scratch(projected), table, scratch(out)],
+            reads: [projected, out],
+            writes: [out],
+          },
+        ];
+      }
       case "rope": {
         const x = this.#of(op.x);
         const i = [op.x.width, op.headWidth, op.rope.frequencies.length, ROPE_STYLES[op.rope.style]];
@@ -316,16 +350,19 @@ export function lower(
   weightTypes: WeightTypes,
   numThreads: number,
 ): Lowered {
-  const { drafts, objects, buffers } = new Drafting(tape, limits, kernels, weightTypes, numThreads);
+  const drafting = new Drafting(tape, limits, kernels, weightTypes, numThreads);
+  const { drafts, objects, buffers, lowRanks } = drafting;
   const isBuffer = new Set(buffers);
+  const { keepBuffers = false } = limits;
+  const kept = new Set(typeof keepBuffers === "boolean" ? [] : keepBuffers.map((id) => buffers[id]));
   const survives = objects.map(
     ({ lastRead, lastWrite }, id) =>
-      limits.keepBuffers === true || (isBuffer.has(id) && lastWrite >= lastRead),
+      keepBuffers === true || kept.has(id) || (isBuffer.has(id) && lastWrite >= lastRead),
   );
   const logits = buffers[tape.logits.id]!;
   survives[logits] = true;
   const lifetimes = objects.map(({ bytes, first, last }, id): Lifetime => {
-    if (limits.keepBuffers) return { bytes, first: 0, last: drafts.length };
+    if (keepBuffers === true) return { bytes, first: 0, last: drafts.length };
     return { bytes: last < 0 ? 0 : bytes, first, last: survives[id] ? drafts.length : last };
   });
   const { offsets, bytes } = place(lifetimes);
@@ -346,6 +383,7 @@ export function lower(
     scratchOffsets: offsets,
     scratchBytes: align(bytes),
     buffers: buffers.map((id) => ({ offset: offsets[id]!, survives: survives[id]! })),
+    lowRanks,
   };
 }
 
@@ -356,6 +394,7 @@ export interface Addresses {
   readonly vectors: readonly number[];
   readonly ropes: readonly number[];
   readonly laneMaps: readonly number[];
+  readonly lowRanks: readonly number[];
 }
 
 function resolve(operand: Operand, lowered: Lowered, at: Addresses): number {
@@ -372,6 +411,8 @@ function resolve(operand: Operand, lowered: Lowered, at: Addresses): number {
       return at.ropes[operand.id]!;
     case "laneMap":
       return at.laneMaps[operand.layer]!;
+    case "lowRanks":
+      return at.lowRanks[operand.id]!;
   }
 }
 

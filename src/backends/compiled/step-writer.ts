@@ -139,10 +139,11 @@ export class StepWriter {
     let spanAt = 0;
     let pointerAt = step.spans.length * SPAN.words;
     let viewAt = pointerAt + step.spans.length * this.#limits.kv.groups.length * 2;
-    for (const { start, count, views } of step.spans) {
+    for (const { start, count, views, adapter } of step.spans) {
       words[spanAt + SPAN.start] = start;
       words[spanAt + SPAN.count] = count;
       putAddress(words, spanAt + SPAN.views, base + pointerAt * 4);
+      words[spanAt + SPAN.adapter] = adapter ?? -1;
       spanAt += SPAN.words;
       for (const first of views) {
         putAddress(words, pointerAt, base + viewAt * 4);

@@ -53,6 +53,27 @@ function matmul(run: Run, { x, weight, bias, accumulate, out }: OpOf<"matmul">):
   }
 }
 
+function lowRank(run: Run, { x, pairs, out }: OpOf<"lowRank">): void {
+  const from = run.buffers[x.id]!;
+  const to = run.buffers[out.id]!;
+  for (let r = 0; r < rows(run, x.rows); r++) {
+    const token = x.rows === "outputs" ? run.step.outputs[r]! : r;
+    const span = run.step.spans.find(({ start, count }) => token >= start && token < start + count);
+    const pair = pairs.find(({ adapter }) => adapter === span?.adapter);
+    if (!pair) continue;
+    const down = { data: run.vectors[pair.down.id]!, rows: pair.rank, columns: x.width };
+    const up = run.vectors[pair.up.id]!;
+    const projected = Array.from({ length: pair.rank }, (_, j) => dot(down, j, from, r * x.width));
+    for (let i = 0; i < out.width; i++) {
+      let sum = to[r * out.width + i]!;
+      projected.forEach((factor, j) => {
+        sum += factor * up[j * out.width + i]!;
+      });
+      to[r * out.width + i] = sum;
+    }
+  }
+}
+
 function rope(run: Run, { x, headWidth, rope: spec }: OpOf<"rope">): void {
   const values = run.buffers[x.id]!;
   const table = run.ropes[spec.id]!;
@@ -146,6 +167,7 @@ const OPS: Execute = {
   embed,
   rmsNorm,
   matmul,
+  lowRank,
   rope,
   append,
   attention,
