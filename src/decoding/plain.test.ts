@@ -90,6 +90,11 @@ describe("plain decoding", () => {
     expect(whole.finish).toBe("stop-string");
     expect(whole.text.trim()).toBe("the re");
     expect(whole.tokens).toEqual(said);
+    // Of the tokens of "rest", those that are of nothing but "st".
+    const texts = said.map((id) => tokenizer.decode([40, id]).slice(tokenizer.decode([40]).length));
+    expect(texts.slice(-2)).toEqual(["s", "t"]);
+    expect(whole.decoder.unsaid).toBe(2);
+    expect(play(ids("the res"), { stop: stop() }).decoder.unsaid).toBe(0);
 
     const cut = play(ids("the res"), { stop: stop() });
     expect(cut.finish).toBeNull();

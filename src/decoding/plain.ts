@@ -14,13 +14,18 @@ export interface PlainState {
   readonly held: readonly Sample[];
   /** Saved by the decoder's detokenizer; to be given to the next one's. */
   readonly detokenizer: DetokenizerState | null;
-  /** Text that the stop matcher holds back. */
+  /** Text that the stop matcher holds back, and how much of it and before it each of the last tokens gave. */
   readonly stop: string;
+  readonly lengths: readonly number[];
 }
 
 export interface PlainDecoder extends Decoder {
+  /** The seed in use: see `Sampler`. */
+  readonly seed: number;
   /** The token that was sampled last, an end token included; null before the first. */
   readonly sampled: number | null;
+  /** Where a stop string ended the answer: how many of the last tokens are of no other text than that string's. */
+  readonly unsaid: number;
   save(): PlainState;
 }
 
@@ -49,8 +54,11 @@ export function createPlain(options: PlainOptions): PlainDecoder {
     : Array.from(options.prompt.subarray(Math.max(0, options.prompt.length - sampler.window)));
   let generated = state?.generated ?? 0;
   let sampled: number | null = null;
+  let unsaid = 0;
   /** Tokens sampled since the last emission. */
   let held: Sample[] = [...(state?.held ?? [])];
+  /** How many characters each of the last tokens gave; of those before, the stop matcher holds nothing back. */
+  const lengths = [...(state?.lengths ?? [])];
   if (state) {
     sampler.restore(state.sampler);
     stop?.push(state.stop);
@@ -78,11 +86,39 @@ export function createPlain(options: PlainOptions): PlainDecoder {
     return pushed.stopped ? pushed : { text: pushed.text + stop.flush(), stopped: false };
   };
 
+  /** Counts the last tokens that gave nothing but what lies within the last `length` characters. */
+  const tokensWithin = (length: number): number => {
+    let count = 0;
+    for (let left = length; left > 0 && count < lengths.length; count++) {
+      left -= lengths.at(-1 - count)!;
+      if (left < 0) break;
+    }
+    return count;
+  };
+
+  const watch = (matcher: StopMatcher, decoded: string) => {
+    const known = matcher.held.length + decoded.length;
+    const pushed = matcher.push(decoded);
+    lengths.push(decoded.length);
+    if (pushed.stopped) unsaid = tokensWithin(known - pushed.text.length);
+    let sum = lengths.reduce((total, length) => total + length, 0);
+    while (lengths.length > 0 && sum - lengths[0]! >= matcher.held.length) sum -= lengths.shift()!;
+    return pushed;
+  };
+
   return {
     outputs: "last",
 
+    get seed() {
+      return sampler.seed;
+    },
+
     get sampled() {
       return sampled;
+    },
+
+    get unsaid() {
+      return unsaid;
     },
 
     accept(logits) {
@@ -95,9 +131,9 @@ export function createPlain(options: PlainOptions): PlainDecoder {
       }
       context.push(sample.id);
       if (context.length > 2 * sampler.window) context.splice(0, context.length - sampler.window);
-      held.push(sample);
       const decoded = detokenizer?.push(sample.id) ?? "";
-      const { text, stopped } = stop?.push(decoded) ?? { text: decoded, stopped: false };
+      held.push(sample);
+      const { text, stopped } = stop ? watch(stop, decoded) : { text: decoded, stopped: false };
       if (stopped) return end(text, "stop-string");
       if (generated >= maxTokens) {
         const last = rest();
@@ -116,6 +152,7 @@ export function createPlain(options: PlainOptions): PlainDecoder {
       held,
       detokenizer: detokenizer?.save() ?? null,
       stop: stop?.held ?? "",
+      lengths: [...lengths],
     }),
   };
 }

@@ -18,6 +18,7 @@ import type { Tokenizer } from "../tokenizer/contract.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
+import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
 
@@ -129,7 +130,7 @@ export async function assemble(
     const { numLayers, embeddingWidth, architecture } = config;
     return new LoadedModel({
       engine: new Engine({ program, pool, layout, scheduler: firstCome, limits, vocabularySize }),
-      tokenizer: resolved,
+      language: new Language(resolved, vocabularySize),
       maxTokens: fit.context,
       dispose,
       info: {

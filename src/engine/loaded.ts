@@ -2,16 +2,10 @@
  * A model that is loaded: engine, tokenizer and what is known of both. Turns what callers say (text, conversations,
  * options) into requests of token ids.
  */
-import { createPlain } from "../decoding/plain.js";
 import { createScorer } from "../decoding/score.js";
 import { MillraceError } from "../errors.js";
-import { type Candidates, createCandidates } from "../sampling/candidates.js";
-import { createSampler } from "../sampling/sampler.js";
-import { createStopMatcher } from "../sampling/stop.js";
-import { chatFormat, renderChat } from "../tokenizer/chat.js";
-import type { Tokenizer } from "../tokenizer/contract.js";
-import { createDetokenizer } from "../tokenizer/detokenizer.js";
 import type { Engine } from "./engine.js";
+import type { Language } from "./language.js";
 import {
   type GenerateParameters,
   type GenerationEnd,
@@ -29,8 +23,7 @@ interface Ending<T> {
 
 export interface LoadedParts {
   readonly engine: Engine;
-  /** Where there is none that can be used: what to throw when text is asked for. */
-  readonly tokenizer: Tokenizer | MillraceError;
+  readonly language: Language;
   readonly info: LoadedInfo;
   /** Most tokens of one request; Infinity where the cache policy takes streams of any length. */
   readonly maxTokens: number;
@@ -39,26 +32,19 @@ export interface LoadedParts {
 
 type Conversation = Exclude<Prompt, string | Int32Array>;
 
-const NO_END: ReadonlySet<number> = new Set();
-
 export class LoadedModel {
   readonly engine: Engine;
   readonly info: LoadedInfo;
-  readonly #tokenizer: Tokenizer | null;
-  readonly #noTokenizer: MillraceError | null;
+  readonly #language: Language;
   readonly #maxTokens: number;
   readonly #dispose: () => Promise<void>;
-  /** Shared by all samplers: they run one after another. */
-  readonly #candidates: Candidates;
 
-  constructor({ engine, tokenizer, info, maxTokens, dispose }: LoadedParts) {
+  constructor({ engine, language, info, maxTokens, dispose }: LoadedParts) {
     this.engine = engine;
     this.info = info;
-    this.#tokenizer = tokenizer instanceof MillraceError ? null : tokenizer;
-    this.#noTokenizer = tokenizer instanceof MillraceError ? tokenizer : null;
+    this.#language = language;
     this.#maxTokens = maxTokens;
     this.#dispose = dispose;
-    this.#candidates = createCandidates(info.vocabularySize);
   }
 
   /**
@@ -70,32 +56,23 @@ export class LoadedModel {
     parameters: GenerateParameters,
     listener: Ending<GenerationEnd> & Pick<RequestListener, "emit">,
   ): void {
-    const { sampling, ignoreEos } = parameters;
-    const prompt = this.#encode(parameters.prompt);
-    const stop = [...parameters.stop, ...this.#turnEnds(parameters.prompt)];
+    const prompt = this.#language.encode(parameters.prompt);
+    const isConversation = typeof parameters.prompt === "object" && "messages" in parameters.prompt;
+    const stop = isConversation ? [...parameters.stop, ...this.#language.turnEnds()] : parameters.stop;
     this.#checkRoom(prompt.length);
-    const tokenizer = this.#tokenizer;
-    if (stop.length > 0) this.#needTokenizer();
-    const sampler = createSampler(sampling, this.info.vocabularySize, this.#candidates);
     const room = this.#maxTokens - prompt.length + 1;
     const maxTokens = parameters.maxTokens ?? (room === Infinity ? this.info.context : room);
+    const decoder = this.#language.decoder({ ...parameters, stop, maxTokens }, prompt);
     this.engine.submit({
       id,
       prompt,
-      decoder: createPlain({
-        sampler,
-        prompt,
-        maxTokens,
-        endIds: ignoreEos ? NO_END : (tokenizer?.eosIds ?? NO_END),
-        detokenizer: tokenizer && createDetokenizer(tokenizer, { after: prompt }),
-        stop: stop.length > 0 ? createStopMatcher(stop) : null,
-      }),
+      decoder,
       // The last token of an answer is never run.
       maxCached: Math.min(prompt.length + maxTokens - 1, this.#maxTokens),
       credit: MAX_UNREAD_PIECES,
       listener: {
         emit: (emission) => listener.emit(emission),
-        end: (end) => listener.end({ ...end, seed: sampler.seed }),
+        end: (end) => listener.end({ ...end, seed: decoder.seed }),
         fail: (error) => listener.fail(error),
       },
     });
@@ -105,7 +82,7 @@ export class LoadedModel {
    * Submits a scoring. Throws INVALID_ARGUMENT for fewer than two tokens, and what `generate` throws.
    */
   score(id: number, text: string | Int32Array, listener: Ending<ScoreEnd>): void {
-    const tokens = this.#encode(text);
+    const tokens = this.#language.encode(text);
     if (tokens.length < 2) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
@@ -139,40 +116,21 @@ export class LoadedModel {
     text: string,
     options: { readonly addSpecial: boolean; readonly parseSpecial: boolean },
   ): Int32Array {
-    return this.#needTokenizer().encode(text, options);
+    return this.#language.needTokenizer().encode(text, options);
   }
 
   detokenize(tokens: ArrayLike<number>): string {
-    return this.#needTokenizer().decode(tokens);
+    return this.#language.needTokenizer().decode(tokens);
   }
 
   /** The prompt that the model's chat template makes of a conversation. */
-  renderChat({ messages, options }: Conversation): string {
-    return renderChat(this.#needTokenizer(), messages, options);
+  renderChat(conversation: Conversation): string {
+    return this.#language.render(conversation);
   }
 
   /** Frees everything; the engine must be idle. */
   dispose(): Promise<void> {
     return this.#dispose();
-  }
-
-  #encode(prompt: Prompt): Int32Array {
-    if (prompt instanceof Int32Array) return prompt;
-    if (typeof prompt === "string") return this.#needTokenizer().encode(prompt);
-    // The special tokens, BOS included, stand in the rendered text.
-    const text = this.renderChat(prompt);
-    return this.#needTokenizer().encode(text, { addSpecial: false, parseSpecial: true });
-  }
-
-  /** Stop strings of a conversation whose template has no token that ends a turn. */
-  #turnEnds(prompt: Prompt): readonly string[] {
-    const isConversation = typeof prompt === "object" && "messages" in prompt;
-    return isConversation && this.#tokenizer ? chatFormat(this.#tokenizer).stop : [];
-  }
-
-  #needTokenizer(): Tokenizer {
-    if (this.#tokenizer) return this.#tokenizer;
-    throw this.#noTokenizer;
   }
 
   #checkRoom(numTokens: number): void {

@@ -91,13 +91,17 @@ export type Prompt =
   | Int32Array
   | { readonly messages: readonly ChatMessage[]; readonly options: RenderOptions };
 
-export interface GenerateParameters {
-  readonly prompt: Prompt;
+/** How an answer is made. */
+export interface AnswerParameters {
   readonly sampling: SamplingOptions;
   /** Absent: as many as the context holds. */
   readonly maxTokens?: number;
   readonly stop: readonly string[];
   readonly ignoreEos: boolean;
+}
+
+export interface GenerateParameters extends AnswerParameters {
+  readonly prompt: Prompt;
 }
 
 export interface GenerationEnd {
