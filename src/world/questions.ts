@@ -50,24 +50,24 @@ const whereIsThing = [
 ];
 
 const FORMS: Readonly<Record<Exclude<QuestionKind, "talk">, Form>> = {
-  thing: form(14, "the {subject} is {value}.", ...whereIsThing),
+  thing: form(18, "the {subject} is {value}.", ...whereIsThing),
   keepsake: form(5, "the {subject} is {value}.", ...whereIsThing),
   holder: form(
-    3,
+    5,
     "{value} has the {subject}.",
     "Who has the {subject}?",
     "Who has the {subject} now?",
     "Who is carrying the {subject}?",
   ),
   carries: form(
-    3,
+    8,
     "{subject} is carrying {value}.",
     "What is {subject} carrying?",
     "What does {subject} carry?",
     "What is {subject} carrying now?",
   ),
   person: form(
-    6,
+    2.5,
     "{subject} is {value}.",
     "Where is {subject}?",
     "Where is {subject} now?",
@@ -196,14 +196,23 @@ export function restated({ kind, subject, answer }: Asked["question"]): readonly
 export interface Distances {
   readonly from: number;
   readonly to: number;
-  /** "even": as many at every distance; "logarithmic": as many from 10 to 100 as from 100 to 1000. */
-  readonly spread: "even" | "logarithmic";
+  /**
+   * "even": as many at every distance; "far": the more, the further back; "logarithmic": as many from 10 to 100 as from
+   * 100 to 1000.
+   */
+  readonly spread: "even" | "far" | "logarithmic";
 }
+
+const DRAWS: Readonly<Record<Distances["spread"], (from: number, to: number, random: Random) => number>> = {
+  even: (from, to, random) => from + random.fraction() * (to - from),
+  far: (from, to, random) => from + Math.sqrt(random.fraction()) * (to - from),
+  logarithmic: (from, to, random) => random.logarithmic(from, to),
+};
 
 /**
  * The fact to ask about: a distance is drawn, then a fact among those stated about that far back, so that distances are
- * spread as asked. Where nothing was stated that far back yet, the fact that comes nearest. Null where nothing lies in
- * the range at all.
+ * spread as asked; within the stream's age, while that is less. Where nothing was stated about that far back, the fact
+ * that comes nearest. Null where nothing lies in the range at all.
  */
 export function chooseFact(
   book: FactBook,
@@ -211,8 +220,10 @@ export function chooseFact(
   { from, to, spread }: Distances,
   random: Random,
 ): StatedFact | null {
-  const wanted = spread === "even" ? from + random.fraction() * (to - from) : random.logarithmic(from, to);
-  const slack = 10 + wanted / 10;
+  const draw = DRAWS[spread];
+  let wanted = draw(from, to, random);
+  if (wanted > now) wanted = draw(from, Math.max(from, now), random);
+  const slack = 20 + wanted / 8;
   const near: StatedFact[] = [];
   let nearest: StatedFact | null = null;
   let least = Number.POSITIVE_INFINITY;

@@ -188,7 +188,7 @@ export class Town {
     { weight: 3, make: (town, random) => town.#addOrRemoveThing(random) },
     { weight: 3.5, make: (town, random) => town.#stow(random) },
     { weight: 10, make: (town, random) => town.#walk(random) },
-    { weight: 6, make: (town, random) => town.#stay(random) },
+    { weight: 4, make: (town, random) => town.#stay(random) },
     { weight: 7, make: (town, random) => town.#sail(random) },
     { weight: 2.5, make: (town, random) => town.#restateBoat(random) },
     { weight: 8, make: (town, random) => town.#scene(random) },
