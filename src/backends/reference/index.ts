@@ -15,8 +15,10 @@ import type {
 } from "../contract.js";
 import { copyRegion, HostMemory } from "../host-memory.js";
 import { fillRopeTable, ropeTableLength } from "../rope-table.js";
+import type { TrainingArithmetic } from "../training.js";
 import { execute } from "./ops.js";
 import type { RouteData, Run } from "./state.js";
+import { createReferenceTraining } from "./training.js";
 import { decodedBytes, loadWeights, ReferenceWeights } from "./weights.js";
 
 /** The definition of every op, executed: slow, one thread, double-precision sums, weights decoded to f32. */
@@ -62,6 +64,11 @@ class ReferenceBackend implements Backend {
 
   copy(from: Region, fromByte: number, to: Region, toByte: number, byteLength: number): void {
     copyRegion(from, fromByte, to, toByte, byteLength);
+  }
+
+  /** In f32, as the other backends; `createReferenceTraining` offers double precision. */
+  training(): TrainingArithmetic {
+    return createReferenceTraining({ precision: "f32" });
   }
 
   async dispose(): Promise<void> {}
