@@ -1,0 +1,322 @@
+import { existsSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { readTokens, storeTokens } from "../../../test/support/cache-model.js";
+import { type CacheRunner, difference, TinyHost } from "../../../test/support/cache-runner.js";
+import { TestRandom } from "../../../test/support/random.js";
+import { Folders, openRecall, SETTINGS } from "../../../test/support/recall.js";
+import { tinyPrompt } from "../../../test/support/tiny-models.js";
+import { createReference } from "../../backends/reference/index.js";
+import { CODEC_NAMES } from "../codecs/contract.js";
+import type { CachePolicy, PolicyOfLane } from "../contract.js";
+import { pagesFor, planLayout } from "../layout.js";
+import { h2o } from "../policies/h2o.js";
+import { sinks } from "../policies/sinks.js";
+import { window } from "../policies/window.js";
+import { Rotations } from "../rotations.js";
+import { type CacheEvent, SequenceCache } from "../sequence.js";
+import { Recall, recallPages } from "./recall.js";
+
+const folders = new Folders();
+afterAll(() => folders.remove());
+
+const backend = createReference();
+const STEP = 16;
+
+async function makeRunner(
+  policy: CachePolicy | PolicyOfLane,
+  options: {
+    codec?: "f32" | "f16" | "int8";
+    tokens?: number;
+    sequences?: number;
+    model?: "llama" | "gemma3";
+  } = {},
+) {
+  const { codec = "f32", tokens = SETTINGS.tokens, sequences = 1, model = "llama" } = options;
+  const host = await TinyHost.open(model, backend);
+  const layout = planLayout({ kv: host.tape.kv, policy, codec, step: STEP, pageTokens: 16 });
+  const pages = pagesFor(layout, Number.POSITIVE_INFINITY) + recallPages(host.tape, layout, tokens);
+  const runner = await host.runner(layout, pages * sequences);
+  return { host, layout, runner, parts: { pool: runner.pool, layout, tape: host.tape } };
+}
+
+/** Stores tokens whose keys and values tell what they are; by default their ids are their positions. */
+function feed(
+  cache: SequenceCache,
+  recall: Recall,
+  runner: CacheRunner,
+  count: number,
+  idOf = (position: number) => position,
+): void {
+  for (let left = count; left > 0; ) {
+    const length = Math.min(left, cache.maxIncoming());
+    const positions = Int32Array.from({ length }, (_, i) => cache.nextPosition + i);
+    storeTokens(runner.pool, cache.layout, cache.prepare(positions, new Rotations()), positions);
+    recall.saw(positions, positions.map(idOf));
+    left -= length;
+  }
+}
+
+const upFrom = (first: number, count: number) => Int32Array.from({ length: count }, (_, i) => first + i);
+
+function balanced(cache: SequenceCache): void {
+  const report = cache.report();
+  for (const group of report.groups) {
+    expect(group.kept + group.demoted + group.dropped + group.expired + group.merged).toBe(report.seen);
+  }
+  expect(report.kept + report.demoted + report.dropped + report.merged).toBe(report.seen);
+}
+
+describe("Recall", () => {
+  it.each(CODEC_NAMES)("gives demoted tokens back bit for bit, as %s", async (codec) => {
+    for (const policy of [window({ tokens: 50 }), h2o({ heavy: 20, recent: 20 })]) {
+      const { layout, runner, parts } = await makeRunner(policy, { codec });
+      const { cache, recall } = await openRecall(parts, folders.fresh());
+      feed(cache, recall, runner, 400);
+      balanced(cache);
+      const { demoted, dropped } = cache.report();
+      expect(dropped).toBe(0);
+      expect(demoted).toBeGreaterThan(340);
+      for (const wanted of [7, 120, 300]) {
+        const { tokens, ranges, lost } = await recall.recall({ ids: [wanted, wanted + 1] });
+        expect(lost).toBe(0);
+        expect(tokens).toBeGreaterThan(0);
+        const view = cache.views[0]!.next!;
+        const found = readTokens(runner.pool, layout.groups[0]!, view, () => 0);
+        expect(found.size).toBe(tokens);
+        expect(found.has(wanted)).toBe(true);
+        const told = ranges[0]!.flatMap(([first, last]) => [...upFrom(first, last - first + 1)]);
+        expect(told).toEqual([...found.keys()].sort((a, b) => a - b));
+      }
+      await recall.dispose();
+      cache.dispose();
+      expect(runner.pool.usage().used).toBe(0);
+    }
+  });
+
+  it("equals a cache that never lost what was recalled, wherever it lay", async () => {
+    for (const policy of [window({ tokens: 40 }), sinks({ window: 32 })]) {
+      const { host, layout, runner, parts } = await makeRunner(policy);
+      const { cache, recall } = await openRecall(parts, folders.fresh());
+      const oracle = await host.oracle(layout, 200);
+      const hidden = new Set<number>();
+      const lent = new Map<number, number>();
+      let sinkOffset = 0;
+      cache.onChange((event: CacheEvent) => {
+        if (event.kind === "move") sinkOffset = event.offset;
+        if (event.kind === "recall") for (const position of lent.keys()) hidden.add(position);
+        if (event.kind === "recall") lent.clear();
+        if (event.kind !== "demote" && event.kind !== "recall") return;
+        for (const [first, last] of event.ranges) {
+          for (const position of upFrom(first, last - first + 1)) {
+            if (event.kind === "demote") hidden.add(position);
+            else lent.set(position, 0);
+          }
+        }
+        if (event.kind === "recall") for (const position of lent.keys()) hidden.delete(position);
+      });
+      const numSinks = policy.sinks ?? 0;
+      const prompt = tinyPrompt(200);
+      const run = async (tokens: readonly number[]) => {
+        const want: Float32Array[] = [];
+        const got = await runner.run(cache, tokens, {
+          afterStep: async (part) => {
+            recall.saw(upFrom(cache.nextPosition - part.length, part.length), part);
+            // Lent tokens end just before the stream, in order of time and without holes.
+            const stream = cache.nextPosition - (cache.report().groups[0]!.kept - numSinks);
+            const sorted = [...lent.keys()].sort((a, b) => a - b);
+            for (const [i, position] of sorted.entries()) {
+              lent.set(position, stream - sorted.length + i - position);
+            }
+            want.push(
+              ...(await oracle.run(part, {
+                hidden: (_, position) => hidden.has(position),
+                offset: (_, position) =>
+                  position < numSinks ? sinkOffset && sinkOffset - lent.size : (lent.get(position) ?? 0),
+              })),
+            );
+          },
+        });
+        expect(difference(got, want)).toBeLessThan(2e-4);
+      };
+      await run(prompt.slice(0, 150));
+      for (const wanted of [10, 60, 85]) {
+        await recall.recall({ ids: prompt.slice(wanted, wanted + 4) });
+        expect(lent.has(wanted)).toBe(true);
+        await run(prompt.slice(cache.nextPosition, cache.nextPosition + 13));
+      }
+      // All of it: then only the keys and values that were computed without it differ from the full cache's.
+      await recall.dispose();
+    }
+  });
+
+  it("goes on after save and restore, and in a fork, exactly as without", async () => {
+    const { runner, layout, parts } = await makeRunner(sinks({ window: 32 }), { sequences: 3 });
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    const prompt = tinyPrompt(200);
+    const run = async (which: SequenceCache, its: Recall, count: number) => {
+      const tokens = prompt.slice(which.nextPosition, which.nextPosition + count);
+      return runner.run(which, tokens, {
+        afterStep: (part) => its.saw(upFrom(which.nextPosition - part.length, part.length), part),
+      });
+    };
+    await run(cache, recall, 130);
+    await recall.recall({ ids: prompt.slice(20, 24) });
+    await run(cache, recall, 5);
+
+    const saved = folders.fresh();
+    const state = JSON.parse(JSON.stringify(await recall.save(saved)));
+    const snapshot = cache.serialize();
+    const fork = cache.fork();
+    const forkRecall = await recall.fork(fork, folders.fresh());
+    const restored = SequenceCache.restore(runner.pool, layout, snapshot);
+    const restoredRecall = await Recall.restore(
+      { ...parts, cache: restored, fingerprint: "test", folder: folders.fresh(), settings: SETTINGS },
+      saved,
+      state,
+    );
+    const all = [
+      [cache, recall],
+      [fork, forkRecall],
+      [restored, restoredRecall],
+    ] as const;
+    for (const question of [null, prompt.slice(90, 95), prompt.slice(130, 134)]) {
+      const logits: Float32Array[][] = [];
+      const lent: number[] = [];
+      for (const [its, tier] of all) {
+        if (question) {
+          const { tokens, lost } = await tier.recall({ ids: question });
+          expect(tokens).toBeGreaterThan(0);
+          expect(lost).toBe(0);
+          lent.push(tokens);
+        }
+        logits.push(await run(its, tier, 10));
+        balanced(its);
+      }
+      expect(new Set(lent).size).toBeLessThanOrEqual(1);
+      expect(difference(logits[1]!, logits[0]!)).toBe(0);
+      expect(difference(logits[2]!, logits[0]!)).toBe(0);
+    }
+    for (const [its, tier] of all) {
+      expect(its.report()).toEqual(cache.report());
+      await tier.dispose();
+      expect(existsSync(tier.folder)).toBe(false);
+    }
+    for (const [its] of all) its.dispose();
+    expect(readdirSync(saved).length).toBeGreaterThan(0);
+    expect(runner.pool.usage().used).toBe(0);
+  });
+
+  it("goes on without what a deleted folder held, and says so", async () => {
+    const { runner, layout, parts } = await makeRunner(window({ tokens: 32 }), { sequences: 2 });
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    feed(cache, recall, runner, 200);
+    const saved = folders.fresh();
+    const state = await recall.save(saved);
+    const snapshot = cache.serialize();
+    const { demoted } = cache.report();
+    rmSync(saved, { recursive: true });
+    const restored = SequenceCache.restore(runner.pool, layout, snapshot);
+    const tier = await Recall.restore(
+      { ...parts, cache: restored, fingerprint: "test", folder: folders.fresh(), settings: SETTINGS },
+      saved,
+      state,
+    );
+    expect(tier.report().problem?.code).toBe("FILE_NOT_FOUND");
+    expect(restored.report()).toMatchObject({ demoted: 0, dropped: demoted });
+    balanced(restored);
+    expect(await tier.recall({ ids: [5] })).toMatchObject({ tokens: 0, blocks: 0, lost: 0 });
+    feed(restored, tier, runner, 60);
+    expect((await tier.recall({ ids: [190] })).tokens).toBeGreaterThan(0);
+    await tier.dispose();
+
+    // In the middle of a stream.
+    const events: CacheEvent[] = [];
+    cache.onChange((event) => events.push(event));
+    rmSync(recall.folder, { recursive: true });
+    const { tokens, lost } = await recall.recall({ ids: [5, 6, 7] });
+    expect([tokens, lost]).toEqual([0, 1]);
+    expect(recall.report().problem?.code).toBe("FILE_NOT_FOUND");
+    expect(events).toEqual([
+      { kind: "drop", group: 0, count: 16, ranges: [[0, 15]] },
+      { kind: "recall", group: 0, count: 0, ranges: [] },
+    ]);
+    balanced(cache);
+    feed(cache, recall, runner, 60);
+    balanced(cache);
+    await recall.dispose();
+  });
+
+  it("never passes its budgets, and tells of every token that is pushed out", async () => {
+    const { runner, parts } = await makeRunner(({ head }) =>
+      head === 0 ? window({ tokens: 32 }) : sinks({ window: 40 }),
+    );
+    const settings = { diskBytes: 150_000, summaryBytes: 6000, queueBytes: 5000 };
+    const { cache, recall } = await openRecall(parts, folders.fresh(), settings);
+    const where = cache.layout.groups.map(() => new Map<number, string>());
+    cache.onChange((event) => {
+      if (event.kind === "move" || event.kind === "recall" || event.kind === "merge") return;
+      let count = 0;
+      for (const [first, last] of event.ranges) {
+        for (const position of upFrom(first, last - first + 1)) {
+          count++;
+          const before = where[event.group]!.get(position);
+          expect(before).toBe(event.kind === "drop" ? "demote" : undefined);
+          where[event.group]!.set(position, event.kind);
+        }
+      }
+      expect(count).toBe(event.count);
+    });
+    // A rare token in each block, common ones around it.
+    const idOf = (position: number) => (position % 16 === 5 ? 1000 + position : position % 7);
+    const random = new TestRandom(4);
+    for (let round = 0; round < 120; round++) {
+      feed(cache, recall, runner, 1 + random.below(60), idOf);
+      balanced(cache);
+      const report = recall.report();
+      expect(report.diskBytes).toBeLessThanOrEqual(settings.diskBytes);
+      expect(report.summaryBytes).toBeLessThanOrEqual(settings.summaryBytes);
+      expect(report.queuedBytes).toBeLessThanOrEqual(settings.queueBytes);
+      for (const [g, { demoted, dropped }] of cache.report().groups.entries()) {
+        const kinds = [...where[g]!.values()];
+        expect(kinds.filter((kind) => kind === "demote")).toHaveLength(demoted);
+        expect(kinds.filter((kind) => kind === "drop")).toHaveLength(dropped);
+      }
+      if (round % 10 !== 9) continue;
+      // What is still there is found, even where an entry stands for many blocks.
+      const kept = [...where[0]!].filter(([, kind]) => kind === "demote").map(([position]) => position);
+      const rare = kept.filter((position) => position % 16 === 5);
+      const wanted = rare[random.below(rare.length)]!;
+      const { ranges, lost } = await recall.recall({ ids: [1, 2, idOf(wanted), 5] });
+      expect(lost).toBe(0);
+      // The block that the question completed may have pushed it out.
+      const found = ranges[0]!.some(([first, last]) => first <= wanted && wanted <= last);
+      expect(found).toBe(where[0]!.get(wanted) === "demote");
+    }
+    expect(cache.report().dropped).toBeGreaterThan(1000);
+    await recall.dispose();
+  });
+
+  it("does not demote what a layer's own window hides", async () => {
+    const { runner, parts } = await makeRunner(window({ tokens: 60 }), { model: "gemma3" });
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    feed(cache, recall, runner, 200);
+    const { groups } = cache.report();
+    expect(groups.map(({ demoted }) => demoted > 0).sort()).toEqual([false, true]);
+    balanced(cache);
+    await recall.dispose();
+  });
+
+  it("refuses settings that it cannot hold to", async () => {
+    const { parts } = await makeRunner(window({ tokens: 60 }));
+    const codeOf = (settings: Partial<typeof SETTINGS>, folder = folders.fresh()) =>
+      openRecall(parts, folder, settings).then(
+        () => "none",
+        (error: { code: string }) => error.code,
+      );
+    expect(await codeOf({ tokens: 15 })).toBe("INVALID_ARGUMENT");
+    expect(await codeOf({ diskBytes: 1000 })).toBe("OUT_OF_BUDGET");
+    expect(await codeOf({ summaryBytes: 100 })).toBe("OUT_OF_BUDGET");
+    expect(await codeOf({}, join("/dev/null", "tier"))).toBe("WRITE_FAILED");
+  });
+});
