@@ -49,7 +49,9 @@ export class Batcher {
         this.#slots.forEach((slots, group) => {
           slots.set(prepared.slots[group]!, start);
         });
-        spans.push({ start, count, views: prepared.views });
+        const { adapter } = task;
+        const span = { start, count, views: prepared.views };
+        spans.push(adapter === undefined ? span : { ...span, adapter });
       } catch (error) {
         fail(task, MillraceError.from(error));
         share.outputs = 0;

@@ -2,10 +2,13 @@
  * The worker's end of the wire: takes calls, drives the engine while there is work, and sends what each step gave in
  * one message. Knows messages and turns of the event loop, and leaves the rest to the loaded model.
  */
+import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { LoadedModel } from "./loaded.js";
 import type { CallName, Calls, FromWorker, OpenParameters, OpenProgress, ToWorker } from "./protocol.js";
+import type { SessionsListener } from "./sessions.js";
+import type { StreamReport } from "./stream.js";
 
 /** The part of a MessagePort that the host uses. */
 export interface HostPort {
@@ -17,6 +20,7 @@ export interface HostPort {
 export type Loader = (
   parameters: OpenParameters,
   onProgress: (progress: OpenProgress) => void,
+  sessions: SessionsListener,
 ) => Promise<LoadedModel>;
 
 /** Answers calls on `port` until it is told to close. */
@@ -32,9 +36,13 @@ class Host {
   #opening: Promise<void> = Promise.resolve();
   /** The loop that runs steps, while there are any. */
   #driving: Promise<void> | null = null;
+  /** There may be work that the loop has not seen. */
+  #wanted = false;
   #closing = false;
   /** What the step under way has to say: first all pieces, then who has ended. */
   #pieces: { id: number; piece: Emission }[] = [];
+  readonly #reports = new Map<number, StreamReport>();
+  #changes: { id: number; change: CacheEvent }[] = [];
   #endings: FromWorker[] = [];
 
   constructor(port: HostPort, load: Loader) {
@@ -45,8 +53,13 @@ class Host {
   receive(message: ToWorker): void {
     try {
       if (message.type === "call") this.#answer(message);
-      else if (message.type === "read") this.#model?.engine.grant(message.id, message.pieces);
-      else this.#model?.engine.cancel(message.id);
+      else if (message.type === "read") {
+        this.#model?.engine.grant(message.id, message.pieces);
+        this.#model?.sessions.grant(message.id, message.pieces);
+      } else {
+        this.#model?.engine.cancel(message.id);
+        void this.#model?.sessions.cancel(message.id).then(() => this.#flush());
+      }
     } catch (error) {
       this.#fail(message.id, error);
     }
@@ -68,7 +81,7 @@ class Host {
         });
         break;
       case "score":
-        this.#opened().score(id, call.parameters.text, {
+        this.#opened().score(id, call.parameters, {
           end: (value) => this.#reply(id, value),
           fail: (error) => this.#fail(id, error),
         });
@@ -85,6 +98,43 @@ class Host {
       case "usage":
         this.#reply(id, this.#opened().engine.usage());
         break;
+      case "openSession":
+        this.#later(id, this.#opened().sessions.open(id, call.parameters));
+        break;
+      case "fork":
+        this.#later(id, this.#opened().sessions.fork(id, call.parameters.session));
+        break;
+      case "append":
+        this.#later(id, this.#opened().sessions.append(id, call.parameters.session, call.parameters.prompt));
+        break;
+      case "answer": {
+        const { session, answer } = call.parameters;
+        const emit = (piece: Emission) => this.#pieces.push({ id, piece });
+        this.#later(id, this.#opened().sessions.answer(id, session, answer, emit));
+        break;
+      }
+      case "rewind":
+        this.#later(id, this.#opened().sessions.rewind(call.parameters.session, call.parameters.to));
+        break;
+      case "inspect":
+        this.#later(id, this.#opened().sessions.inspect(call.parameters.session));
+        break;
+      case "watch":
+        this.#later(
+          id,
+          this.#opened()
+            .sessions.watch(call.parameters.session, call.parameters.watched)
+            .then(() => null),
+        );
+        break;
+      case "closeSession":
+        this.#later(
+          id,
+          this.#opened()
+            .sessions.close(call.parameters.session)
+            .then(() => null),
+        );
+        break;
       case "close":
         this.#close(id);
         break;
@@ -95,9 +145,14 @@ class Host {
 
   async #open(id: number, parameters: OpenParameters): Promise<void> {
     try {
-      this.#model = await this.#load(parameters, (progress) => {
+      const sessions: SessionsListener = {
+        wake: () => this.#model && this.#drive(this.#model),
+        report: (session, report) => this.#reports.set(session, report),
+        change: (session, change) => this.#changes.push({ id: session, change }),
+      };
+      const onProgress = (progress: OpenProgress) =>
         this.#port.postMessage({ type: "progress", id, progress });
-      });
+      this.#model = await this.#load(parameters, onProgress, sessions);
       this.#reply(id, this.#model.info);
     } catch (error) {
       this.#fail(id, error);
@@ -112,12 +167,16 @@ class Host {
 
   /** Starts the loop unless it runs: a step, its message, a turn of the event loop in which messages come in. */
   #drive({ engine }: LoadedModel): void {
+    this.#wanted = true;
     if (this.#driving || this.#closing) return;
     const loop = async () => {
       try {
-        while (!this.#closing && (await engine.step())) {
-          this.#flush();
-          await nextTurn();
+        while (this.#wanted && !this.#closing) {
+          this.#wanted = false;
+          while (!this.#closing && (await engine.step())) {
+            this.#flush();
+            await nextTurn();
+          }
         }
       } catch (error) {
         engine.failAll(MillraceError.from(error));
@@ -133,7 +192,9 @@ class Host {
     this.#closing = true;
     await this.#opening;
     await this.#driving;
-    this.#model?.engine.failAll(new MillraceError("CLOSED", "The model was closed during the call."));
+    const closed = new MillraceError("CLOSED", "The model was closed during the call.");
+    this.#model?.engine.failAll(closed);
+    this.#model?.sessions.closeAll(closed);
     await this.#model?.dispose().catch((error: unknown) => this.#fail(id, error));
     this.#reply(id, null);
     this.#flush();
@@ -148,10 +209,24 @@ class Host {
     this.#endings.push({ type: "failed", id, error: MillraceError.from(error).toJSON() });
   }
 
+  /** Answers call `id` when `value` is there. */
+  async #later<N extends CallName>(id: number, value: Promise<Calls[N]["result"]>): Promise<void> {
+    try {
+      this.#reply(id, await value);
+    } catch (error) {
+      this.#fail(id, error);
+    }
+    // What the step that is being committed has to say goes out first, and in one message.
+    if (!this.#driving) this.#flush();
+  }
+
   #flush(): void {
-    if (this.#pieces.length > 0) {
-      this.#port.postMessage({ type: "step", pieces: this.#pieces });
+    if (this.#pieces.length + this.#reports.size + this.#changes.length > 0) {
+      const reports = Array.from(this.#reports, ([id, report]) => ({ id, report }));
+      this.#port.postMessage({ type: "step", pieces: this.#pieces, reports, changes: this.#changes });
       this.#pieces = [];
+      this.#reports.clear();
+      this.#changes = [];
     }
     for (const message of this.#endings.splice(0)) this.#port.postMessage(message);
   }

@@ -8,7 +8,10 @@ import { KvPool } from "../cache/pool.js";
 import { MillraceError } from "../errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { openCheckpoint } from "../formats/open.js";
+import { adaptTape } from "../models/adapt-tape.js";
 import type { ModelConfig } from "../models/contract.js";
+import type { LowRanks } from "../models/low-rank.js";
+import { readAdapter } from "../models/peft.js";
 import { buildTape, resolveArchitecture } from "../models/resolve.js";
 import type { Limits } from "../scheduler/contract.js";
 import { firstCome } from "../scheduler/first-come.js";
@@ -21,6 +24,7 @@ import { type Fit, fitMemory } from "./fit.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
+import { Sessions, type SessionsListener } from "./sessions.js";
 
 /** Context where the caller names none: long enough for most, short of what a trained maximum would cost. */
 const DEFAULT_CONTEXT = 8192;
@@ -41,12 +45,13 @@ export type PlanParameters = Omit<OpenParameters, "path" | "backend" | "threads"
 export async function loadModel(
   parameters: OpenParameters,
   onProgress: (progress: OpenProgress) => void,
+  sessions?: SessionsListener,
 ): Promise<LoadedModel> {
   const checkpoint = await openCheckpoint(parameters.path);
   try {
     const { threads } = parameters;
     const resolved = await createBackend(parameters.backend, threads === undefined ? {} : { threads });
-    return await assemble(checkpoint, resolved, parameters, onProgress);
+    return await assemble(checkpoint, resolved, parameters, onProgress, sessions);
   } finally {
     await checkpoint.close();
   }
@@ -56,6 +61,8 @@ export async function loadModel(
 export interface ModelPlan {
   readonly config: ModelConfig;
   readonly tape: Tape;
+  /** Where the tape's tensors are read from: the model's, and its adapters'. */
+  readonly checkpoint: Checkpoint;
   readonly limits: Limits;
   readonly layout: CacheLayout;
   readonly weightBytes: number;
@@ -68,17 +75,20 @@ export interface ModelPlan {
 }
 
 /**
- * Writes the model's tape and answers whether it fits; reads no weights and allocates nothing.
- * Throws OUT_OF_BUDGET with what is needed and what there is, and what `buildTape` throws.
+ * Writes the model's tape and answers whether it fits; reads adapters but no weights, and allocates nothing.
+ * Throws OUT_OF_BUDGET with what is needed and what there is, and what `buildTape` and `readAdapter` throw.
  */
 export async function planModel(
-  checkpoint: Checkpoint,
+  source: Checkpoint,
   backend: Pick<Backend, "plan">,
-  { sequences, cache, memoryBytes, context: asked }: PlanParameters,
+  { sequences, cache, memoryBytes, context: asked, adapters: paths = {} }: PlanParameters,
 ): Promise<ModelPlan> {
-  const trained = (await resolveArchitecture(checkpoint).configure(checkpoint, {})).contextLength;
+  const trained = (await resolveArchitecture(source).configure(source, {})).contextLength;
   const wanted = asked ?? Math.min(trained, DEFAULT_CONTEXT);
-  const { config, tape } = await buildTape(checkpoint, { context: wanted });
+  const { config, tape: plain } = await buildTape(source, { context: wanted });
+  const adapters: LowRanks[] = [];
+  for (const path of Object.values(paths)) adapters.push(await readAdapter(path, source));
+  const { tape, checkpoint } = adaptTape(plain, source, adapters);
   const limits = stepLimits(sequences, wanted, tape.logits.width);
   const { maxTokens, maxOutputs } = limits;
   const policy = resolvePolicy(cache.policy);
@@ -96,7 +106,7 @@ export async function planModel(
     machineBytes: machineMemory(),
   });
   const context = endless ? wanted : fit.context;
-  return { config, tape, limits, layout, weightBytes, fit, endless, trained, context };
+  return { config, tape, checkpoint, limits, layout, weightBytes, fit, endless, trained, context };
 }
 
 /** Loads `checkpoint` on a backend, which the model then owns; it is disposed of where loading fails. */
@@ -105,6 +115,7 @@ export async function assemble(
   { backend, reason }: ResolvedBackend,
   parameters: PlanParameters,
   onProgress: (progress: OpenProgress) => void = () => {},
+  sessions: SessionsListener = UNHEARD,
 ): Promise<LoadedModel> {
   const undo: (() => unknown)[] = [() => backend.dispose()];
   const dispose = async () => {
@@ -118,19 +129,40 @@ export async function assemble(
 
     const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.cacheBytes });
     undo.push(() => pool.dispose());
-    const weights = await backend.load(tape, checkpoint, (progress) => {
+    const weights = await backend.load(tape, plan.checkpoint, (progress) => {
       onProgress({ phase: "load", ...progress });
     });
     undo.push(() => weights.dispose());
     const { maxTokens, maxOutputs } = limits;
-    const program = await backend.compile(tape, weights, { maxTokens, maxOutputs, kv: layout });
+    const limitsOf = (kv: CacheLayout) => ({ maxTokens, maxOutputs, kv });
+    const program = await backend.compile(tape, weights, limitsOf(layout));
     undo.push(() => program.dispose());
 
     const vocabularySize = tape.logits.width;
     const { numLayers, embeddingWidth, architecture } = config;
+    const engine = new Engine({ program, pool, layout, scheduler: firstCome, limits, vocabularySize });
+    const language = new Language(resolved, vocabularySize);
+    const budget = parameters.memoryBytes;
+    const used = plan.weightBytes + fit.cacheBytes + fit.scratchBytes;
     return new LoadedModel({
-      engine: new Engine({ program, pool, layout, scheduler: firstCome, limits, vocabularySize }),
-      language: new Language(resolved, vocabularySize),
+      engine,
+      language,
+      sessions: new Sessions(
+        {
+          engine,
+          language,
+          backend,
+          kv: tape.kv,
+          limits,
+          home: { program, pool, layout },
+          cache: parameters.cache,
+          context: plan.context,
+          spareBytes: budget === undefined ? null : budget - used,
+          compile: (kv) => backend.compile(tape, weights, limitsOf(kv)),
+          scratchBytes: (kv) => backend.plan(tape, limitsOf(kv)).scratchBytes,
+        },
+        sessions,
+      ),
       maxTokens: fit.context,
       dispose,
       info: {
@@ -156,6 +188,7 @@ export async function assemble(
           reason,
         },
         cache: parameters.cache,
+        adapters: Object.keys(parameters.adapters ?? {}),
         memory: {
           weightBytes: plan.weightBytes,
           cacheBytes: fit.cacheBytes,
@@ -170,6 +203,9 @@ export async function assemble(
     throw error;
   }
 }
+
+/** For who asks a model without sessions. */
+const UNHEARD: SessionsListener = { wake: () => {}, report: () => {}, change: () => {} };
 
 /** The checkpoint's tokenizer, or what to throw when text is asked for: without one, token ids can still be used. */
 function usableTokenizer(checkpoint: Checkpoint): Tokenizer | MillraceError {

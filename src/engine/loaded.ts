@@ -7,6 +7,7 @@ import { MillraceError } from "../errors.js";
 import type { Engine } from "./engine.js";
 import type { Language } from "./language.js";
 import {
+  type Calls,
   type GenerateParameters,
   type GenerationEnd,
   type LoadedInfo,
@@ -15,6 +16,7 @@ import {
   type ScoreEnd,
 } from "./protocol.js";
 import type { RequestListener } from "./request.js";
+import type { Sessions } from "./sessions.js";
 
 interface Ending<T> {
   end(value: T): void;
@@ -23,6 +25,7 @@ interface Ending<T> {
 
 export interface LoadedParts {
   readonly engine: Engine;
+  readonly sessions: Sessions;
   readonly language: Language;
   readonly info: LoadedInfo;
   /** Most tokens of one request; Infinity where the cache policy takes streams of any length. */
@@ -34,13 +37,15 @@ type Conversation = Exclude<Prompt, string | Int32Array>;
 
 export class LoadedModel {
   readonly engine: Engine;
+  readonly sessions: Sessions;
   readonly info: LoadedInfo;
   readonly #language: Language;
   readonly #maxTokens: number;
   readonly #dispose: () => Promise<void>;
 
-  constructor({ engine, language, info, maxTokens, dispose }: LoadedParts) {
+  constructor({ engine, sessions, language, info, maxTokens, dispose }: LoadedParts) {
     this.engine = engine;
+    this.sessions = sessions;
     this.info = info;
     this.#language = language;
     this.#maxTokens = maxTokens;
@@ -70,6 +75,7 @@ export class LoadedModel {
       // The last token of an answer is never run.
       maxCached: Math.min(prompt.length + maxTokens - 1, this.#maxTokens),
       credit: MAX_UNREAD_PIECES,
+      ...this.#adapter(parameters.adapter),
       listener: {
         emit: (emission) => listener.emit(emission),
         end: (end) => listener.end({ ...end, seed: decoder.seed }),
@@ -81,8 +87,8 @@ export class LoadedModel {
   /**
    * Submits a scoring. Throws INVALID_ARGUMENT for fewer than two tokens, and what `generate` throws.
    */
-  score(id: number, text: string | Int32Array, listener: Ending<ScoreEnd>): void {
-    const tokens = this.#language.encode(text);
+  score(id: number, parameters: Calls["score"]["parameters"], listener: Ending<ScoreEnd>): void {
+    const tokens = this.#language.encode(parameters.text);
     if (tokens.length < 2) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
@@ -99,6 +105,7 @@ export class LoadedModel {
       decoder,
       maxCached: prompt.length,
       credit: 1,
+      ...this.#adapter(parameters.adapter),
       listener: {
         emit: () => {},
         end: ({ cache, prefillMs, decodeMs, finishReason }) => {
@@ -131,6 +138,11 @@ export class LoadedModel {
   /** Frees everything; the engine must be idle. */
   dispose(): Promise<void> {
     return this.#dispose();
+  }
+
+  /** The request's adapter by number. Names were checked where the call was made. */
+  #adapter(name: string | undefined): { adapter?: number } {
+    return name === undefined ? {} : { adapter: this.info.adapters.indexOf(name) };
   }
 
   #checkRoom(numTokens: number): void {

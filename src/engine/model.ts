@@ -41,6 +41,11 @@ export interface OpenOptions {
   readonly memory?: number | string;
   /** How keys and values are kept. Default: `full()` as "f16". */
   readonly cache?: Partial<CacheSpec>;
+  /**
+   * Adapters (LoRA, PaCA) by a name of your choice: folders in the layout of the PEFT library. Requests name the one
+   * that they want; requests with different ones, and without any, run together.
+   */
+  readonly adapters?: Readonly<Record<string, string>>;
   /** Told as bytes arrive: downloaded, then loaded. */
   readonly onProgress?: (progress: OpenProgress) => void;
   /** Ends the opening with ABORTED; of no effect afterwards. */
@@ -58,6 +63,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stop?: string | readonly string[];
   /** Go on past the model's end tokens. Default false. */
   readonly ignoreEos?: boolean;
+  /** One of the adapters that the model was opened with; default: none. */
+  readonly adapter?: string;
   /** For conversations: how they are rendered. */
   readonly chat?: RenderOptions;
   /** Ends the generation with ABORTED, after what came before. */
@@ -70,6 +77,14 @@ export interface TokenizeOptions {
   readonly addSpecial?: boolean;
   /** Take the names of control tokens in the text for those tokens. Default false. */
   readonly parseSpecial?: boolean;
+}
+
+/** What `Model.score` may be told. */
+export interface ScoreOptions {
+  /** One of the adapters that the model was opened with; default: none. */
+  readonly adapter?: string;
+  /** Ends the scoring with ABORTED. */
+  readonly signal?: AbortSignal;
 }
 
 /** What `Model.score` finds. */
@@ -91,6 +106,7 @@ const OPEN_OPTIONS: readonly (keyof OpenOptions)[] = [
   "sequences",
   "memory",
   "cache",
+  "adapters",
   "onProgress",
   "signal",
 ];
@@ -98,6 +114,7 @@ const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
   "maxTokens",
   "stop",
   "ignoreEos",
+  "adapter",
   "chat",
   "signal",
   ...SAMPLING_OPTION_NAMES,
@@ -177,10 +194,19 @@ export function openParameters(source: string, options: OpenOptions): OpenParame
     backend: oneOf("backend", options.backend, BACKENDS) ?? "auto",
     sequences: wholeNumber("sequences", options.sequences, 1, 256) ?? DEFAULT_SEQUENCES,
     cache: cacheSpec(options.cache),
+    ...(options.adapters === undefined ? {} : { adapters: adapterPaths(options.adapters) }),
     ...(threads === undefined ? {} : { threads }),
     ...(context === undefined ? {} : { context }),
     ...(options.memory === undefined ? {} : { memoryBytes: parseBytes(options.memory) }),
   };
+}
+
+function adapterPaths(adapters: unknown): Readonly<Record<string, string>> {
+  const isRecord = typeof adapters === "object" && adapters !== null && !Array.isArray(adapters);
+  if (isRecord && Object.values(adapters).every((path) => typeof path === "string" && path !== "")) {
+    return { ...(adapters as Record<string, string>) };
+  }
+  throw invalid("adapters", adapters, "folders of adapters by name");
 }
 
 /** A loaded model. All its methods may be called at once, any number of times; requests share the engine's steps. */
@@ -208,7 +234,7 @@ export class Model implements AsyncDisposable {
     options: GenerateOptions = {},
   ): Generation {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
-    const { maxTokens, stop = [], ignoreEos = false, chat, signal, ...sampling } = options;
+    const { maxTokens, stop = [], ignoreEos = false, adapter, chat, signal, ...sampling } = options;
     validateSamplingOptions(sampling, this.info.vocabularySize);
     if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
     const stops = typeof stop === "string" ? [stop] : stop;
@@ -222,6 +248,7 @@ export class Model implements AsyncDisposable {
       sampling,
       stop: [...stops],
       ignoreEos,
+      ...this.#adapter(adapter),
       ...(maxTokens === undefined ? {} : { maxTokens }),
     };
     return new Generation(this.#connection, parameters, signal);
@@ -234,14 +261,15 @@ export class Model implements AsyncDisposable {
    */
   async score(
     text: string | readonly number[] | Int32Array,
-    options: { readonly signal?: AbortSignal } = {},
+    options: ScoreOptions = {},
   ): Promise<ScoreResult> {
-    refuseUnknown("score", options, ["signal"]);
-    const { signal } = options;
+    refuseUnknown("score", options, ["adapter", "signal"]);
+    const { adapter, signal } = options;
     checkSignal(signal);
     if (signal?.aborted) throw new MillraceError("ABORTED", "The caller's signal ended the scoring.");
     const { id, result } = this.#connection.call("score", {
       text: typeof text === "string" ? text : this.#tokenIds(text),
+      ...this.#adapter(adapter),
     });
     const cancel = () => this.#connection.tell({ type: "cancel", id });
     signal?.addEventListener("abort", cancel);
@@ -287,6 +315,15 @@ export class Model implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #adapter(name: unknown): { adapter?: string } {
+    const { adapters } = this.info;
+    if (name !== undefined && adapters.length === 0) {
+      throw invalid("adapter", name, "none, since the model was opened without adapters");
+    }
+    const adapter = oneOf("adapter", name, adapters);
+    return adapter === undefined ? {} : { adapter };
   }
 
   #ask<N extends CallName>(name: N, parameters: Calls[N]["parameters"]): Promise<Calls[N]["result"]> {

@@ -4,13 +4,16 @@
  * opening sends `progress`. All that the sequences of one step have to say travels in one message.
  */
 import type { BackendName } from "../backends/contract.js";
+import type { CodecName } from "../cache/codecs/contract.js";
+import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { PoolUsage } from "../cache/pool.js";
-import type { CacheReport } from "../cache/sequence.js";
+import type { CacheEvent, CacheReport } from "../cache/sequence.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
 import type { SamplingOptions } from "../sampling/options.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { CacheSpec } from "./policies.js";
+import type { StreamReport } from "./stream.js";
 
 export interface OpenParameters {
   /** A file or folder on this machine. */
@@ -21,6 +24,8 @@ export interface OpenParameters {
   readonly sequences: number;
   readonly memoryBytes?: number;
   readonly cache: CacheSpec;
+  /** Folders of adapters by name. */
+  readonly adapters?: Readonly<Record<string, string>>;
 }
 
 /** Loading, for progress bars. */
@@ -60,6 +65,8 @@ export interface ModelInfo {
     readonly reason: string | null;
   };
   readonly cache: CacheSpec;
+  /** Names of the adapters that requests may ask for. */
+  readonly adapters: readonly string[];
   readonly memory: {
     readonly weightBytes: number;
     readonly cacheBytes: number;
@@ -98,6 +105,8 @@ export interface AnswerParameters {
   readonly maxTokens?: number;
   readonly stop: readonly string[];
   readonly ignoreEos: boolean;
+  /** One of `ModelInfo.adapters`. */
+  readonly adapter?: string;
 }
 
 export interface GenerateParameters extends AnswerParameters {
@@ -135,11 +144,33 @@ export interface EngineUsage extends PoolUsage {
   readonly running: number;
 }
 
+/** A session to be opened; what is null is chosen for the model and the budget. */
+export interface SessionParameters {
+  readonly memoryBytes: number | null;
+  readonly cache: { readonly policy: PolicySpec | null; readonly codec: CodecName | null };
+}
+
+/** What a session was opened with. */
+export interface SessionInfo {
+  readonly cache: CacheSpec;
+  /** The hard limit on its pages, page tables and attention mass, and those of its forks. */
+  readonly memoryBytes: number;
+  readonly pageBytes: number;
+  /** Most tokens in all; Infinity where the policy lets go of some. */
+  readonly capacity: number;
+  readonly report: StreamReport;
+  /** An answer was under way when it was saved. */
+  readonly unfinished: boolean;
+}
+
 /** Calls that the worker answers: parameters and result of each. */
 export interface Calls {
   open: { parameters: OpenParameters; result: LoadedInfo };
   generate: { parameters: GenerateParameters; result: GenerationEnd };
-  score: { parameters: { readonly text: string | Int32Array }; result: ScoreEnd };
+  score: {
+    parameters: { readonly text: string | Int32Array; readonly adapter?: string };
+    result: ScoreEnd;
+  };
   tokenize: {
     parameters: { readonly text: string; readonly addSpecial: boolean; readonly parseSpecial: boolean };
     result: Int32Array;
@@ -150,6 +181,21 @@ export interface Calls {
     result: string;
   };
   usage: { parameters: null; result: EngineUsage };
+  /** The call's id is the session's from now on; likewise for `fork`. Later calls may come before the answer does. */
+  openSession: { parameters: SessionParameters; result: SessionInfo };
+  fork: { parameters: { readonly session: number }; result: SessionInfo };
+  append: { parameters: { readonly session: number; readonly prompt: Prompt }; result: number };
+  answer: {
+    parameters: { readonly session: number; readonly answer: AnswerParameters | "resume" };
+    result: GenerationEnd;
+  };
+  rewind: {
+    parameters: { readonly session: number; readonly to: number };
+    result: "exact" | "approximate";
+  };
+  inspect: { parameters: { readonly session: number }; result: CacheReport };
+  watch: { parameters: { readonly session: number; readonly watched: boolean }; result: null };
+  closeSession: { parameters: { readonly session: number }; result: null };
   close: { parameters: null; result: null };
 }
 
@@ -164,7 +210,12 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly type: "progress"; readonly id: number; readonly progress: OpenProgress }
-  | { readonly type: "step"; readonly pieces: readonly { readonly id: number; readonly piece: Emission }[] }
+  | {
+      readonly type: "step";
+      readonly pieces: readonly { readonly id: number; readonly piece: Emission }[];
+      readonly reports: readonly { readonly id: number; readonly report: StreamReport }[];
+      readonly changes: readonly { readonly id: number; readonly change: CacheEvent }[];
+    }
   | { readonly type: "result"; readonly id: number; readonly value: Calls[CallName]["result"] }
   | { readonly type: "failed"; readonly id: number; readonly error: ErrorJson };
 

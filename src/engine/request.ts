@@ -33,16 +33,19 @@ export interface EngineRequest {
   readonly maxCached: number;
   /** Emissions that may be given before `Engine.grant` allows more; the request pauses at 0. */
   readonly credit: number;
+  /** Number of the adapter that it runs with; absent: none. */
+  readonly adapter?: number;
   readonly listener: RequestListener;
 }
 
-const NO_CACHE: CacheReport = { seen: 0, kept: 0, demoted: 0, dropped: 0, bytes: 0, groups: [] };
+const NO_CACHE: CacheReport = { seen: 0, kept: 0, merged: 0, demoted: 0, dropped: 0, bytes: 0, groups: [] };
 
 export class Request implements Task {
   readonly id: number;
   readonly place: Place;
   readonly pages: number;
   readonly outputs: Outputs;
+  readonly adapter?: number;
   readonly #decoder: Decoder;
   readonly #listener: RequestListener;
   readonly #maxCached: number;
@@ -70,6 +73,7 @@ export class Request implements Task {
     this.pages = pages;
     this.outputs = request.decoder.outputs;
     this.credit = request.credit;
+    if (request.adapter !== undefined) this.adapter = request.adapter;
     this.#decoder = request.decoder;
     this.#listener = request.listener;
     this.#maxCached = request.maxCached;

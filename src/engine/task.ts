@@ -20,6 +20,8 @@ export interface Place {
  */
 export interface Task extends WaitingRequest, RunningRequest {
   readonly place: Place;
+  /** Number of the adapter that its tokens run with; absent: none. */
+  readonly adapter?: number;
   /** There from `admit` on. */
   readonly cache: SequenceCache | null;
   /** Nothing is left to run. */

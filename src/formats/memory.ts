@@ -73,3 +73,24 @@ export function memoryCheckpoint(
     [Symbol.asyncDispose]: close,
   };
 }
+
+/** `base` with further tensors that lie in memory; names of `base` that are among them are hidden. Closes `base`. */
+export function overlayCheckpoint(
+  base: Checkpoint,
+  tensors: Readonly<Record<string, MemoryTensor>>,
+): Checkpoint {
+  const added = memoryCheckpoint(tensors);
+  const close = (): Promise<void> => base.close();
+  return {
+    format: base.format,
+    path: base.path,
+    architecture: base.architecture,
+    metadata: base.metadata,
+    tensors: new Map([...base.tensors, ...added.tensors]),
+    tokenizer: base.tokenizer,
+    fileBytes: base.fileBytes,
+    read: (name, byteOffset, into) => (added.tensors.has(name) ? added : base).read(name, byteOffset, into),
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
