@@ -36,6 +36,7 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
     ...options.questions,
   };
   check(Number.isSafeInteger(windowLength) && windowLength >= 16, "windowLength", windowLength, "16 or more");
+  check(Number.isSafeInteger(seed) && seed >= 0, "seed", seed, "a whole number from 0 on");
   check(chats >= 0 && chats <= 1, "chats", chats, "a share from 0 to 1");
   check(answerWeight > 0, "answerWeight", answerWeight, "a number above 0");
   const bos = tokenizer.idOf(BOS);

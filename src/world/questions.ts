@@ -100,7 +100,7 @@ const FORMS: Readonly<Record<Exclude<QuestionKind, "talk">, Form>> = {
     4,
     "{at}, {value}.",
     "What is happening {at}?",
-    "What is going on {at}?",
+    "What is happening {at} now?",
     "What can be seen {at}?",
   ),
   weather: form(1, "the weather is {value}.", "What is the weather like?", "How is the weather?"),

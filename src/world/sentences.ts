@@ -37,12 +37,19 @@ export const PASSIVE_MOVES = templates(
   "{thing} left {from} and was put {at}.",
 );
 
+/** How a thing is carried. */
 export const HOW = [
-  ...["", "", "", " in a cart", " with great care", " without a word", " under one arm", " through the rain"],
-  ...[" at last", " in the end", " with some trouble", " for a friend"],
+  "",
+  "",
+  "",
+  " in a cart",
+  " with great care",
+  " without a word",
+  " at last",
+  " with some trouble",
 ];
-/** Those of `HOW` that need no rain. */
-export const DRY_HOW = HOW.filter((how) => !how.includes("rain"));
+export const BY_HAND = [...HOW, " under one arm", " in both hands"];
+export const IN_RAIN = [...HOW, " through the rain"];
 
 export const REST_OF_THINGS = templates(
   "{thing} was still {at}.",
@@ -62,10 +69,10 @@ export const TAKES = templates(
   "{thing} was given to {who}.",
   "{thing} was handed to {who}.",
   "{thing} was lent to {who}.",
-  "from then on {thing} was with {who}.",
+  "{thing} was now with {who}.",
   "{who} picked up {thing} and kept it.",
   "{who} took charge of {thing}.",
-  "{who} was now carrying {thing}.",
+  "{who} took {thing} along.",
 );
 
 export const GIVES = templates(
@@ -95,7 +102,7 @@ export const FINDS = templates(
   "{who} found {new} {at}.",
   "{who} bought {new} and left it {at}.",
   "{who} made {new} and put it {at}.",
-  "{who} dug up {new} and washed it {at}.",
+  "{who} dug up {new} and left it {at}.",
 );
 export const TURNS_UP = templates(
   "{new} was found {at}.",
@@ -366,7 +373,7 @@ export const SCENE_ANIMALS = {
   many: ["two dogs", "three cats", "some hens", "two goats", "three ducks", "some gulls"],
 } as const;
 export const SCENE_ANIMAL_DOINGS = [
-  ...["sleeping in a corner", "fighting over a fish", "making a great noise", "looking for food"],
+  ...["sleeping in a corner", "pulling at a fish", "making a great noise", "looking for food"],
   ...["running in circles", "drinking from a puddle", "stealing bread", "watching the people"],
 ];
 
@@ -421,7 +428,7 @@ export const LEADS = [
   ...["A little later ", "After that ", "By and by ", "In the meantime ", "Not long after that "],
 ];
 /** Before a sentence within a paragraph. */
-export const LINKS = ["then ", "meanwhile ", "soon ", "after that ", "later "];
+export const LINKS = ["then ", "meanwhile ", "soon ", "later "];
 
 export const NEW_DAY = templates(
   "It was {day} now, and the town woke up.",
@@ -481,7 +488,7 @@ export const COLOUR: readonly string[] = [
   "the carts were full of fish.",
   "somebody was learning to play the flute, and the street was sorry.",
   "the clock in the street was wrong again.",
-  "a spider had made its home in the old bell.",
+  "a spider had made its home in the bell.",
   "the seals sang on the rocks.",
   "the dog next door had four puppies.",
   "everything smelled of tar.",

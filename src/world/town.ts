@@ -101,6 +101,8 @@ export class Town {
   #day: number;
   /** Minutes since midnight. */
   #minutes: number;
+  /** The last openings of paragraphs, which are not used again at once. */
+  #openings: readonly string[] = [];
   /** Words of the stream so far. */
   #now = 0;
 
@@ -143,11 +145,10 @@ export class Town {
       return { lead: null, text, states: [{ kind: "day", subject: "day", value: day }] };
     }
     const leads = [this.#clock(part), null, random.pick(sentences.LEADS)] as const;
-    return {
-      lead: leads[random.weighted([35, 35, 30])]!,
-      text: random.pick(sentences.OPENINGS[part]),
-      states: [],
-    };
+    const fresh = sentences.OPENINGS[part].filter((text) => !this.#openings.includes(text));
+    const text = random.pick(fresh);
+    this.#openings = [...this.#openings.slice(-2), text];
+    return { lead: leads[random.weighted([40, 30, 30])]!, text, states: [] };
   }
 
   #part(): sentences.DayPart {
@@ -208,7 +209,7 @@ export class Town {
     if (thing.holder !== null) return this.#putDown(thing, thing.holder);
     const from = thing.place;
     const to = this.#elsewhere(PLACES, from);
-    const how = random.pick(this.#weather === "wet" ? sentences.HOW : sentences.DRY_HOW);
+    const how = random.pick(this.#weather === "wet" ? sentences.IN_RAIN : sentences.HOW);
     const values = { thing: the(thing.name), from: from.the, to: to.the, at: to.at, how };
     this.#lay(thing, to);
     if (random.chance(0.3)) {
@@ -217,7 +218,8 @@ export class Town {
     const near = this.#people.filter(({ place }) => place === from);
     const who = near.length > 0 && random.chance(0.6) ? random.pick(near) : random.pick(this.#people);
     this.#go(who, to);
-    const text = fill(random.pick(sentences.MOVES), { ...values, who: who.name });
+    const byHand = random.chance(0.5) ? random.pick(sentences.BY_HAND) : how;
+    const text = fill(random.pick(sentences.MOVES), { ...values, who: who.name, how: byHand });
     return event(text, [whereIs(thing), personIs(who)]);
   }
 

@@ -56,6 +56,7 @@ export interface WorldOptions {
 export function* world(options: WorldOptions): Generator<Piece, never, undefined> {
   const { seed, stream = 0, turns = 0, questions = {} } = options;
   check(Number.isSafeInteger(seed) && seed >= 0, "seed", seed, "a whole number from 0 on");
+  check(Number.isSafeInteger(turns) && turns >= 0, "turns", turns, "a whole number from 0 on");
   check(Number.isSafeInteger(stream) && stream >= 0 && stream < 2 ** 32, "stream", stream, "0 to 2^32 - 1");
   const { every = 60, talk: talkShare = 0.03, from = 10, to = 900, spread = "even" } = questions ?? {};
   check(every > 0, "questions.every", every, "a number above 0");

@@ -1,0 +1,123 @@
+import { describe, expect, it } from "vitest";
+import type { MetadataValue } from "../formats/checkpoint.js";
+import { type GgufValue, plainValue } from "../formats/gguf-values.js";
+import { createBytePairEncoding } from "../tokenizer/bpe.js";
+import { renderChat } from "../tokenizer/chat.js";
+import { ASSISTANT, BOS, CHAT_TEMPLATE, CONTROL_TOKENS, END, USER } from "../world/control.js";
+import { type Piece, world } from "../world/world.js";
+import type { Window } from "./data.js";
+import { trainTokenizer } from "./tokenizer.js";
+import { PieceEncoder, worldSource } from "./world-source.js";
+
+function pieces(seed: number, count: number): Piece[] {
+  const found: Piece[] = [];
+  for (const piece of world({ seed })) if (found.push(piece) === count) break;
+  return found;
+}
+
+const plain = (metadata: Record<string, GgufValue>): Map<string, MetadataValue> =>
+  new Map(Object.entries(metadata).map(([key, value]) => [key, plainValue(value)]));
+const text = pieces(1, 20_000).map((piece) => piece.text);
+
+async function tokenizerFor(preTokenizer: string) {
+  const metadata = await trainTokenizer([text.join("")], {
+    vocabularySize: 1536,
+    bos: BOS,
+    eos: END,
+    control: [USER, ASSISTANT],
+    chatTemplate: CHAT_TEMPLATE,
+    preTokenizer,
+  });
+  return createBytePairEncoding(plain(metadata));
+}
+const tokenizer = await tokenizerFor("gpt-2");
+const source = worldSource(tokenizer, { windowLength: 1024, seed: 3 });
+const window = (index: number) => source.window(index) as Window;
+const write = (ids: ArrayLike<number>) => tokenizer.decode(ids, { skipSpecial: false });
+
+describe("PieceEncoder", () => {
+  it.each(["gpt-2", "llama-bpe"])("gives the tokens of the whole text (%s)", async (name) => {
+    const tokenizer = await tokenizerFor(name);
+    const encoder = new PieceEncoder(tokenizer);
+    const sample = pieces(2, 3000);
+    const joined = sample.map(({ text }) => text).join("");
+    const whole = tokenizer.encode(joined, { addSpecial: false, parseSpecial: true });
+    expect(sample.flatMap((piece) => [...encoder.encode(piece)[0]])).toEqual([...whole]);
+  });
+
+  it("marks the decisive words of answers, and nothing else", () => {
+    const encoder = new PieceEncoder(tokenizer);
+    for (const piece of pieces(4, 2000)) {
+      const [ids, decisive] = encoder.encode(piece);
+      const marked = write(ids.filter((_, i) => decisive[i] === 1)).trim();
+      const told = piece.kind === "answer" && piece.question!.stated !== null;
+      expect(marked).toBe(told ? piece.question!.answer : "");
+    }
+  });
+});
+
+describe("worldSource", () => {
+  it("begins every window with the sink, and never pads", () => {
+    for (let index = 0; index < 50; index++) {
+      const { tokens, targets, weights } = window(index);
+      expect([tokens.length, targets.length, weights!.length]).toEqual([1024, 1024, 1024]);
+      expect(write(tokens.subarray(0, 1))).toBe(BOS);
+      expect([...tokens.subarray(1)]).toEqual([...targets.subarray(0, 1023)]);
+      expect(write(tokens.subarray(1))).not.toContain(BOS);
+      expect(Math.min(...targets)).toBeGreaterThanOrEqual(0);
+    }
+  });
+
+  it("gives the same window for the same index and seed, and no other twice", () => {
+    const again = worldSource(tokenizer, { windowLength: 1024, seed: 3 });
+    expect(again.window(7)).toEqual(window(7));
+    const others = worldSource(tokenizer, { windowLength: 1024, seed: 4 });
+    const texts = [window(7), window(8), others.window(7) as Window].map(({ tokens }) => write(tokens));
+    expect(new Set(texts).size).toBe(3);
+  });
+
+  it("weighs decisive words, 5 to 10 % of all, in windows of which a share are conversations", () => {
+    let heavy = 0;
+    let chats = 0;
+    for (let index = 0; index < 200; index++) {
+      const { tokens, weights } = window(index);
+      expect(weights!.every((weight) => weight === 1 || weight === 4)).toBe(true);
+      heavy += weights!.filter((weight) => weight === 4).length / 1024 / 200;
+      if (write(tokens.subarray(1, 2)) === USER) chats++;
+    }
+    expect(heavy).toBeGreaterThan(0.05);
+    expect(heavy).toBeLessThan(0.1);
+    expect(chats).toBeGreaterThan(15);
+    expect(chats).toBeLessThan(50);
+  });
+
+  it("refuses a tokenizer without the world's control tokens, and options out of range", async () => {
+    const strange = createBytePairEncoding(plain(await trainTokenizer(["a b"], { vocabularySize: 300 })));
+    const refused = (name: string) =>
+      expect.objectContaining({ code: "INVALID_ARGUMENT", details: { name } });
+    expect(() => worldSource(strange, { windowLength: 64, seed: 1 })).toThrow(refused("tokenizer"));
+    expect(() => worldSource(tokenizer, { windowLength: 4, seed: 1 })).toThrow(refused("windowLength"));
+    expect(() => worldSource(tokenizer, { windowLength: 64, seed: 1, chats: 2 })).toThrow(refused("chats"));
+    expect(() => worldSource(tokenizer, { windowLength: 64, seed: 1, answerWeight: 0 })).toThrow(
+      refused("answerWeight"),
+    );
+    expect(() => worldSource(tokenizer, { windowLength: 64, seed: -1 })).toThrow(refused("seed"));
+  });
+});
+
+describe("CHAT_TEMPLATE", () => {
+  it("writes conversations as the world does, with a log as system message", () => {
+    const messages = [
+      { role: "system", content: "The gulls cried." },
+      { role: "user", content: "Who are you?" },
+      { role: "assistant", content: "I am the keeper of the harbour log." },
+      { role: "user", content: "Where is Mara?" },
+    ];
+    expect(renderChat(tokenizer, messages)).toBe(
+      "<|log|>The gulls cried.\n<|user|>Who are you?<|assistant|>I am the keeper of the harbour log.<|end|>\n" +
+        "<|user|>Where is Mara?<|assistant|>",
+    );
+    expect(() => renderChat(tokenizer, [{ role: "tool", content: "x" }])).toThrow("unknown role tool");
+    for (const name of CONTROL_TOKENS) expect(tokenizer.idOf(name)).toBeDefined();
+  });
+});
