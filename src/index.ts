@@ -22,6 +22,7 @@ export {
   Model,
   type OpenOptions,
   open,
+  type ScoreOptions,
   type ScoreResult,
   type TokenizeOptions,
 } from "./engine/model.js";
@@ -30,6 +31,7 @@ export {
   full,
   h2o,
   keyformer,
+  kvmerger,
   lacache,
   perHead,
   perLayer,

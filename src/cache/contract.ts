@@ -63,6 +63,10 @@ export interface LaneView {
    * for it, summed over the group's query heads and lanes; a fresh array, [slots]. Throws INTERNAL where it does not.
    */
   mass(): Float32Array;
+  /** How many tokens a slot stands for: 1, or more where others were merged into it. */
+  countOf(slot: number): number;
+  /** Keys of the tokens in these slots as they are stored, [lanes, slots, D]; a fresh array. */
+  keys(slots: readonly number[]): Float32Array;
 }
 
 export type PlanStep =
@@ -70,6 +74,17 @@ export type PlanStep =
   | { readonly kind: "drop"; readonly slots: ArrayLike<number> }
   /** These tokens lie outside the layer's own sliding window: no later query could see them. Nothing is lost. */
   | { readonly kind: "expire"; readonly slots: ArrayLike<number> }
+  /**
+   * The tokens in `slots` become part of the one in `into`: its key and value become the sums of theirs and its own,
+   * each times its weight, and its slot counts as as many tokens as all of them did.
+   */
+  | {
+      readonly kind: "merge";
+      readonly into: number;
+      readonly slots: ArrayLike<number>;
+      /** [lanes, 1 + slots.length], the weight of `into` first; those of a lane add up to 1. */
+      readonly weights: Float32Array;
+    }
   /**
    * From now on the segment's keys count as stored `offset` positions further on (negative: back) than they were.
    * Visibility still follows original positions.
@@ -99,6 +114,8 @@ export interface CachePolicy {
   readonly per?: Scope;
   /** First tokens of the stream that get a segment of their own. Default 0. */
   readonly sinks?: number;
+  /** Whether plans merge tokens. Default false; nobody pays otherwise. */
+  readonly merges?: boolean;
   /** Asks attention to keep the mass that each slot receives. Default: it does not, and nobody pays. */
   readonly mass?: MassSpec;
   /** Most tokens that a lane ever holds under this demand, so that admission knows the worst case. */

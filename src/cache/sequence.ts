@@ -25,12 +25,14 @@ export interface Prepared {
   readonly views: readonly KvView[];
 }
 
-/** Tokens of one lane group: kept + demoted + dropped + expired = seen, always. */
+/** Tokens of one lane group: kept + merged + demoted + dropped + expired = seen, always. */
 export interface GroupReport {
   readonly lanes: readonly Lane[];
   readonly policy: string;
   readonly seen: number;
   readonly kept: number;
+  /** Part of another token, which is kept (or demoted). */
+  readonly merged: number;
   /** In the tier below the cache: not attended unless recalled, and not lost. */
   readonly demoted: number;
   readonly dropped: number;
@@ -44,9 +46,10 @@ export interface GroupReport {
 export interface CacheReport {
   /** Tokens of the stream so far. */
   readonly seen: number;
-  /** seen - demoted - dropped. */
+  /** seen - merged - demoted - dropped. */
   readonly kept: number;
-  /** Tokens in the tier below, and dropped, of the lane group that keeps least. */
+  /** Tokens merged into others, in the tier below, and dropped, of the lane group that keeps least. */
+  readonly merged: number;
   readonly demoted: number;
   readonly dropped: number;
   /** Bytes of the pages that this sequence holds, shared ones included, and of its tables. */
@@ -54,7 +57,10 @@ export interface CacheReport {
   readonly groups: readonly GroupReport[];
 }
 
-/** Told for every change that a plan or a rewind makes. Ranges are [first, last] original positions. */
+/**
+ * Told for every change that a plan or a rewind makes. Ranges are [first, last] original positions; a token counts as
+ * as many as were merged into it, whose positions are not told again.
+ */
 export type CacheEvent =
   | {
       /**
@@ -63,6 +69,14 @@ export type CacheEvent =
        */
       readonly kind: "drop" | "demote" | "expire" | "rewind" | "recall";
       readonly group: number;
+      readonly count: number;
+      readonly ranges: readonly (readonly [number, number])[];
+    }
+  | {
+      /** These tokens became part of the one at position `into`. */
+      readonly kind: "merge";
+      readonly group: number;
+      readonly into: number;
       readonly count: number;
       readonly ranges: readonly (readonly [number, number])[];
     }
@@ -231,6 +245,15 @@ export class SequenceCache implements Disposable {
     this.#lower?.rewound(to);
   }
 
+  /**
+   * Writes the offsets of segments into the tables for a step that stores nothing here: it may attend them, lent tokens
+   * left out, and stores its own tokens elsewhere. Until the next `prepare`.
+   */
+  aim(rotations: Rotations): void {
+    this.#checkOpen();
+    for (const { table } of this.#groups) table.rotate(rotations);
+  }
+
   /** From now on what plans drop goes to `lower`, as far as it takes it. */
   demoteTo(lower: LowerTier): void {
     this.#lower = lower;
@@ -279,11 +302,12 @@ export class SequenceCache implements Disposable {
       return { lanes, policy: policy.id, ...table.counts(), pages, bytes };
     });
     const seen = this.length;
-    const { demoted, dropped } = groups.reduce((worst, group) =>
-      group.demoted + group.dropped > worst.demoted + worst.dropped ? group : worst,
+    const away = ({ merged, demoted, dropped }: GroupReport) => merged + demoted + dropped;
+    const { merged, demoted, dropped } = groups.reduce((worst, group) =>
+      away(group) > away(worst) ? group : worst,
     );
     const bytes = groups.reduce((sum, group) => sum + group.bytes, 0);
-    return { seen, kept: seen - demoted - dropped, demoted, dropped, bytes, groups };
+    return { seen, kept: seen - merged - demoted - dropped, merged, demoted, dropped, bytes, groups };
   }
 
   /** Calls `listener` for every change until the returned function is called. */
@@ -391,9 +415,22 @@ export class SequenceCache implements Disposable {
         const removed = table.removals.filter((removal) => removal.kind === kind);
         if (removed.length === 0) continue;
         const told = kind === "drop" && this.#lower?.takes(group) ? "demote" : kind;
-        events.push({ kind: told, group, count: removed.length, ranges: rangesOf(removed) });
+        const lost = removed.reduce((sum, removal) => sum + removal.count, 0);
+        const count = told === "demote" ? removed.length : lost;
+        events.push({ kind: told, group, count, ranges: rangesOf(removed) });
       }
+      const merged = table.removals.filter((removal) => removal.kind === "merge");
       for (const step of plan) {
+        if (step.kind === "merge") {
+          const ranges = rangesOf(merged.splice(0, step.slots.length));
+          events.push({
+            kind: "merge",
+            group,
+            into: table.positionOf(step.into),
+            count: step.slots.length,
+            ranges,
+          });
+        }
         if (step.kind === "move")
           events.push({ kind: "move", group, segment: step.segment, offset: step.offset });
       }

@@ -5,15 +5,17 @@ import { LaneTable } from "./table.js";
 
 /** Bytes that `saveTable` writes. */
 export function savedBytes(table: LaneTable, pool: KvPool): number {
-  const { positions, mass, pages } = table.parts();
-  return positions.byteLength + (mass?.byteLength ?? 0) + pages.length * pool.pageBytes;
+  const { positions, mass, counts, pages } = table.parts();
+  const values = (mass?.byteLength ?? 0) + (counts?.byteLength ?? 0);
+  return positions.byteLength + values + pages.length * pool.pageBytes;
 }
 
 /** Writes the table and its pages (see snapshot.ts). */
 export function saveTable(table: LaneTable, { arena, pageBytes }: KvPool, writer: SnapshotWriter): void {
-  const { positions, mass, pages } = table.parts();
+  const { positions, mass, counts, pages } = table.parts();
   writer.write(positions);
   if (mass) writer.write(mass);
+  if (counts) writer.write(counts);
   for (const page of pages) writer.write(arena.bytes(page * pageBytes, pageBytes));
 }
 
@@ -45,7 +47,12 @@ export function restoreTable(
       throw badSnapshot("its attention mass is not a number");
     }
   }
-  const table = LaneTable.from(pool, group, { state, positions, mass });
+  const counts = group.policy.merges ? new Int32Array(slots) : null;
+  if (counts) {
+    reader.read(counts);
+    checkCounts(counts, positions, state);
+  }
+  const table = LaneTable.from(pool, group, { state, positions, mass, counts });
   try {
     const { arena, pageBytes } = pool;
     for (const page of table.parts().pages) reader.read(arena.bytes(page * pageBytes, pageBytes));
@@ -86,9 +93,19 @@ function checkTokens(state: TableState, group: CacheGroup, used: Int32Array, las
     if (claimed.join() !== withRoom[segment].join())
       throw badSnapshot("its rows with free slots are not those it lists");
   }
-  if (held[0] + held[1] + state.demoted + state.dropped + state.expired !== state.seen)
+  if (held[0] + held[1] + state.merged + state.demoted + state.dropped + state.expired !== state.seen)
     throw badSnapshot("its tokens do not add up");
   if (held[0] > (group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
   if (Math.max(state.newestLost, state.exactFrom - 1) > last)
     throw badSnapshot("it dropped tokens yet to come");
+}
+
+function checkCounts(counts: Int32Array, positions: Int32Array, { merged, demoted }: TableState): void {
+  let more = 0;
+  for (const [slot, count] of counts.entries()) {
+    if (count < 1) throw badSnapshot(`slot ${slot} stands for ${count} tokens`);
+    if (positions[slot]! >= 0) more += count - 1;
+  }
+  // What was merged into tokens that are demoted now is counted nowhere else.
+  if (more > merged || (more < merged && demoted === 0)) throw badSnapshot("its merged tokens do not add up");
 }

@@ -1,16 +1,19 @@
 import { MillraceError } from "../errors.js";
-import type { LaneView, Plan, Segment } from "./contract.js";
+import type { LaneView, Plan, PlanStep, Segment } from "./contract.js";
 import type { CacheGroup } from "./layout.js";
+import { keysAt, mergeInto, type Place } from "./merge.js";
 import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
 import { SlotCopier } from "./slots.js";
 import type { TableState } from "./snapshot.js";
 import { TableView } from "./view.js";
 
-/** Tokens of one table; kept + demoted + dropped + expired = seen. */
+/** Tokens of one table; kept + merged + demoted + dropped + expired = seen. */
 export interface LaneCounts {
   readonly seen: number;
   readonly kept: number;
+  /** Part of tokens that are kept, or went down to the tier below. */
+  readonly merged: number;
   /** In the tier below. */
   readonly demoted: number;
   readonly dropped: number;
@@ -25,9 +28,11 @@ export interface PageNeed {
 
 /** A token that a plan takes out. */
 export interface Removal {
-  readonly kind: "drop" | "expire";
+  readonly kind: "drop" | "expire" | "merge";
   readonly slot: number;
   readonly position: number;
+  /** Tokens that it stands for. */
+  readonly count: number;
 }
 
 /** All that a table is. */
@@ -37,6 +42,8 @@ export interface TableParts {
   readonly positions: Int32Array;
   /** By lane and slot; null where the policy asks for none. */
   readonly mass: Float32Array | null;
+  /** By slot: tokens that it stands for; null where the policy never merges. */
+  readonly counts: Int32Array | null;
   /** [rows, lanes] */
   readonly pages: Int32Array;
 }
@@ -53,6 +60,8 @@ interface SegmentState {
   /** Row of the step's rotations, or NONE. */
   rotation: number;
 }
+
+type MergeStep = Extract<PlanStep, { kind: "merge" }>;
 
 const NONE = -1;
 /** A position beyond all. */
@@ -88,6 +97,8 @@ export class LaneTable {
   /** By slot: neighbours in order of position. */
   #older: Int32Array;
   #newer: Int32Array;
+  /** By slot: tokens that it stands for; null where the policy never merges. */
+  #counts: Int32Array | null = null;
   #oldest = NONE;
   #newest = NONE;
 
@@ -101,6 +112,7 @@ export class LaneTable {
   }));
 
   #seen = 0;
+  #merged = 0;
   #demoted = 0;
   #dropped = 0;
   #expired = 0;
@@ -110,6 +122,8 @@ export class LaneTable {
   #exactFrom = 0;
 
   #removals: Removal[] = [];
+  /** Slots that the staged plan merges others into. */
+  #merges: MergeStep[] = [];
   /** Rows that the staged step adds. */
   #freshRows = 0;
   /** Rows that the staged removals leave empty. */
@@ -128,6 +142,7 @@ export class LaneTable {
     this.#cursor = new Int32Array(maxRows);
     this.#older = new Int32Array(maxRows * group.pageTokens);
     this.#newer = new Int32Array(maxRows * group.pageTokens);
+    if (group.policy.merges) this.#counts = new Int32Array(maxRows * group.pageTokens).fill(1);
   }
 
   /** Tokens held. */
@@ -141,7 +156,7 @@ export class LaneTable {
 
   /** Bytes of the table itself, pages not counted. */
   get tableBytes(): number {
-    return this.view.region.byteLength + (this.view.mass?.region.byteLength ?? 0);
+    return this.view.values.reduce((sum, { region }) => sum + region.byteLength, this.view.region.byteLength);
   }
 
   /** Position of the newest token held, -1 for none. */
@@ -154,6 +169,7 @@ export class LaneTable {
     return {
       seen: this.#seen,
       kept: this.length,
+      merged: this.#merged,
       demoted: this.#demoted,
       dropped: this.#dropped,
       expired: this.#expired,
@@ -182,6 +198,8 @@ export class LaneTable {
         const message = `Policy ${this.group.policy.id} reads attention mass but does not declare "mass".`;
         throw new MillraceError("INTERNAL", message);
       },
+      countOf: (slot) => this.#counts?.[slot] ?? 1,
+      keys: (slots) => this.#keys(slots),
     };
   }
 
@@ -196,6 +214,9 @@ export class LaneTable {
       for (const step of plan) {
         if (step.kind === "move") continue;
         for (let i = 0; i < step.slots.length; i++) this.#stageRemoval(step.kind, step.slots[i]!);
+        if (step.kind !== "merge") continue;
+        this.#checkMerge(step);
+        this.#merges.push(step);
       }
       return this.#need(incoming);
     } catch (error) {
@@ -209,6 +230,12 @@ export class LaneTable {
     this.#reserve(this.#numRows + this.#freshRows);
   }
 
+  /** Position of the token in a slot, -1 for none. */
+  positionOf(slot: number): number {
+    this.#map();
+    return this.#positions[slot] ?? NONE;
+  }
+
   /** Tokens that the staged plan takes out. */
   get removals(): readonly Removal[] {
     return this.#removals;
@@ -217,6 +244,7 @@ export class LaneTable {
   /** Puts back what `stage` took out. */
   rollback(): void {
     this.#map();
+    this.#merges.length = 0;
     for (let removal = this.#removals.pop(); removal; removal = this.#removals.pop()) {
       const { slot, position } = removal;
       const row = this.#rowOf(slot);
@@ -237,10 +265,17 @@ export class LaneTable {
    */
   evict(plan: Plan, incoming: number, nextPosition: number, demotes = false): void {
     this.#map();
-    for (const { kind, position } of this.#removals) {
-      if (kind === "expire") this.#expired++;
-      else if (demotes) this.#demoted++;
-      else this.#dropped++;
+    for (const merge of this.#merges) this.#merge(merge);
+    this.#merges.length = 0;
+    for (const { kind, position, count } of this.#removals) {
+      if (kind === "merge") this.#merged++;
+      else if (kind === "drop" && demotes) this.#demoted++;
+      else {
+        // Those that were merged into it go with it.
+        this.#merged -= count - 1;
+        if (kind === "expire") this.#expired += count;
+        else this.#dropped += count;
+      }
       this.#newestLost = Math.max(this.#newestLost, position);
       this.#exactFrom = nextPosition;
     }
@@ -277,7 +312,8 @@ export class LaneTable {
       slots[i] = slot;
     }
     this.#settle();
-    if (this.view.received) for (const slot of slots) this.view.received.clear(slot);
+    for (const values of this.view.values) for (const slot of slots) values.clear(slot);
+    if (this.#counts) for (const slot of slots) this.#counts[slot] = 1;
   }
 
   /** Says which of the step's queries give mass, and forgets what others gave where these are the first to count. */
@@ -354,12 +390,14 @@ export class LaneTable {
     fork.#cursor = this.#cursor.slice();
     fork.#older = this.#older.slice();
     fork.#newer = this.#newer.slice();
+    fork.#counts = this.#counts?.slice() ?? null;
     fork.#oldest = this.#oldest;
     fork.#newest = this.#newest;
     for (const [i, { open, held, room, offset, rotation }] of this.#segments.entries()) {
       Object.assign(fork.#segments[i]!, { open: [...open], held, room, offset, rotation });
     }
     fork.#seen = this.#seen;
+    fork.#merged = this.#merged;
     fork.#demoted = this.#demoted;
     fork.#dropped = this.#dropped;
     fork.#expired = this.#expired;
@@ -379,6 +417,7 @@ export class LaneTable {
       open: [[...sinks.open], [...stream.open]],
       offsets: [sinks.offset, stream.offset],
       seen: this.#seen,
+      merged: this.#merged,
       demoted: this.#demoted,
       dropped: this.#dropped,
       expired: this.#expired,
@@ -389,6 +428,7 @@ export class LaneTable {
       state,
       positions: this.#positions.subarray(0, this.#numRows * this.#pageTokens),
       mass: this.view.received?.values() ?? null,
+      counts: this.#counts?.subarray(0, this.#numRows * this.#pageTokens) ?? null,
       pages: this.#pageIds.subarray(0, this.numPages),
     };
   }
@@ -400,7 +440,7 @@ export class LaneTable {
   static from(
     pool: KvPool,
     group: CacheGroup,
-    { state, positions, mass }: Omit<TableParts, "pages">,
+    { state, positions, mass, counts }: Omit<TableParts, "pages">,
   ): LaneTable {
     const { rows } = state;
     const table = new LaneTable(pool, group, roomFor(rows));
@@ -437,6 +477,7 @@ export class LaneTable {
       segment.offset = state.offsets[i]!;
     }
     table.#seen = state.seen;
+    table.#merged = state.merged;
     table.#demoted = state.demoted;
     table.#dropped = state.dropped;
     table.#expired = state.expired;
@@ -444,6 +485,10 @@ export class LaneTable {
     table.#exactFrom = state.exactFrom;
     table.#settle();
     if (mass) table.view.received?.values().set(mass);
+    if (counts) {
+      table.#counts?.set(counts);
+      table.view.counted?.values().set(Float32Array.from(counts, Math.log));
+    }
     return table;
   }
 
@@ -473,25 +518,26 @@ export class LaneTable {
   /** Pages for `incoming` tokens: fresh rows, and copies of shared rows that they would be written to. */
   #need(incoming: number): PageNeed {
     let rows = 0;
-    let copied = 0;
+    const copied = new Set<number>();
+    for (const { into } of this.#merges) {
+      if (this.#isShared(this.#rowOf(into))) copied.add(this.#rowOf(into));
+    }
     for (const [i, count] of this.#split(incoming).entries()) {
       const { open } = this.#segments[i]!;
       let left = count;
-      let copies = 0;
       for (let at = open.length - 1; at >= 0 && left > 0; at--) {
         const row = open[at]!;
         if (this.#used[row] === 0) continue;
-        if (this.#isShared(row)) copies++;
+        if (this.#isShared(row)) copied.add(row);
         left -= this.#pageTokens - this.#used[row]!;
       }
       const fresh = Math.ceil(Math.max(0, left) / this.#pageTokens);
       rows += fresh;
-      copied += copies;
     }
     this.#freshRows = rows;
     let emptied = 0;
     for (const row of this.#emptied) if (!this.#isShared(row)) emptied++;
-    return { taken: (rows + copied) * this.#lanes, returned: emptied * this.#lanes };
+    return { taken: (rows + copied.size) * this.#lanes, returned: emptied * this.#lanes };
   }
 
   #reserve(rows: number): void {
@@ -502,6 +548,7 @@ export class LaneTable {
     this.#cursor = grown(this.#cursor, maxRows);
     this.#older = grown(this.#older, maxRows * this.#pageTokens);
     this.#newer = grown(this.#newer, maxRows * this.#pageTokens);
+    if (this.#counts) this.#counts = grown(this.#counts, maxRows * this.#pageTokens);
     const segmentOf = new Uint8Array(maxRows);
     segmentOf.set(this.#segmentOf);
     this.#segmentOf = segmentOf;
@@ -517,8 +564,52 @@ export class LaneTable {
         { slot },
       );
     }
-    this.#removals.push({ kind, slot, position });
+    this.#removals.push({ kind, slot, position, count: this.#counts?.[slot] ?? 1 });
     this.#remove(slot);
+  }
+
+  #checkMerge({ into, slots, weights }: MergeStep): void {
+    const holds = this.#rowOf(into) < this.#numRows && this.#positions[into] !== NONE;
+    const wanted = this.#lanes * (1 + slots.length);
+    if (this.#counts && holds && weights.length === wanted) return;
+    throw new MillraceError(
+      "INTERNAL",
+      `Policy ${this.group.policy.id} planned to merge ${slots.length} tokens into slot ${into} by ${weights.length} ` +
+        `weights; it must declare "merges", the slot hold a token that stays, and the weights be ${wanted}.`,
+      { into, slots: slots.length, weights: weights.length },
+    );
+  }
+
+  #merge({ into, slots, weights }: MergeStep): void {
+    this.#unshare(this.#rowOf(into));
+    const all = [into, ...Array.from(slots)];
+    for (let lane = 0; lane < this.#lanes; lane++) {
+      const part = weights.subarray(lane * all.length, (lane + 1) * all.length);
+      mergeInto(this.group, this.#places(all, lane), part);
+    }
+    const counts = this.#counts!;
+    const count = all.reduce((sum, slot) => sum + counts[slot]!, 0);
+    counts[into] = count;
+    this.view.counted!.values()[into] = Math.log(count);
+    this.view.received?.gather(slots, into);
+    // Without what became part of it, it cannot be had again.
+    this.#newestLost = Math.max(this.#newestLost, this.#positions[into]!);
+  }
+
+  #places(slots: readonly number[], lane: number): Place[] {
+    const { arena, pageBytes } = this.#pool;
+    return slots.map((slot) => {
+      const id = this.#pageIds[this.#rowOf(slot) * this.#lanes + lane]!;
+      return { page: arena.bytes(id * pageBytes, pageBytes), slot: slot % this.#pageTokens };
+    });
+  }
+
+  #keys(slots: readonly number[]): Float32Array {
+    const size = slots.length * this.group.headWidth;
+    const keys = new Float32Array(this.#lanes * size);
+    for (let lane = 0; lane < this.#lanes; lane++)
+      keys.set(keysAt(this.group, this.#places(slots, lane)), lane * size);
+    return keys;
   }
 
   /** Takes a token out; its neighbours stay noted in its slot, so that `#link` in reverse order puts it back. */
@@ -617,7 +708,7 @@ export class LaneTable {
     if (at >= 0) renamed[at] = row;
     for (let i = 0; i < this.#pageTokens; i++)
       this.#rename(last * this.#pageTokens + i, row * this.#pageTokens + i);
-    this.view.received?.moveRow(last, row);
+    for (const values of this.view.values) values.moveRow(last, row);
   }
 
   /** The token (or none) of slot `from` counts as that of slot `to`. */
@@ -627,6 +718,7 @@ export class LaneTable {
     this.#positions[from] = NONE;
     this.#older[to] = this.#older[from]!;
     this.#newer[to] = this.#newer[from]!;
+    if (this.#counts) this.#counts[to] = this.#counts[from]!;
     this.#link(to);
   }
 
@@ -660,7 +752,7 @@ export class LaneTable {
       this.#copier.copy(arena, fromPage, from % this.#pageTokens, toPage, to % this.#pageTokens);
     }
     this.#rename(from, to);
-    this.view.received?.moveSlot(from, to);
+    for (const values of this.view.values) values.moveSlot(from, to);
     this.#used[source]!--;
     segment.held--;
     segment.room++;
@@ -671,7 +763,7 @@ export class LaneTable {
   /** Tells the view how many rows there are now. */
   #settle(): void {
     this.view.numPages = this.#numRows;
-    this.view.received?.resize(this.#numRows);
+    for (const values of this.view.values) values.resize(this.#numRows);
   }
 }
 

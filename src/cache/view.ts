@@ -12,9 +12,9 @@ export class TableView implements KvView {
   pageIdsAt = 0;
   positionsAt = 0;
   rotationsAt = 0;
-  readonly logCounts = null;
   next: KvView | null = null;
   readonly received: Mass | null;
+  readonly counted: SlotValues | null;
   /** Rows for which there is room. */
   maxRows: number;
   readonly #backend: Backend;
@@ -27,10 +27,20 @@ export class TableView implements KvView {
     this.#backend = backend;
     this.region = this.#cut();
     this.received = group.policy.mass ? new Mass(backend, this.lanes, this.pageTokens, maxRows) : null;
+    this.counted = group.policy.merges ? new SlotValues(backend, 1, this.pageTokens, maxRows) : null;
   }
 
   get mass(): KvMass | null {
     return this.received;
+  }
+
+  get logCounts(): Region | null {
+    return this.counted?.region ?? null;
+  }
+
+  /** What is kept by slot beside positions. */
+  get values(): readonly SlotValues[] {
+    return [this.received, this.counted].filter((each) => each !== null);
   }
 
   pageIds(): Int32Array {
@@ -47,7 +57,7 @@ export class TableView implements KvView {
 
   /** Makes room for `maxRows` rows, contents kept. Throws OUT_OF_BUDGET, with nothing changed. */
   grow(maxRows: number): void {
-    this.received?.reserve(maxRows);
+    for (const values of this.values) values.reserve(maxRows);
     const old = {
       region: this.region,
       ids: this.pageIds(),
@@ -73,11 +83,12 @@ export class TableView implements KvView {
     this.region.bytes().set(other.region.bytes());
     this.numPages = other.numPages;
     if (other.received) this.received?.copyFrom(other.received);
+    if (other.counted) this.counted?.copyFrom(other.counted);
   }
 
   dispose(): void {
     this.region.free();
-    this.received?.dispose();
+    for (const values of this.values) values.dispose();
   }
 
   #cut(): Region {
@@ -90,11 +101,9 @@ export class TableView implements KvView {
   }
 }
 
-/** Attention mass that slots received: f32 [lanes, rows x pageTokens]. */
-export class Mass implements KvMass {
+/** A number for each slot of each lane in backend memory: f32 [lanes, rows x pageTokens]. Zero at first. */
+export class SlotValues {
   region: Region;
-  from = 0;
-  tempered: Tempered | null = null;
   #rows = 0;
   #maxRows: number;
   readonly #backend: Backend;
@@ -150,24 +159,29 @@ export class Mass implements KvMass {
   }
 
   moveRow(from: number, to: number): void {
-    const values = this.values();
     const run = this.#pageTokens;
-    for (let at = 0; at < values.length; at += this.#width) {
-      values.copyWithin(at + to * run, at + from * run, at + (from + 1) * run);
-    }
+    this.eachLane((values) => values.copyWithin(to * run, from * run, (from + 1) * run));
   }
 
   moveSlot(from: number, to: number): void {
-    const values = this.values();
-    for (let at = 0; at < values.length; at += this.#width) values[at + to] = values[at + from]!;
+    this.eachLane((values) => {
+      values[to] = values[from]!;
+    });
   }
 
   clear(slot: number): void {
-    const values = this.values();
-    for (let at = 0; at < values.length; at += this.#width) values[at + slot] = 0;
+    this.eachLane((values) => {
+      values[slot] = 0;
+    });
   }
 
-  copyFrom(other: Mass): void {
+  /** Calls `act` with the values of every lane, [slots]. */
+  eachLane(act: (values: Float32Array) => void): void {
+    const values = this.values();
+    for (let at = 0; at < values.length; at += this.#width) act(values.subarray(at, at + this.#width));
+  }
+
+  copyFrom(other: SlotValues): void {
     this.#rows = other.#rows;
     this.values().set(other.values());
   }
@@ -178,6 +192,19 @@ export class Mass implements KvMass {
 
   get #width(): number {
     return this.#rows * this.#pageTokens;
+  }
+}
+
+/** Attention mass that slots received. */
+export class Mass extends SlotValues implements KvMass {
+  from = 0;
+  tempered: Tempered | null = null;
+
+  /** Adds what some slots received to what another did. */
+  gather(slots: ArrayLike<number>, into: number): void {
+    this.eachLane((values) => {
+      for (let i = 0; i < slots.length; i++) values[into]! += values[slots[i]!]!;
+    });
   }
 }
 

@@ -5,6 +5,7 @@
 import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
 import type { H2oOptions } from "../cache/policies/h2o.js";
 import type { KeyformerOptions } from "../cache/policies/keyformer.js";
+import type { KvMergerOptions } from "../cache/policies/kvmerger.js";
 import type { LaCacheOptions } from "../cache/policies/lacache.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
@@ -48,6 +49,11 @@ export function snapkv(options: SnapKvOptions): LanePolicySpec {
 /** As `h2o`, by attention with Gumbel noise and a rising temperature, which allows for the tokens already gone. */
 export function keyformer(options: KeyformerOptions): LanePolicySpec {
   return checked({ policy: "keyformer", ...options });
+}
+
+/** Merges neighbouring tokens that are most alike, instead of letting any go. */
+export function kvmerger(options: KvMergerOptions): LanePolicySpec {
+  return checked({ policy: "kvmerger", ...options });
 }
 
 /** Thins old tokens out in the shape of a ladder: each layer keeps other ones. */

@@ -64,7 +64,7 @@ export function readTokens(pool: KvPool, group: CacheGroup, view: KvView, tag: (
 /** Follows a sequence's events: the positions that each group must hold. */
 export class Followed {
   readonly held: Set<number>[];
-  readonly lost: { drop: number; demote: number; expire: number }[];
+  readonly lost: { drop: number; demote: number; expire: number; merge: number }[];
 
   constructor(
     readonly cache: SequenceCache,
@@ -72,7 +72,7 @@ export class Followed {
   ) {
     this.held = cache.layout.groups.map((_, g) => new Set(from?.held[g]));
     this.lost = cache.layout.groups.map((_, g) => ({
-      ...(from?.lost[g] ?? { drop: 0, demote: 0, expire: 0 }),
+      ...(from?.lost[g] ?? { drop: 0, demote: 0, expire: 0, merge: 0 }),
     }));
     cache.onChange((event) => this.#follow(event));
   }

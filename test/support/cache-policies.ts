@@ -2,6 +2,7 @@
 import { full } from "../../src/cache/policies/full.js";
 import { h2o } from "../../src/cache/policies/h2o.js";
 import { keyformer } from "../../src/cache/policies/keyformer.js";
+import { kvmerger } from "../../src/cache/policies/kvmerger.js";
 import { lacache } from "../../src/cache/policies/lacache.js";
 import { sinks } from "../../src/cache/policies/sinks.js";
 import { snapkv } from "../../src/cache/policies/snapkv.js";
@@ -15,6 +16,7 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "h2o", create: (tokens) => h2o({ heavy: tokens - 16, recent: 16 }) },
   { name: "snapkv", create: (tokens) => snapkv({ tokens, window: 5, kernel: 3, pool: "max" }) },
   { name: "keyformer", create: (tokens) => keyformer({ heavy: tokens - 16, recent: 16 }) },
+  { name: "kvmerger", create: (tokens) => kvmerger({ tokens }) },
   { name: "lacache", create: (tokens) => lacache({ tokens }) },
 ];
 

@@ -113,6 +113,8 @@ export class CacheRunner {
       const at = region.int32(positionsAt, numPages * pageTokens);
       const before = at.slice();
       const to = shuffle(rotations, pageTokens, random);
+      const logCounts = view.logCounts?.float32(0, numPages * pageTokens);
+      const counted = logCounts?.slice();
       const { codec, headWidth } = this.layout.groups[g]!;
       const [key, value] = [new Float32Array(headWidth), new Float32Array(headWidth)];
       const page = (from: Region, slot: number, lane: number) => {
@@ -121,6 +123,7 @@ export class CacheRunner {
       };
       for (let slot = 0; slot < before.length; slot++) {
         at[to[slot]!] = before[slot]!;
+        if (logCounts && counted) logCounts[to[slot]!] = counted[slot]!;
         for (let lane = 0; lane < lanes; lane++) {
           codecs[codec].load(page(this.pool.arena, slot, lane), slot % pageTokens, key, value);
           codecs[codec].store(page(arena, to[slot]!, lane), to[slot]! % pageTokens, key, value);
@@ -160,8 +163,15 @@ export interface Visibility {
   readonly offset: (group: number, position: number) => number;
 }
 
+/** Tokens that became part of another, by position; weights as in a plan. */
+export interface MergedTokens {
+  readonly into: number;
+  readonly positions: readonly number[];
+  readonly weights: Float32Array;
+}
+
 export class DenseOracle {
-  readonly #tables: { region: Region; numPages: number }[];
+  readonly #tables: { region: Region; numPages: number; logCounts: Region }[];
   readonly #arena: Region;
   /** [group][lane]: keys as they were stored, by position. */
   readonly #keys: Float32Array[][][];
@@ -183,7 +193,8 @@ export class DenseOracle {
       });
       region.int32(4 * ids, numPages * pageTokens + numPages).fill(-1);
       firstPage += ids;
-      return { region, numPages };
+      const logCounts = host.backend.allocate(4 * numPages * pageTokens);
+      return { region, numPages, logCounts };
     });
     this.#arena = host.backend.allocate(firstPage * kv.pageBytes);
     this.#keys = kv.groups.map(({ lanes }) => lanes.map(() => []));
@@ -193,7 +204,7 @@ export class DenseOracle {
     const positions = Int32Array.from(tokens, (_, i) => this.#length + i);
     this.#length += tokens.length;
     const views = this.kv.groups.map(({ codec, lanes, pageTokens }, g) => {
-      const { region, numPages } = this.#tables[g]!;
+      const { region, numPages, logCounts } = this.#tables[g]!;
       const positionsAt = 4 * numPages * lanes.length;
       const at = region.int32(positionsAt, numPages * pageTokens);
       for (let p = 0; p < this.#length; p++) at[p] = hidden(g, p) ? -1 : p;
@@ -205,7 +216,7 @@ export class DenseOracle {
         pageTokens,
         numPages,
         mass: null,
-        logCounts: null,
+        logCounts,
         next: null,
       };
       return { ...shape, region, pageIdsAt: 0, positionsAt, rotationsAt };
@@ -222,6 +233,33 @@ export class DenseOracle {
     const logits = rowsOf(this.program, this.host.tape, tokens.length);
     this.#remember(positions);
     return logits;
+  }
+
+  /** Makes the token at position `into` of a group what a plan's merge says; its parts are hidden by `run`. */
+  merge(merged: number, { into, positions, weights }: MergedTokens): void {
+    const all = [into, ...positions];
+    const { pageTokens } = this.kv.groups[merged]!;
+    let lane = 0;
+    this.#each((group, keys, width, page, codec) => {
+      if (group !== merged) return;
+      const [key, value] = [new Float32Array(width), new Float32Array(width)];
+      const [keySum, valueSum] = [new Float64Array(width), new Float64Array(width)];
+      for (const [i, position] of all.entries()) {
+        codec.load(page(position), position % pageTokens, key, value);
+        const weight = weights[lane * all.length + i]!;
+        for (let d = 0; d < width; d++) {
+          keySum[d]! += weight * key[d]!;
+          valueSum[d]! += weight * value[d]!;
+        }
+      }
+      codec.store(page(into), into % pageTokens, Float32Array.from(keySum), Float32Array.from(valueSum));
+      codec.load(page(into), into % pageTokens, key, value);
+      keys[into] = key;
+      lane++;
+    });
+    const logCounts = this.#tables[merged]!.logCounts.float32(0, Math.max(...all) + 1);
+    const counts = all.map((position) => Math.round(Math.exp(logCounts[position]!)));
+    logCounts[into] = Math.log(counts.reduce((sum, count) => sum + count, 0));
   }
 
   #remember(positions: Int32Array): void {

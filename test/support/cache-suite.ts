@@ -5,12 +5,12 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import type { Backend } from "../../src/backends/contract.js";
 import type { CodecName } from "../../src/cache/codecs/contract.js";
-import type { CachePolicy, PolicyOfLane } from "../../src/cache/contract.js";
+import type { CachePolicy, Lane, LaneView, Plan, PolicyOfLane } from "../../src/cache/contract.js";
 import { type CacheLayout, pagesFor, planLayout } from "../../src/cache/layout.js";
 import { full } from "../../src/cache/policies/full.js";
 import { h2o } from "../../src/cache/policies/h2o.js";
 import { type CacheEvent, SequenceCache } from "../../src/cache/sequence.js";
-import { difference, TinyHost } from "./cache-runner.js";
+import { difference, type MergedTokens, TinyHost } from "./cache-runner.js";
 import { TestRandom } from "./random.js";
 import { type TinyName, tinyPrompt } from "./tiny-models.js";
 
@@ -74,10 +74,11 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
       afterStep: (part) => {
         seen += part.length;
         const report = cache.report();
-        expect(report.kept + report.dropped).toBe(report.seen);
+        expect(report.kept + report.merged + report.demoted + report.dropped).toBe(report.seen);
         for (const [g, group] of report.groups.entries()) {
           expect(group.seen).toBe(seen);
-          expect(group.kept + group.dropped + group.expired).toBe(seen);
+          const { kept, merged, demoted, dropped, expired } = group;
+          expect(kept + merged + demoted + dropped + expired).toBe(seen);
           const demand = { tokens: LENGTH, step: STEP };
           expect(group.kept).toBeLessThanOrEqual(layout.groups[g]!.policy.capacity(demand));
         }
@@ -87,8 +88,9 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     expect(seen).toBe(LENGTH);
   });
 
-  it("attends as a dense cache in which exactly the dropped tokens are masked and moved ones rotated anew", async (test) => {
-    const layout = layoutFor(policy.create(BUDGET));
+  it("attends as a dense cache in which exactly the dropped tokens are masked, merged and moved ones made anew", async (test) => {
+    const merges: MergedHere[] = [];
+    const layout = layoutFor(recordMerges(policy.create(BUDGET), merges));
     const runner = await runnerFor(layout);
     const oracle = await host().oracle(layout, LENGTH);
     const cache = runner.open();
@@ -97,13 +99,20 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     cache.onChange((event: CacheEvent) => {
       if (event.kind === "move") offsets[event.group] = event.segment === "sinks" ? event.offset : 0;
       // Expired tokens stay in the oracle: the layer's own window must hide them.
-      if (event.kind !== "drop") return;
+      if (event.kind !== "drop" && event.kind !== "merge") return;
       for (const [from, to] of event.ranges) for (let p = from; p <= to; p++) hidden[event.group]!.add(p);
     });
     const want: Float32Array[] = [];
     const got = await runner.run(cache, tokens, {
       chunk: 5,
       afterStep: async (part) => {
+        for (const { lane, ...merged } of merges.splice(0)) {
+          const isHere = (each: Lane) => each.layer === lane.layer && each.head === lane.head;
+          oracle.merge(
+            layout.groups.findIndex(({ lanes }) => lanes.some(isHere)),
+            merged,
+          );
+        }
         const rows = await oracle.run(part, {
           hidden: (group, position) => hidden[group]!.has(position),
           offset: (group, position) =>
@@ -178,15 +187,44 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     await runner.run(cache, tokens.slice(0, 26), { chunk: 8 });
     await runner.run(plain, tokens.slice(0, 26), { chunk: 8 });
     const at = cache.nextPosition;
-    if (cache.maxIncoming() > 1) await runner.run(cache, tokens.slice(60, 62), { chunk: 2 });
+    const forgets = cache.maxIncoming() > 1;
+    if (forgets) await runner.run(cache, tokens.slice(60, 62), { chunk: 2 });
     const hasMass = layout.groups.some((group) => group.policy.mass);
-    expect(cache.rewindable(at)).toBe(hasMass ? "approximate" : "exact");
+    expect(cache.rewindable(at)).toBe(forgets && hasMass ? "approximate" : "exact");
     cache.rewind(at);
     expect(cache.report()).toMatchObject({ seen: 26 });
     if (hasMass) return test.skip("the mass that forgotten queries gave stays");
     const got = await runner.run(cache, tokens.slice(26, 32));
     expect(difference(got, await runner.run(plain, tokens.slice(26, 32)))).toBeLessThan(same());
   });
+}
+
+interface MergedHere extends MergedTokens {
+  /** One of the group. */
+  readonly lane: Lane;
+}
+
+/** The same policy, which notes the merges of every plan, by position. */
+function recordMerges(policy: CachePolicy | PolicyOfLane, merges: MergedHere[]): CachePolicy | PolicyOfLane {
+  if (typeof policy !== "function") return recorded(policy, merges);
+  return (lane, numLayers) => recorded(policy(lane, numLayers), merges);
+}
+
+function recorded(policy: CachePolicy, merges: MergedHere[]): CachePolicy {
+  const plan = (view: LaneView): Plan => {
+    const steps = policy.plan(view);
+    for (const step of steps) {
+      if (step.kind !== "merge") continue;
+      merges.push({
+        lane: view.lanes[0]!,
+        into: view.positions[step.into]!,
+        positions: Array.from(step.slots, (slot) => view.positions[slot]!),
+        weights: step.weights,
+      });
+    }
+    return steps;
+  };
+  return { ...policy, plan };
 }
 
 /** What a policy may take the mass that attention gives it for. */

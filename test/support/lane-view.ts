@@ -6,6 +6,8 @@ export interface ViewOptions {
   readonly nextPosition?: number;
   /** By slot. */
   readonly mass?: readonly number[];
+  readonly counts?: readonly number[];
+  readonly keys?: readonly (readonly number[])[];
 }
 
 /** A view of tokens in slots 0, 1, 2, ... at these positions (-1: none), all of the stream segment. */
@@ -25,6 +27,8 @@ export function viewOf(at: readonly number[], options: ViewOptions = {}): LaneVi
     offsetOf: () => 0,
     oldest: () => slots.values(),
     newest: () => slots.toReversed().values(),
+    countOf: (slot) => options.counts?.[slot] ?? 1,
+    keys: (slots) => Float32Array.from(slots.flatMap((slot) => options.keys?.[slot] ?? [0])),
     mass: () => Float32Array.from(options.mass ?? new Array<number>(at.length).fill(0)),
   };
 }

@@ -4,6 +4,7 @@ import { perHead, perLayer } from "../lanes.js";
 import { full } from "./full.js";
 import { type H2oOptions, h2o } from "./h2o.js";
 import { type KeyformerOptions, keyformer } from "./keyformer.js";
+import { type KvMergerOptions, kvmerger } from "./kvmerger.js";
 import { type LaCacheOptions, lacache } from "./lacache.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
@@ -16,7 +17,8 @@ export type LanePolicySpec =
   | ({ readonly policy: "sinks" } & SinksOptions)
   | ({ readonly policy: "h2o" } & H2oOptions)
   | ({ readonly policy: "snapkv" } & SnapKvOptions)
-  | ({ readonly policy: "keyformer" } & KeyformerOptions);
+  | ({ readonly policy: "keyformer" } & KeyformerOptions)
+  | ({ readonly policy: "kvmerger" } & KvMergerOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -33,6 +35,7 @@ const OPTIONS = {
   h2o: ["heavy", "recent", "weigh", "per"],
   snapkv: ["tokens", "window", "kernel", "pool", "per"],
   keyformer: ["heavy", "recent", "noise", "temperature", "warming", "maxTemperature", "seed", "per"],
+  kvmerger: ["tokens", "recent", "heavy", "similarity", "per"],
   lacache: ["tokens", "sinks", "span", "overlap"],
   perLayer: ["layers"],
   perHead: ["heads"],
@@ -117,6 +120,8 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return snapkv(known);
     case "keyformer":
       return keyformer(known);
+    case "kvmerger":
+      return kvmerger(known);
     case "lacache":
     case "perLayer":
     case "perHead":

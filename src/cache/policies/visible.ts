@@ -11,6 +11,7 @@ export function visible(window: number, inner: CachePolicy): CachePolicy {
     id: `visible(window=${window}, ${inner.id})`,
     sinks: inner.sinks ?? 0,
     per: inner.per ?? "model",
+    merges: inner.merges ?? false,
     ...(inner.mass ? { mass: inner.mass } : {}),
     capacity: (demand) => Math.min(inner.capacity(demand), window - 1 + Math.min(demand.step, demand.tokens)),
     maxIncoming: (seen) => inner.maxIncoming?.(seen) ?? Number.POSITIVE_INFINITY,
@@ -81,6 +82,12 @@ class Remaining implements LaneView {
   }
   mass() {
     return this.#view.mass();
+  }
+  countOf(slot: number) {
+    return this.#view.countOf(slot);
+  }
+  keys(slots: readonly number[]) {
+    return this.#view.keys(slots);
   }
 
   *#remaining(slots: Iterable<number>) {
