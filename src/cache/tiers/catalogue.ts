@@ -150,23 +150,6 @@ export class Catalogue {
     };
   }
 
-  /** A catalogue of the same blocks. */
-  fork(counts: TermCounts | null): Catalogue {
-    const fork = new Catalogue(this.#group, this.#summarizer, counts, this.#most * this.entryBytes);
-    fork.#first = this.#first.slice();
-    fork.#last = this.#last.slice();
-    fork.#blocks = this.#blocks.slice();
-    fork.#steps = this.#steps.slice();
-    fork.#vectors = this.#vectors.slice();
-    fork.#terms = this.#terms.slice();
-    fork.#numTerms = this.#numTerms.slice();
-    fork.#free.push(...this.#free);
-    fork.#order.push(...this.#order);
-    fork.#mergeAt = this.#mergeAt;
-    fork.#mergeBlocks = this.#mergeBlocks;
-    return fork;
-  }
-
   /**
    * How near each entry's nearest vectors are to the queries: lane by lane as so many deviations above the mean of all
    * entries, so that lanes whose keys are large outvote no others, then summed over the lanes that are for it.

@@ -40,12 +40,6 @@ export class TermCounts {
     const count = this.#counts[rowOf(term)]!;
     return count === 0 ? 0 : Math.log((this.#blocks + 1) / count);
   }
-
-  /** For a fork. */
-  copyFrom(other: TermCounts): void {
-    this.#counts.set(other.#counts);
-    this.#blocks = other.#blocks;
-  }
 }
 
 /** A question's terms, ready to be looked for in many blocks. */

@@ -1,0 +1,140 @@
+import { describe, expect, it } from "vitest";
+import { TestRandom } from "../../../test/support/random.js";
+import type { KvGroup } from "../../backends/contract.js";
+import { type Candidate, Catalogue } from "./catalogue.js";
+import { emptySummary, Summarizer, type Summary } from "./summary.js";
+import { TermCounts, TermQuery, termsOf } from "./terms.js";
+
+const GROUP: KvGroup = {
+  codec: "f32",
+  pageTokens: 16,
+  headWidth: 8,
+  lanes: [
+    { layer: 0, head: 0 },
+    { layer: 1, head: 0 },
+  ],
+};
+const VECTORS = 2;
+
+const makeSummarizer = () => new Summarizer(GROUP, [null, null], VECTORS);
+
+function randomSummary(random: TestRandom): Summary {
+  const summary = emptySummary(GROUP, VECTORS);
+  // All of one length, so that no vector is nearer to another than to itself.
+  for (let v = 0; v < summary.steps.length; v++) {
+    const vector = random.floats(8, 100).map(Math.round);
+    summary.bytes.set(vector, v * 8);
+    summary.steps[v] = 1 / Math.hypot(...vector);
+  }
+  return summary;
+}
+
+/** What a summary holds in one lane. */
+function vectorOf({ steps, bytes }: Summary, lane: number, vector: number): Float32Array {
+  const at = lane * VECTORS + vector;
+  return Float32Array.from(bytes.subarray(at * 8, (at + 1) * 8), (byte) => byte * steps[at]!);
+}
+
+const best = (candidates: readonly Candidate[]) => candidates.reduce((a, b) => (b.score > a.score ? b : a));
+
+describe("Catalogue", () => {
+  it("finds a block by either of its vectors, in all lanes or in one", () => {
+    const random = new TestRandom(2);
+    const catalogue = new Catalogue(GROUP, makeSummarizer(), null, 2 ** 20);
+    const summaries = Array.from({ length: 200 }, () => randomSummary(random));
+    for (const [serial, summary] of summaries.entries()) catalogue.add(serial, { summary, terms: null });
+    const nothing = new Float32Array(8);
+    for (const serial of [0, 57, 199]) {
+      for (const vector of [0, 1]) {
+        const [a, b] = [0, 1].map((lane) => vectorOf(summaries[serial]!, lane, vector));
+        for (const queries of [
+          [a!, b!],
+          [a!, nothing],
+          [nothing, b!],
+        ]) {
+          const { candidates, score } = catalogue.rank({ queries, ids: null });
+          expect(best(candidates).first).toBe(serial);
+          expect(best(candidates).score).toBeCloseTo(1, 6);
+          for (const [i, candidate] of candidates.entries()) {
+            expect(score({ summary: summaries[i]!, terms: null })).toBeCloseTo(candidate.score, 6);
+          }
+        }
+      }
+    }
+  });
+
+  it("adds up what several queries of a question ask for", () => {
+    const random = new TestRandom(3);
+    const catalogue = new Catalogue(GROUP, makeSummarizer(), null, 2 ** 20);
+    const summaries = Array.from({ length: 100 }, () => randomSummary(random));
+    for (const [serial, summary] of summaries.entries()) catalogue.add(serial, { summary, terms: null });
+    // One query for each of a block's vectors: none of the others is near to both.
+    const queries = [0, 1].map((lane) =>
+      Float32Array.from([...vectorOf(summaries[31]!, lane, 0), ...vectorOf(summaries[31]!, lane, 1)]),
+    );
+    expect(best(catalogue.rank({ queries, ids: null }).candidates).first).toBe(31);
+  });
+
+  it("stays within its bytes however many blocks there are, and still knows where each of them is", () => {
+    const random = new TestRandom(4);
+    const counts = new TermCounts();
+    const bytes = 20_000;
+    const catalogue = new Catalogue(GROUP, makeSummarizer(), counts, bytes);
+    const most = Math.floor(bytes / catalogue.entryBytes);
+    const kept = new Set<number>();
+    for (let serial = 0; serial < 3000; serial++) {
+      const ids = Array.from({ length: 16 }, (_, i) => (i === 9 ? 10_000 + serial : random.below(40)));
+      const terms = termsOf(ids);
+      counts.add(terms);
+      catalogue.add(serial, { summary: randomSummary(random), terms });
+      kept.add(serial);
+      if (random.next() < 0.02) {
+        const gone = [...kept].slice(0, random.below(40)).concat(random.below(serial + 1));
+        catalogue.remove(gone.filter((each) => kept.delete(each)));
+      }
+      if (serial === 600) {
+        // An old block is found by its rare word among those it stands with.
+        const wanted = [...kept][50]!;
+        const found = best(catalogue.rank({ queries: null, ids: [3, 10_000 + wanted, 5] }).candidates);
+        expect(found.first <= wanted && wanted <= found.last).toBe(true);
+        expect(found.blocks).toBeGreaterThan(1);
+      }
+      expect(catalogue.usage().entries).toBeLessThanOrEqual(most);
+      expect(catalogue.usage().bytes).toBeLessThanOrEqual(bytes);
+      if (serial % 100 !== 0) continue;
+      const { candidates } = catalogue.rank({ queries: null, ids: [1] });
+      expect(candidates.reduce((sum, { blocks }) => sum + blocks, 0)).toBe(kept.size);
+      const ends = candidates.flatMap(({ first, last }) => [first, last]);
+      expect(ends).toEqual([...ends].sort((a, b) => a - b));
+      for (const each of kept) {
+        expect(candidates.some(({ first, last }) => first <= each && each <= last)).toBe(true);
+      }
+    }
+  });
+});
+
+describe("TermQuery", () => {
+  it("weighs rare words more than common ones, and pairs as words", () => {
+    const counts = new TermCounts();
+    const blocks = Array.from({ length: 64 }, (_, i) => [1, 2, 3, 100 + (i % 8), 1000 + i]);
+    for (const block of blocks) counts.add(termsOf(block));
+    const query = new TermQuery([1, 3, 107, 1007], counts);
+    const scores = blocks.map((block) => {
+      const terms = termsOf(block);
+      return query.match(terms, 0, terms.length);
+    });
+    expect(scores.indexOf(Math.max(...scores))).toBe(7);
+    expect(scores[7]).toBeGreaterThan(0.99);
+    expect(scores[15]!).toBeGreaterThan(scores[14]!);
+    expect(scores[14]).toBeLessThan(0.05);
+    const pairs = new TermQuery([2, 3], counts);
+    const [inOrder, apart] = [termsOf([2, 3, 9]), termsOf([3, 9, 2])];
+    expect(pairs.match(inOrder, 0, inOrder.length)).toBeGreaterThan(pairs.match(apart, 0, apart.length));
+  });
+
+  it("finds nothing where there is nothing to find", () => {
+    const terms = termsOf([1, 2, 3]);
+    expect(new TermQuery([1, 2], new TermCounts()).match(terms, 0, terms.length)).toBe(0);
+    expect(new TermQuery([], new TermCounts()).match(terms, 0, terms.length)).toBe(0);
+  });
+});
