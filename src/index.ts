@@ -28,6 +28,7 @@ export {
 } from "./engine/model.js";
 export {
   type CacheSpec,
+  compensated,
   full,
   h2o,
   keyformer,
@@ -35,6 +36,7 @@ export {
   lacache,
   perHead,
   perLayer,
+  razor,
   sinks,
   snapkv,
   window,

@@ -78,12 +78,17 @@ export function fitMemory(question: FitQuestion): Fit {
   return { context, cacheBytes, scratchBytes };
 }
 
-/** Upper bound of the page tables of one sequence: page numbers, positions, rotations; tables grow by doubling. */
+/**
+ * Upper bound of the page tables of one sequence: page numbers, positions, rotations, and what the policy wants beside
+ * them; tables grow by doubling.
+ */
 function tableBytes(layout: CacheLayout, tokens: number): number {
   let bytes = 0;
   for (const { policy, lanes, pageTokens } of layout.groups) {
     const pages = Math.ceil(policy.capacity({ tokens, step: layout.step }) / pageTokens) + 1;
-    bytes += 2 * 4 * pages * (lanes.length + pageTokens + 1);
+    const mass = policy.mass ? lanes.length * pageTokens : 0;
+    const counts = policy.merges ? pageTokens : 0;
+    bytes += 2 * 4 * pages * (lanes.length + pageTokens + 1 + mass + counts);
   }
   return bytes;
 }

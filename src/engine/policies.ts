@@ -3,10 +3,12 @@
  * `resolvePolicy` makes the policies themselves from them.
  */
 import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
+import type { CompensatedOptions } from "../cache/policies/compensated.js";
 import type { H2oOptions } from "../cache/policies/h2o.js";
 import type { KeyformerOptions } from "../cache/policies/keyformer.js";
 import type { KvMergerOptions } from "../cache/policies/kvmerger.js";
 import type { LaCacheOptions } from "../cache/policies/lacache.js";
+import type { RazorOptions } from "../cache/policies/razor.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
 import type { SnapKvOptions } from "../cache/policies/snapkv.js";
@@ -54,6 +56,16 @@ export function keyformer(options: KeyformerOptions): LanePolicySpec {
 /** Merges neighbouring tokens that are most alike, instead of letting any go. */
 export function kvmerger(options: KvMergerOptions): LanePolicySpec {
   return checked({ policy: "kvmerger", ...options });
+}
+
+/** Keeps the first tokens, the last ones, and one token that stands for all between. */
+export function compensated(options: CompensatedOptions): LanePolicySpec {
+  return checked({ policy: "compensated", ...options });
+}
+
+/** `full` for the heads that retrieve, `compensated` for all others. Which these are is measured once per model. */
+export function razor(options: RazorOptions): PolicySpec {
+  return checked({ policy: "razor", ...options });
 }
 
 /** Thins old tokens out in the shape of a ladder: each layer keeps other ones. */

@@ -4,7 +4,7 @@ import { TestRandom } from "../support/random.js";
 import { expectClose } from "./compare.js";
 import { type KvShape, kvBatch } from "./kv.js";
 import { frequencies, HEAD_WIDTHS } from "./rope.js";
-import { type Batch, Scene, type Stage } from "./scene.js";
+import { type Batch, Scene, type Stage, type Table } from "./scene.js";
 import { EPSILON, type Suite } from "./suite.js";
 
 export interface AttentionCase extends KvShape {
@@ -160,6 +160,41 @@ export function attentionCases(suite: Suite): void {
       suite.case(`${codec}, ${name}`, () => check(suite, { ...plain, codec, ...variant }));
     }
   }
+
+  suite.case("a slot that counts as several tokens is as several slots with its key and value", async () => {
+    const random = new TestRandom(10);
+    const shape = { ...plain, spans: [{ stored: 12, count: 1 }], mostCounts: 1 };
+    const { scene, results } = attentionScene(random, shape, 1);
+    const { groups, batch, numPages, maxTokens } = kvBatch(random, shape);
+    const stage = await scene.on(suite.backend, { maxTokens, groups, numPages });
+    // Of the twelve tokens, three others hold what the first does.
+    const [first, ...others] = [...batch.spans![0]!.tables[0]!.positions.entries()]
+      .filter(([, position]) => position >= 0 && position < 4)
+      .map(([slot]) => slot);
+    const output = async (change: (table: Table) => Table) => {
+      const spans = batch.spans!.map(({ count, tables }) => ({ count, tables: tables.map(change) }));
+      await stage.run({ ...batch, spans });
+      return stage.read(results[0]!);
+    };
+    const alike = (table: Table): Table => ({
+      ...table,
+      contents: table.contents.map((slots) =>
+        slots.map((pair, slot) => (others.includes(slot) ? slots[first!]! : pair)),
+      ),
+    });
+    const counted = (table: Table, count: number): Table => ({
+      ...table,
+      positions: table.positions.map((position, slot) => (others.includes(slot) ? -1 : position)),
+      logCounts: table.logCounts!.map((x, slot) => (slot === first ? Math.log(count) : x)),
+    });
+    const want = await output(alike);
+    const bound = suite.slack * attentionBound(shape);
+    expectClose("output", await output((table) => counted(table, 4)), want, () => bound);
+    const uncounted = await output((table) => counted(table, 1));
+    if (uncounted.every((x, i) => Math.abs(x - want[i]!) < 100 * bound))
+      throw new Error("The count had no effect");
+    stage.dispose();
+  });
 
   suite.case("a query that sees nothing gives zeros", async () => {
     const random = new TestRandom(9);

@@ -1,4 +1,5 @@
 /** The policies that every backend is tested with: those there are, and some that use all that a policy may. */
+import { compensated } from "../../src/cache/policies/compensated.js";
 import { full } from "../../src/cache/policies/full.js";
 import { h2o } from "../../src/cache/policies/h2o.js";
 import { keyformer } from "../../src/cache/policies/keyformer.js";
@@ -17,6 +18,7 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "snapkv", create: (tokens) => snapkv({ tokens, window: 5, kernel: 3, pool: "max" }) },
   { name: "keyformer", create: (tokens) => keyformer({ heavy: tokens - 16, recent: 16 }) },
   { name: "kvmerger", create: (tokens) => kvmerger({ tokens }) },
+  { name: "compensated", create: (tokens) => compensated({ window: tokens - 5 }) },
   { name: "lacache", create: (tokens) => lacache({ tokens }) },
 ];
 

@@ -1,11 +1,13 @@
 import { MillraceError } from "../../errors.js";
 import type { CachePolicy, PolicyOfLane } from "../contract.js";
 import { perHead, perLayer } from "../lanes.js";
+import { type CompensatedOptions, compensated } from "./compensated.js";
 import { full } from "./full.js";
 import { type H2oOptions, h2o } from "./h2o.js";
 import { type KeyformerOptions, keyformer } from "./keyformer.js";
 import { type KvMergerOptions, kvmerger } from "./kvmerger.js";
 import { type LaCacheOptions, lacache } from "./lacache.js";
+import { type HeadScores, type RazorOptions, razor } from "./razor.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
 import { window } from "./window.js";
@@ -18,11 +20,13 @@ export type LanePolicySpec =
   | ({ readonly policy: "h2o" } & H2oOptions)
   | ({ readonly policy: "snapkv" } & SnapKvOptions)
   | ({ readonly policy: "keyformer" } & KeyformerOptions)
-  | ({ readonly policy: "kvmerger" } & KvMergerOptions);
+  | ({ readonly policy: "kvmerger" } & KvMergerOptions)
+  | ({ readonly policy: "compensated" } & CompensatedOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
   | LanePolicySpec
+  | ({ readonly policy: "razor" } & RazorOptions)
   | ({ readonly policy: "lacache" } & LaCacheOptions)
   | { readonly policy: "perLayer"; readonly layers: readonly LanePolicySpec[] }
   | { readonly policy: "perHead"; readonly heads: readonly (readonly LanePolicySpec[])[] };
@@ -36,6 +40,8 @@ const OPTIONS = {
   snapkv: ["tokens", "window", "kernel", "pool", "per"],
   keyformer: ["heavy", "recent", "noise", "temperature", "warming", "maxTemperature", "seed", "per"],
   kvmerger: ["tokens", "recent", "heavy", "similarity", "per"],
+  compensated: ["window", "sinks"],
+  razor: ["window", "sinks", "echo", "induction"],
   lacache: ["tokens", "sinks", "span", "overlap"],
   perLayer: ["layers"],
   perHead: ["heads"],
@@ -44,12 +50,18 @@ const OPTIONS = {
 /**
  * Makes the policy that a spec (or, for one without options, its name) stands for. Throws INVALID_ARGUMENT for an
  * unknown name, listing the known ones, for an option that the policy does not have, and as the policy itself does.
+ * `scores` say which heads of the model retrieve, for policies that ask.
  */
-export function resolvePolicy(spec: PolicySpec | PolicySpec["policy"]): CachePolicy | PolicyOfLane {
+export function resolvePolicy(
+  spec: PolicySpec | PolicySpec["policy"],
+  scores: HeadScores | null = null,
+): CachePolicy | PolicyOfLane {
   const known = checked(typeof spec === "string" ? { policy: spec } : spec);
   switch (known.policy) {
     case "lacache":
       return lacache(known);
+    case "razor":
+      return razor(known, scores);
     case "perLayer":
       return perLayer(listOf(known.layers, "layers").map(resolveLane));
     case "perHead":
@@ -122,7 +134,10 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return keyformer(known);
     case "kvmerger":
       return kvmerger(known);
+    case "compensated":
+      return compensated(known);
     case "lacache":
+    case "razor":
     case "perLayer":
     case "perHead":
       throw new MillraceError(
