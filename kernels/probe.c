@@ -1,7 +1,8 @@
 // OP_PROBE  i: [what, amount]  p: [region, sink]
 // What this machine can do, measured by the same threads and vectors that the other kernels use; no model's program
 // holds this op. what = 0: reads `amount` MiB at region once. what = 1: `amount` million 16-lane dot products of
-// four byte pairs each (dot16_u7: 128 operations apiece). `sink` takes 64 bytes per thread, so that nothing is
+// four byte pairs each (dot16_u7: 128 operations apiece). what = 2: `amount` million times 16 f32 multiply-adds in
+// registers (32 operations apiece; what a target does not fuse, it does as two instructions). `sink` takes 64 bytes per thread, so that nothing is
 // optimised away.
 #include "simd.h"
 #include "work.h"
@@ -36,14 +37,36 @@ static int32_t dot_million(const int8_t *activations) {
   return i32x16_reduce_add(sum);
 }
 
+static int32_t multiply_add_million(const float *factors) {
+  vf sums[CHAINS];
+  const vf w = vf_load(factors), x = vf_load(factors + 16);
+  for (int i = 0; i < CHAINS; i++) sums[i] = vf_set1((float)i);
+  for (int n = 0; n < 1000000 / W * 16; n += CHAINS) {
+#if defined(__clang__)
+#pragma clang loop unroll(full)
+#else
+#pragma GCC unroll 12
+#endif
+    for (int i = 0; i < CHAINS; i++) sums[i] = vf_fma(w, sums[i], x);
+  }
+  vf sum = sums[0];
+  for (int i = 1; i < CHAINS; i++) sum = vf_add(sum, sums[i]);
+  return (int32_t)vf_reduce_add(sum);
+}
+
 void kernel_probe(const Op *op, const Step *step, Work *work) {
   const uint8_t *region = AT(const uint8_t, op->p[0]);
+  // Factors so small that nothing grows, and no less than normal.
+  float factors[32];
+  for (int i = 0; i < 32; i++) factors[i] = 0.5f + 0.001f * (float)region[i];
   int32_t sum = 0;
   int begin, end;
   (void)step;
   while (work_take(work, op->i[1], 1, &begin, &end)) {
     for (int i = begin; i < end; i++) {
-      sum += op->i[0] == 0 ? read_mebibyte(region + ((int64_t)i << 20)) : dot_million((const int8_t *)region);
+      sum += op->i[0] == 0   ? read_mebibyte(region + ((int64_t)i << 20))
+             : op->i[0] == 1 ? dot_million((const int8_t *)region)
+                             : multiply_add_million(factors);
     }
   }
   AT(int32_t, op->p[1])[work->thread * 16] = sum;

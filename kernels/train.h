@@ -22,6 +22,15 @@ INLINE void store_some(float *p, f32x16 v, int n) {
   }
 }
 
+// The first lane: for functions of one number.
+INLINE float first_lane(f32x16 v) {
+  float lanes[16];
+  f32x16_store(lanes, v);
+  return lanes[0];
+}
+
+INLINE float square_root(float x) { return first_lane(f32x16_sqrt(f32x16_set1(x))); }
+
 // Elementwise ops are shared out in runs of up to SEGMENT elements of one row.
 #define SEGMENT 4096
 

@@ -16,38 +16,46 @@ typedef struct Buffers {
 
 #define STATE_ROWS ((TRAIN_SCRATCH - 2 * SLAB_FLOATS - BLOCK_ROWS * (BLOCK_DEPTH + SCORES)) / 2)
 
-// Scores of one row against a block's keys to weights below the new greatest; returns the factor of what was summed
-// before.
-INLINE float soften(const Shape *s, float *scores, int keys, int first, int position, int masked, float *greatest,
-                    float *sum) {
-  f32x16 most = f32x16_set1(NOTHING);
-  for (int i = 0; i < keys; i += 16) {
-    f32x16 x = f32x16_load(scores + i);
-    if (s->softcap > 0.f) {
-      x = f32x16_mul(f32x16_set1(s->softcap), f32x16_tanh(f32x16_mul(x, f32x16_set1(1.f / s->softcap))));
+// A block's scores to weights below each row's greatest score so far, and the sums that go with them. `factors` are
+// those of what was summed before. Of a row, as many columns are written as its tile reads.
+static void soften(const Shape *s, float *scores, int rows, int keys, int first, int position, int masked,
+                   float *greatest, float *sums, float *factors) {
+  const int end = first + keys, diagonal = position - first;
+  float tops[BLOCK_ROWS];
+  for (int r = 0; r < rows; r++) {
+    const int columns = clamp(r + diagonal + TILE_ROWS, 0, keys);
+    float *row = scores + r * SCORES;
+    f32x16 most = f32x16_set1(NOTHING);
+    for (int i = 0; i < columns; i += 16) {
+      f32x16 x = f32x16_load(row + i);
+      if (s->softcap > 0.f) {
+        x = f32x16_mul(f32x16_set1(s->softcap), f32x16_tanh(f32x16_mul(x, f32x16_set1(1.f / s->softcap))));
+      }
+      if (masked || i + 16 > keys) x = keep_seen(s, x, first + i, end, position + r, NOTHING);
+      if (masked || i + 16 > keys || s->softcap > 0.f) f32x16_store(row + i, x);
+      most = f32x16_max(most, x);
     }
-    if (masked || i + 16 > keys) x = keep_lanes(x, seen_bits(s, first + i, keys - i, position), NOTHING);
-    f32x16_store(scores + i, x);
-    most = f32x16_max(most, x);
+    tops[r] = f32x16_reduce_max(most);
   }
-  const float found = f32x16_reduce_max(most), before = *greatest;
-  const float now = found > before ? found : before;
-  const f32x16 top = f32x16_set1(now == NOTHING ? 0.f : now);
-  f32x16 sums = f32x16_zero();
-  for (int i = 0; i < keys; i += 16) {
-    const f32x16 e = f32x16_exp(f32x16_sub(f32x16_load(scores + i), top));
-    f32x16_store(scores + i, e);
-    sums = f32x16_add(sums, e);
+  for (int r = 0; r < rows; r += 16) {
+    // The lowest finite number stands for nothing, so that differences stay numbers.
+    const f32x16 before = f32x16_load(greatest + r), least = f32x16_set1(-3e38f);
+    const f32x16 now = f32x16_max(f32x16_max(before, load_some(tops + r, rows - r)), least);
+    f32x16_store(factors + r, f32x16_exp(f32x16_sub(f32x16_max(before, least), now)));
+    f32x16_store(greatest + r, now);
   }
-  float factor = 1.f;
-  if (now > before) {
-    float lanes[16];
-    f32x16_store(lanes, f32x16_exp(f32x16_set1(before - now)));
-    factor = lanes[0];
+  for (int r = 0; r < rows; r++) {
+    const int columns = clamp(r + diagonal + TILE_ROWS, 0, keys);
+    float *row = scores + r * SCORES;
+    const f32x16 top = f32x16_set1(greatest[r]);
+    f32x16 total = f32x16_zero();
+    for (int i = 0; i < columns; i += 16) {
+      const f32x16 e = f32x16_exp(f32x16_sub(f32x16_load(row + i), top));
+      f32x16_store(row + i, e);
+      total = f32x16_add(total, e);
+    }
+    sums[r] = sums[r] * factors[r] + f32x16_reduce_add(total);
   }
-  *greatest = now;
-  *sum = *sum * factor + f32x16_reduce_add(sums);
-  return factor;
 }
 
 INLINE void scale_row(float *x, int n, float factor) {
@@ -58,16 +66,15 @@ INLINE void scale_row(float *x, int n, float factor) {
 // Rows of one block of queries of one head against the block of keys in the buffers.
 static void attend_block(const Shape *s, const Buffers *b, const Matrix *q, const Matrix *out, int64_t row, int rows,
                          int column, int position, int first, int keys, int masked, float *greatest, float *sums) {
-  float *result = row_of(out, row) + column;
+  float *result = row_of(out, row) + column, factors[BLOCK_ROWS];
+  const int diagonal = position - first;
   load_slab(q, row, rows, column, s, b->queries);
-  block_product(0, SLAB, b->queries, b->keys, BLOCK_ROWS, TILE_COLUMNS, s->width, b->scores, SCORES,
-                round_up(rows, TILE_ROWS), BLOCK_ROWS, s->scale, REPLACE);
+  score_product(b->queries, b->keys, s->width, b->scores, rows, diagonal, s->scale);
+  soften(s, b->scores, rows, keys, first, position, masked, greatest, sums, factors);
   for (int r = 0; r < rows; r++) {
-    const float factor =
-        soften(s, b->scores + r * SCORES, keys, first, position + r, masked, greatest + r, sums + r);
-    if (factor != 1.f) scale_row(result + r * out->stride, s->width, factor);
+    if (factors[r] != 1.f) scale_row(result + r * out->stride, s->width, factors[r]);
   }
-  block_product(0, SCORES, b->scores, b->values, SLAB, TILE_COLUMNS, keys, result, out->stride, rows, s->width, 1.f, ADD);
+  query_product(b->scores, b->values, keys, result, out->stride, rows, s->width, diagonal);
 }
 
 static void attend_chunk(const Shape *s, const Buffers *b, const Matrix *matrices, int sequence, int kv_head, int from,
@@ -101,10 +108,8 @@ static void attend_chunk(const Shape *s, const Buffers *b, const Matrix *matrice
     for (int g = 0; g < s->group; g++) {
       const int head = kv_head * s->group + g;
       const int at = ((r - from) / BLOCK_ROWS * s->group + g) * BLOCK_ROWS + (r - from) % BLOCK_ROWS;
-      float log[16];
-      f32x16_store(log, f32x16_log(f32x16_set1(b->sums[at])));
       scale_row(row_of(out, queries_at + r) + head * s->width, s->width, 1.f / b->sums[at]);
-      row_of(log_sums, queries_at + r)[head] = b->greatest[at] + log[0];
+      row_of(log_sums, queries_at + r)[head] = b->greatest[at] + first_lane(f32x16_log(f32x16_set1(b->sums[at])));
     }
   }
 }

@@ -16,11 +16,11 @@ typedef struct Buffers {
 
 _Static_assert(6 * SLAB_FLOATS + 2 * BLOCK_ROWS * (BLOCK_DEPTH + SCORES) <= TRAIN_SCRATCH, "scratch memory is too small");
 
-// Scores of a row to weights, and d_weights to the scores' gradients; zeros from `keys` on.
-INLINE void row_backward(const Shape *s, float *scores, float *d_scores, int keys, int first, int position, int masked,
-                         float log_sum, float mean) {
+// Scores of a row to weights, and the gradients of weights to those of scores: as many columns as tiles read.
+INLINE void row_backward(const Shape *s, float *scores, float *d_scores, int columns, int first, int end, int position,
+                         int masked, float log_sum, float mean) {
   const f32x16 log = f32x16_set1(log_sum), d = f32x16_set1(mean), scale = f32x16_set1(s->scale);
-  for (int i = 0; i < BLOCK_ROWS; i += 16) {
+  for (int i = 0; i < columns; i += 16) {
     f32x16 x = f32x16_load(scores + i), slope = scale;
     if (s->softcap > 0.f) {
       const f32x16 t = f32x16_tanh(f32x16_mul(x, f32x16_set1(1.f / s->softcap)));
@@ -28,9 +28,13 @@ INLINE void row_backward(const Shape *s, float *scores, float *d_scores, int key
       slope = f32x16_mul(scale, f32x16_sub(f32x16_set1(1.f), f32x16_mul(t, t)));
     }
     f32x16 p = f32x16_exp(f32x16_sub(x, log));
-    if (masked || i + 16 > keys) p = keep_lanes(p, seen_bits(s, first + i, keys - i, position), 0.f);
+    f32x16 dp = f32x16_mul(f32x16_mul(p, slope), f32x16_sub(f32x16_load(d_scores + i), d));
+    if (masked || first + i + 16 > end) {
+      p = keep_seen(s, p, first + i, end, position, 0.f);
+      dp = keep_seen(s, dp, first + i, end, position, 0.f);
+    }
     f32x16_store(scores + i, p);
-    f32x16_store(d_scores + i, f32x16_mul(f32x16_mul(p, slope), f32x16_sub(f32x16_load(d_scores + i), d)));
+    f32x16_store(d_scores + i, dp);
   }
 }
 
@@ -47,24 +51,20 @@ static void block_backward(const Shape *s, const Buffers *b, const Matrix *m, in
   const int column = head * s->width;
   load_slab(q, row, rows, column, s, b->q);
   load_slab(d_out, row, rows, column, s, b->d_out);
-  const int tiles = round_up(rows, TILE_ROWS);
-  block_product(0, SLAB, b->q, b->k_across, BLOCK_ROWS, TILE_COLUMNS, s->width, b->weights, SCORES, tiles, BLOCK_ROWS,
-                s->scale, REPLACE);
-  block_product(0, SLAB, b->d_out, b->v_across, BLOCK_ROWS, TILE_COLUMNS, s->width, b->d_scores, SCORES, tiles,
-                BLOCK_ROWS, 1.f, REPLACE);
+  const int diagonal = position - first;
+  score_product(b->q, b->k_across, s->width, b->weights, rows, diagonal, s->scale);
+  score_product(b->d_out, b->v_across, s->width, b->d_scores, rows, diagonal, 1.f);
   for (int r = 0; r < rows; r++) {
     const float mean = dot(b->d_out + r * SLAB, row_of(out, row + r) + column, s->width);
-    row_backward(s, b->weights + r * SCORES, b->d_scores + r * SCORES, keys, first, position + r, masked,
-                 row_of(log_sums, row + r)[head], mean);
+    row_backward(s, b->weights + r * SCORES, b->d_scores + r * SCORES, clamp(r + diagonal + TILE_ROWS, 0, keys), first,
+                 first + keys, position + r, masked, row_of(log_sums, row + r)[head], mean);
   }
   if (which & 1) {
-    block_product(0, SCORES, b->d_scores, b->k, SLAB, TILE_COLUMNS, keys, row_of(d_q, row) + column, d_q->stride, rows,
-                  s->width, 1.f, ADD);
+    query_product(b->d_scores, b->k, keys, row_of(d_q, row) + column, d_q->stride, rows, s->width, diagonal);
   }
   if (which & 2) {
-    const int across = round_up(keys, TILE_ROWS);
-    block_product(1, SCORES, b->weights, b->d_out, SLAB, TILE_COLUMNS, rows, b->d_v, SLAB, across, s->padded, 1.f, ADD);
-    block_product(1, SCORES, b->d_scores, b->q, SLAB, TILE_COLUMNS, rows, b->d_k, SLAB, across, s->padded, 1.f, ADD);
+    key_product(b->weights, b->d_out, rows, b->d_v, keys, s->padded, diagonal);
+    key_product(b->d_scores, b->q, rows, b->d_k, keys, s->padded, diagonal);
   }
 }
 

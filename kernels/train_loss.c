@@ -30,9 +30,7 @@ static float row_loss(float *x, int n, int target, float weight) {
   const f32x16 factor = f32x16_set1(weight / total);
   for (i = 0; i < n; i += 16) store_some(x + i, f32x16_mul(factor, load_some(x + i, n - i)), n - i);
   x[target] -= weight;
-  float log[16];
-  f32x16_store(log, f32x16_log(f32x16_set1(total)));
-  return weight * (max - chosen + log[0]);
+  return weight * (max - chosen + first_lane(f32x16_log(f32x16_set1(total))));
 }
 
 void kernel_train_loss(const Op *op, const Step *step, Work *work) {

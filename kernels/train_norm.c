@@ -9,7 +9,7 @@ INLINE float inverse_root(const float *x, int width, float epsilon) {
     const f32x16 v = load_some(x + i, width - i);
     sum = f32x16_fma(v, v, sum);
   }
-  return 1.f / __builtin_sqrtf(f32x16_reduce_add(sum) / (float)width + epsilon);
+  return 1.f / square_root(f32x16_reduce_add(sum) / (float)width + epsilon);
 }
 
 // OP_TRAIN_NORM: out = x * factor * weight

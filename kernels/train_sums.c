@@ -25,7 +25,7 @@ void kernel_train_row_norms(const Op *op, const Step *step, Work *work) {
   int begin, end;
   (void)step;
   while (work_take(work, x->rows, 8, &begin, &end)) {
-    for (int r = begin; r < end; r++) *row_of(out, r) = __builtin_sqrtf(sum_of_squares(row_of(x, r), x->columns));
+    for (int r = begin; r < end; r++) *row_of(out, r) = square_root(sum_of_squares(row_of(x, r), x->columns));
   }
 }
 

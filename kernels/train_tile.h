@@ -132,15 +132,17 @@ INLINE void tile_product(const int transposed, const int pitch, const float *a, 
   }
 }
 
-// Tiles of a block: left [rows, depth] in a slab, right in strips of TILE_COLUMNS columns, `strip` floats apart. Rows
-// of the slab up to the next whole tile are read, and columns of the last strip; what comes of them is not stored.
-INLINE void block_product(const int transposed, const int pitch, const float *a, const float *b, int64_t b_step,
-                          int64_t strip, int depth, float *c, int64_t stride, int rows, int columns, float alpha,
-                          const int into) {
+// Tiles of a block: left [rows, depth] in a slab, its tiles' rows `tile` floats apart, right in strips of TILE_COLUMNS
+// columns, `strip` floats apart. Rows of the slab up to the next whole tile are read, and columns of the last strip;
+// what comes of them is not stored.
+INLINE void block_product(const int transposed, const int pitch, const float *a, int64_t tile, const float *b,
+                          int64_t b_step, int64_t strip, int depth, float *c, int64_t stride, int rows, int columns,
+                          float alpha, const int into) {
   for (int j = 0; j < columns; j += TILE_COLUMNS, b += strip) {
-    NO_UNROLL for (int i = 0; i < rows; i += TILE_ROWS) {
-      tile_product(transposed, pitch, a + (int64_t)i * (transposed ? 1 : pitch), b, b_step, depth, c + i * stride + j,
-                   stride, rows - i, columns - j, alpha, into);
+    const float *left = a;
+    NO_UNROLL for (int i = 0; i < rows; i += TILE_ROWS, left += tile) {
+      tile_product(transposed, pitch, left, b, b_step, depth, c + i * stride + j, stride, rows - i, columns - j, alpha,
+                   into);
     }
   }
 }
