@@ -3,9 +3,11 @@
  * came, into a typed error for everything that was still waiting.
  */
 import { Worker } from "node:worker_threads";
+import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { CallName, Calls, FromWorker, OpenProgress, ToWorker } from "./protocol.js";
+import type { StreamReport } from "./stream.js";
 
 /** Whatever carries an engine: a worker thread, or the other end of a message channel in the same thread. */
 export interface EngineThread {
@@ -56,6 +58,12 @@ interface Listeners {
   readonly onPiece?: (piece: Emission) => void;
 }
 
+/** What a session hears between its calls. */
+export interface SessionListener {
+  report(report: StreamReport): void;
+  change(change: CacheEvent): void;
+}
+
 interface PendingCall extends Listeners {
   readonly resolve: (value: never) => void;
   readonly reject: (error: MillraceError) => void;
@@ -64,6 +72,7 @@ interface PendingCall extends Listeners {
 export class Connection {
   readonly #thread: EngineThread;
   readonly #pending = new Map<number, PendingCall>();
+  readonly #sessions = new Map<number, SessionListener>();
   #nextId = 1;
   #holds = 0;
   /** Why nothing can be asked any more. */
@@ -106,6 +115,12 @@ export class Connection {
       }
     });
     return { id, result };
+  }
+
+  /** From now on `listener` hears of session `id`; null ends that. */
+  listen(id: number, listener: SessionListener | null): void {
+    if (listener) this.#sessions.set(id, listener);
+    else this.#sessions.delete(id);
   }
 
   /** Tells the worker something that has no answer. */
@@ -157,6 +172,8 @@ export class Connection {
 
   #receive(message: FromWorker): void {
     if (message.type === "step") {
+      for (const { id, report } of message.reports) this.#sessions.get(id)?.report(report);
+      for (const { id, change } of message.changes) this.#sessions.get(id)?.change(change);
       for (const { id, piece } of message.pieces) this.#pending.get(id)?.onPiece?.(piece);
       return;
     }

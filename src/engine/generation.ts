@@ -4,7 +4,7 @@ import type { CacheReport } from "../cache/sequence.js";
 import type { Emission, FinishReason, TokenScore } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { Connection } from "./connection.js";
-import { type GenerateParameters, type GenerationEnd, MAX_UNREAD_PIECES } from "./protocol.js";
+import { type AnswerParameters, type GenerationEnd, MAX_UNREAD_PIECES } from "./protocol.js";
 
 /** A piece of an answer. Text is whole: never half a character, never part of a stop string. */
 export interface Piece {
@@ -38,6 +38,19 @@ export interface GenerationResult {
   readonly cache: CacheReport;
 }
 
+/** A generation that has not been asked for yet. */
+export interface Question {
+  /** Asks the worker; pieces come to `onPiece`. */
+  ask(onPiece: (emission: Emission) => void): {
+    readonly id: number;
+    readonly result: Promise<GenerationEnd>;
+  };
+  /** How it is made, as far as it is known. */
+  readonly answer: Pick<AnswerParameters, "maxTokens"> & {
+    readonly sampling: Pick<AnswerParameters["sampling"], "logprobs">;
+  };
+}
+
 interface Waiting {
   resolve(result: IteratorResult<Piece, undefined>): void;
   reject(error: MillraceError): void;
@@ -56,7 +69,7 @@ interface Waiting {
  */
 export class Generation implements AsyncIterableIterator<Piece, undefined>, AsyncDisposable {
   readonly #connection: Connection;
-  readonly #parameters: GenerateParameters;
+  readonly #question: Question;
   readonly #signal: AbortSignal | undefined;
 
   #call: { readonly id: number; readonly end: Promise<GenerationEnd> } | null = null;
@@ -78,10 +91,10 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   readonly #tokens: number[] = [];
   readonly #scores: TokenScore[] = [];
 
-  /** Made by `Model.generate`. */
-  constructor(connection: Connection, parameters: GenerateParameters, signal: AbortSignal | undefined) {
+  /** Made by `Model.generate`, `Session.generate`. */
+  constructor(connection: Connection, question: Question, signal: AbortSignal | undefined) {
     this.#connection = connection;
-    this.#parameters = parameters;
+    this.#question = question;
     this.#signal = signal;
   }
 
@@ -137,7 +150,7 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
     return {
       text: this.#text,
       tokens: this.#tokens,
-      ...(this.#parameters.sampling.logprobs === undefined ? {} : { scores: this.#scores }),
+      ...(this.#question.answer.sampling.logprobs === undefined ? {} : { scores: this.#scores }),
       finishReason,
       seed,
       usage: { promptTokens, generatedTokens },
@@ -155,9 +168,7 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
       this.#finish(aborted());
       return this.#call;
     }
-    const { id, result } = this.#connection.call("generate", this.#parameters, {
-      onPiece: (emission) => this.#take(emission),
-    });
+    const { id, result } = this.#question.ask((emission) => this.#take(emission));
     let onAbort = () => {};
     const abort = new Promise<never>((_, reject) => {
       onAbort = () => {
@@ -196,7 +207,7 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   /** What has gathered for `result` before anybody iterated is the first piece. */
   #iterate(): void {
     this.#iterated = true;
-    this.#gathers = this.#result !== null || this.#parameters.maxTokens !== Number.POSITIVE_INFINITY;
+    this.#gathers = this.#result !== null || this.#question.answer.maxTokens !== Number.POSITIVE_INFINITY;
     // What ends both early is told to the reader; a result that is not awaited yet shall not end the process.
     this.#result?.catch(() => {});
     this.#start();

@@ -216,8 +216,7 @@ class Host {
     } catch (error) {
       this.#fail(id, error);
     }
-    // What the step that is being committed has to say goes out first, and in one message.
-    if (!this.#driving) this.#flush();
+    this.#flush();
   }
 
   #flush(): void {

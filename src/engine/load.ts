@@ -154,7 +154,7 @@ export async function assemble(
           backend,
           kv: tape.kv,
           limits,
-          home: { program, pool, layout },
+          requests: { program, pool, layout },
           cache: parameters.cache,
           context: plan.context,
           spareBytes: budget === undefined ? null : budget - used,

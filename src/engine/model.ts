@@ -4,11 +4,10 @@ import type { CacheReport } from "../cache/sequence.js";
 import { MillraceError } from "../errors.js";
 import { DEFAULT_MODEL } from "../formats/boxed.js";
 import { resolveModelPath } from "../formats/hub.js";
-import { SAMPLING_OPTION_NAMES, type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
 import { parseBytes } from "./bytes.js";
 import { Connection, type EngineThread, startWorker } from "./connection.js";
-import { Generation } from "./generation.js";
+import { Generation, type Question } from "./generation.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
 import { type CacheSpec, cacheSpec } from "./policies.js";
 import type {
@@ -19,9 +18,19 @@ import type {
   ModelInfo,
   OpenParameters,
   OpenProgress,
-  Prompt,
   RenderOptions,
 } from "./protocol.js";
+import {
+  ANSWER_OPTIONS,
+  type AnswerOptions,
+  answerParameters,
+  checkedPrompt,
+  checkedTokens,
+  checkSignal,
+  conversation,
+  namedAdapter,
+  type PromptInput,
+} from "./questions.js";
 
 /** How a model is loaded: what `open` may be told. */
 export interface OpenOptions {
@@ -53,22 +62,11 @@ export interface OpenOptions {
 }
 
 /** How one answer is made: what `Model.generate` may be told. */
-export interface GenerateOptions extends SamplingOptions {
-  /**
-   * Most tokens to generate. Default: as many as the context holds. Infinity needs a policy such as `window`, and an
-   * answer that is iterated is then not kept for its `result` as well: see `Generation`.
-   */
-  readonly maxTokens?: number;
-  /** Text that ends the answer and is no part of it. */
-  readonly stop?: string | readonly string[];
-  /** Go on past the model's end tokens. Default false. */
-  readonly ignoreEos?: boolean;
+export interface GenerateOptions extends AnswerOptions {
   /** One of the adapters that the model was opened with; default: none. */
   readonly adapter?: string;
   /** For conversations: how they are rendered. */
   readonly chat?: RenderOptions;
-  /** Ends the generation with ABORTED, after what came before. */
-  readonly signal?: AbortSignal;
 }
 
 /** What `Model.tokenize` may be told. */
@@ -110,16 +108,7 @@ const OPEN_OPTIONS: readonly (keyof OpenOptions)[] = [
   "onProgress",
   "signal",
 ];
-const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
-  "maxTokens",
-  "stop",
-  "ignoreEos",
-  "adapter",
-  "chat",
-  "signal",
-  ...SAMPLING_OPTION_NAMES,
-];
-const RENDER_OPTIONS: readonly (keyof RenderOptions)[] = ["addGenerationPrompt", "tools", "variables"];
+const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [...ANSWER_OPTIONS, "adapter", "chat"];
 const BACKENDS: readonly (BackendName | "auto")[] = ["auto", "native", "wasm", "reference", "null"];
 const DEFAULT_SEQUENCES = 4;
 
@@ -136,7 +125,21 @@ const DEFAULT_SEQUENCES = 4;
  */
 export function open(source: string, options?: OpenOptions): Promise<Model>;
 export function open(options?: OpenOptions): Promise<Model>;
-export async function open(named?: string | OpenOptions, given?: OpenOptions): Promise<Model> {
+export function open(named?: string | OpenOptions, given?: OpenOptions): Promise<Model> {
+  return openAs(makeModel, named, given);
+}
+
+/** How the model that `open` gives is made of a worker that has loaded it. */
+export type MakeModel<M> = (connection: Connection, info: ModelInfo) => M;
+
+const makeModel: MakeModel<Model> = (connection, info) => new Model(connection, info);
+
+/** `open`, for what builds on models. */
+export async function openAs<M>(
+  make: MakeModel<M>,
+  named?: string | OpenOptions,
+  given?: OpenOptions,
+): Promise<M> {
   const isNamed = typeof named === "string";
   const source = isNamed ? named : DEFAULT_MODEL;
   const options = (isNamed ? given : named) ?? {};
@@ -148,15 +151,27 @@ export async function open(named?: string | OpenOptions, given?: OpenOptions): P
       onProgress?.({ phase: "download", loadedBytes: received, totalBytes: total });
     },
   });
-  return openOn(startWorker(), { ...parameters, path }, options);
+  return openOn(startWorker(), { ...parameters, path }, options, make);
 }
 
 /** `open` on a thread that is there already; it ends with the model, or when opening fails. */
+export function openOn(
+  thread: EngineThread,
+  parameters: OpenParameters,
+  options?: Pick<OpenOptions, "onProgress" | "signal">,
+): Promise<Model>;
+export function openOn<M>(
+  thread: EngineThread,
+  parameters: OpenParameters,
+  options: Pick<OpenOptions, "onProgress" | "signal">,
+  make: MakeModel<M>,
+): Promise<M>;
 export async function openOn(
   thread: EngineThread,
   parameters: OpenParameters,
   { onProgress, signal }: Pick<OpenOptions, "onProgress" | "signal"> = {},
-): Promise<Model> {
+  make: MakeModel<unknown> = makeModel,
+): Promise<unknown> {
   const startedAt = performance.now();
   const connection = new Connection(thread);
   let onAbort = () => {};
@@ -169,7 +184,7 @@ export async function openOn(
     });
     const { result } = connection.call("open", parameters, onProgress ? { onProgress } : {});
     const info = await connection.hold(Promise.race([result, aborted]));
-    return new Model(connection, { ...info, loadMs: performance.now() - startedAt });
+    return make(connection, { ...info, loadMs: performance.now() - startedAt });
   } catch (error) {
     await connection.close(0);
     throw error;
@@ -213,11 +228,11 @@ function adapterPaths(adapters: unknown): Readonly<Record<string, string>> {
 export class Model implements AsyncDisposable {
   /** What was loaded, where it runs and what it takes. */
   readonly info: ModelInfo;
-  readonly #connection: Connection;
+  protected readonly connection: Connection;
 
   /** Made by `open`. */
   constructor(connection: Connection, info: ModelInfo) {
-    this.#connection = connection;
+    this.connection = connection;
     this.info = info;
   }
 
@@ -229,29 +244,16 @@ export class Model implements AsyncDisposable {
    * only later ends the iteration: PROMPT_TOO_LONG, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, BAD_LOGITS, ABORTED, CLOSED,
    * WORKER_CRASHED.
    */
-  generate(
-    prompt: string | readonly number[] | Int32Array | readonly ChatMessage[],
-    options: GenerateOptions = {},
-  ): Generation {
+  generate(prompt: PromptInput, options: GenerateOptions = {}): Generation {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
-    const { maxTokens, stop = [], ignoreEos = false, adapter, chat, signal, ...sampling } = options;
-    validateSamplingOptions(sampling, this.info.vocabularySize);
-    if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
-    const stops = typeof stop === "string" ? [stop] : stop;
-    if (!Array.isArray(stops) || stops.some((text) => typeof text !== "string" || text === "")) {
-      throw invalid("stop", stop, "a text or a list of texts, none of them empty");
-    }
-    if (typeof ignoreEos !== "boolean") throw invalid("ignoreEos", ignoreEos, "true or false");
-    checkSignal(signal);
+    const { adapter, chat, ...answer } = options;
     const parameters: GenerateParameters = {
-      prompt: this.#prompt(prompt, chat),
-      sampling,
-      stop: [...stops],
-      ignoreEos,
-      ...this.#adapter(adapter),
-      ...(maxTokens === undefined ? {} : { maxTokens }),
+      ...answerParameters(answer, this.info.vocabularySize),
+      prompt: checkedPrompt(prompt, chat, this.info.vocabularySize),
+      ...namedAdapter(adapter, this.info),
     };
-    return new Generation(this.#connection, parameters, signal);
+    const ask: Question["ask"] = (onPiece) => this.connection.call("generate", parameters, { onPiece });
+    return new Generation(this.connection, { ask, answer: parameters }, answer.signal);
   }
 
   /**
@@ -267,14 +269,14 @@ export class Model implements AsyncDisposable {
     const { adapter, signal } = options;
     checkSignal(signal);
     if (signal?.aborted) throw new MillraceError("ABORTED", "The caller's signal ended the scoring.");
-    const { id, result } = this.#connection.call("score", {
-      text: typeof text === "string" ? text : this.#tokenIds(text),
-      ...this.#adapter(adapter),
+    const { id, result } = this.connection.call("score", {
+      text: typeof text === "string" ? text : checkedTokens(text, this.info.vocabularySize),
+      ...namedAdapter(adapter, this.info),
     });
-    const cancel = () => this.#connection.tell({ type: "cancel", id });
+    const cancel = () => this.connection.tell({ type: "cancel", id });
     signal?.addEventListener("abort", cancel);
     try {
-      const { tokens, logprobs, ms, cache } = await this.#connection.hold(result);
+      const { tokens, logprobs, ms, cache } = await this.connection.hold(result);
       const sum = logprobs.reduce((total, logprob) => total + logprob, 0);
       return { tokens, logprobs, perplexity: Math.exp(-sum / logprobs.length), ms, cache };
     } finally {
@@ -292,7 +294,7 @@ export class Model implements AsyncDisposable {
 
   /** Text of `tokens`, control tokens left out. Throws INVALID_TOKEN, UNSUPPORTED_TOKENIZER. */
   async detokenize(tokens: readonly number[] | Int32Array): Promise<string> {
-    return this.#ask("detokenize", { tokens: this.#tokenIds(tokens) });
+    return this.#ask("detokenize", { tokens: checkedTokens(tokens, this.info.vocabularySize) });
   }
 
   /** The prompt that the model's chat template makes of a conversation, ready for an answer. Throws BAD_TEMPLATE. */
@@ -310,75 +312,14 @@ export class Model implements AsyncDisposable {
    * answered after `patienceMs` milliseconds (a long step, at most) is ended by force. Idempotent.
    */
   close(patienceMs = 5000): Promise<void> {
-    return this.#connection.close(patienceMs);
+    return this.connection.close(patienceMs);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  #adapter(name: unknown): { adapter?: string } {
-    const { adapters } = this.info;
-    if (name !== undefined && adapters.length === 0) {
-      throw invalid("adapter", name, "none, since the model was opened without adapters");
-    }
-    const adapter = oneOf("adapter", name, adapters);
-    return adapter === undefined ? {} : { adapter };
-  }
-
   #ask<N extends CallName>(name: N, parameters: Calls[N]["parameters"]): Promise<Calls[N]["result"]> {
-    return this.#connection.hold(this.#connection.call(name, parameters).result);
+    return this.connection.hold(this.connection.call(name, parameters).result);
   }
-
-  #prompt(
-    prompt: string | readonly number[] | Int32Array | readonly ChatMessage[],
-    chat: RenderOptions | undefined,
-  ): Prompt {
-    const isList = Array.isArray(prompt);
-    if (isList && prompt.some((item) => typeof item === "object")) return conversation(prompt, chat ?? {});
-    if (chat !== undefined) throw invalid("chat", chat, "a conversation as the prompt, or no such option");
-    if (typeof prompt === "string") return prompt;
-    if (isList || prompt instanceof Int32Array) return this.#tokenIds(prompt as ArrayLike<unknown>);
-    throw invalid("prompt", prompt, "a text, token ids or chat messages");
-  }
-
-  #tokenIds(tokens: ArrayLike<unknown>): Int32Array {
-    if (!Array.isArray(tokens) && !(tokens instanceof Int32Array)) {
-      throw invalid("tokens", tokens, "a list of token ids");
-    }
-    const { vocabularySize } = this.info;
-    const ids = new Int32Array(tokens.length);
-    for (let at = 0; at < ids.length; at++) {
-      const id = tokens[at];
-      if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= vocabularySize) {
-        throw new MillraceError(
-          "INVALID_TOKEN",
-          `Token ${at} is ${String(id)}; this model's ids are whole numbers from 0 to ${vocabularySize - 1}.`,
-          { at, got: String(id), vocabularySize },
-        );
-      }
-      ids[at] = id;
-    }
-    return ids;
-  }
-}
-
-function conversation(
-  messages: readonly unknown[],
-  options: RenderOptions,
-): { messages: readonly ChatMessage[]; options: RenderOptions } {
-  refuseUnknown("chat", options, RENDER_OPTIONS);
-  const expected = "chat messages: a list of { role, content }, both strings";
-  if (!Array.isArray(messages) || messages.length === 0) throw invalid("messages", messages, expected);
-  for (const message of messages as readonly (Partial<ChatMessage> | null)[]) {
-    if (typeof message?.role !== "string" || typeof message.content !== "string") {
-      throw invalid("messages", message, expected);
-    }
-  }
-  return { messages, options };
-}
-
-function checkSignal(signal: unknown): void {
-  if (signal !== undefined && !(signal instanceof AbortSignal))
-    throw invalid("signal", signal, "an AbortSignal");
 }

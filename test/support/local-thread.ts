@@ -29,7 +29,7 @@ export function localThread(load: Loader): EngineThread {
 }
 
 /** A tiny Llama (vocabulary 320, trained for 512 tokens) whose logits are the null backend's. */
-export const loadNull: Loader = (parameters, onProgress) => {
+export const loadNull: Loader = (parameters, onProgress, sessions) => {
   const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
   const { metadata } = checkpoint;
   return assemble(
@@ -37,6 +37,7 @@ export const loadNull: Loader = (parameters, onProgress) => {
     { backend: createNull(), reason: null },
     parameters,
     onProgress,
+    sessions,
   );
 };
 

@@ -1,0 +1,120 @@
+/** What a session's cache takes, and what fits its budget; answered before anything is allocated. */
+import type { CodecName } from "../cache/codecs/contract.js";
+import type { CacheGroup, CacheLayout } from "../cache/layout.js";
+import { pagesFor, planLayout } from "../cache/layout.js";
+import { resolvePolicy } from "../cache/policies/resolve.js";
+import { MillraceError } from "../errors.js";
+import type { KvLayer } from "../tape/tape.js";
+import { formatBytes } from "./bytes.js";
+import type { CacheSpec } from "./policies.js";
+
+export interface SessionFit {
+  /** The hard limit on pages, page tables and attention mass: what was asked for, or what the policy needs. */
+  readonly memoryBytes: number;
+  /** Whole pages. */
+  readonly poolBytes: number;
+  /** Most tokens that the cache takes in all; Infinity where the policy lets go of some. */
+  readonly capacity: number;
+  /** Pages that one sequence may come to hold; null where it has no bound but the pool. */
+  readonly pages: number | null;
+  /** Bytes of one sequence's tables at their largest. */
+  readonly tableBytes: number;
+}
+
+/**
+ * Splits a session's budget. Without one it gets what its policy needs, or what `context` tokens need where the policy
+ * keeps everything. Throws OUT_OF_BUDGET, with the numbers, where the policy needs more or not one page fits.
+ */
+export function fitSession(layout: CacheLayout, memoryBytes: number | null, context: number): SessionFit {
+  const endless = pagesFor(layout, Number.POSITIVE_INFINITY);
+  if (Number.isFinite(endless)) {
+    const tableBytes = tables(layout, (group) => rowsOf(group, layout.step));
+    const needs = endless * layout.pageBytes + tableBytes;
+    const has = memoryBytes ?? needs;
+    if (needs > has) throw tooSmall(layout, needs, has, endless);
+    const poolBytes = wholePages(layout, has - tableBytes);
+    return { memoryBytes: has, poolBytes, capacity: Number.POSITIVE_INFINITY, pages: endless, tableBytes };
+  }
+  const tablesOf = (pages: number) => tables(layout, ({ lanes }) => Math.floor(pages / lanes.length));
+  const bytesOf = (pages: number) => pages * layout.pageBytes + tablesOf(pages);
+  const has = memoryBytes ?? bytesOf(pagesFor(layout, context));
+  const pages = largest(0, Math.floor(has / layout.pageBytes), (count) => bytesOf(count) <= has);
+  const least = pagesFor(layout, 1);
+  if (pages < least) throw tooSmall(layout, bytesOf(least), has, least);
+  const capacity = largest(1, 2 ** 31 - 1, (tokens) => pagesFor(layout, tokens) <= pages);
+  const poolBytes = pages * layout.pageBytes;
+  return { memoryBytes: has, poolBytes, capacity, pages: null, tableBytes: tablesOf(pages) };
+}
+
+/**
+ * The cache that a session gets where its caller names none: attention sinks beside the longest window that the model
+ * was trained for and the budget holds.
+ */
+export function defaultCache(
+  kv: readonly KvLayer[],
+  codec: CodecName,
+  step: number,
+  memoryBytes: number | null,
+  context: number,
+): CacheSpec {
+  const specOf = (window: number): CacheSpec => ({
+    policy: { policy: "sinks", window, sinks: SINKS },
+    codec,
+  });
+  const fits = (window: number) => {
+    if (memoryBytes === null) return true;
+    const layout = planLayout({ kv, policy: resolvePolicy(specOf(window).policy), codec, step });
+    try {
+      fitSession(layout, memoryBytes, context);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  return specOf(largest(1, Math.max(1, context - SINKS), fits));
+}
+
+const SINKS = 4;
+
+/** The largest whole number in [low, high] for which `holds` does, given that it does up to some number; else `low`. */
+function largest(low: number, high: number, holds: (value: number) => boolean): number {
+  let [least, most] = [low, Math.max(low, high)];
+  while (least < most) {
+    const middle = Math.ceil((least + most) / 2);
+    if (holds(middle)) least = middle;
+    else most = middle - 1;
+  }
+  return least;
+}
+
+const wholePages = ({ pageBytes }: CacheLayout, bytes: number): number =>
+  Math.floor(bytes / pageBytes) * pageBytes;
+
+function rowsOf({ policy, pageTokens }: CacheGroup, step: number): number {
+  const held = policy.capacity({ tokens: Number.POSITIVE_INFINITY, step });
+  const sinks = Math.min(policy.sinks ?? 0, held);
+  return Math.ceil(sinks / pageTokens) + Math.ceil((held - sinks) / pageTokens);
+}
+
+/** Upper bound of page tables with so many rows: they grow by doubling, and while they do the old one is there too. */
+function tables({ groups }: CacheLayout, rowsOfGroup: (group: CacheGroup) => number): number {
+  let bytes = 0;
+  for (const group of groups) {
+    const { lanes, pageTokens, policy } = group;
+    const rows = Math.max(4, 2 ** Math.ceil(Math.log2(Math.max(1, rowsOfGroup(group)))));
+    const table = 64 + 4 * rows * (lanes.length + pageTokens + 1);
+    const mass = policy.mass ? 4 * rows * lanes.length * pageTokens : 0;
+    bytes += Math.ceil(1.5 * (table + mass));
+  }
+  return bytes;
+}
+
+function tooSmall(layout: CacheLayout, needs: number, has: number, pages: number): MillraceError {
+  const policies = [...new Set(layout.groups.map(({ policy }) => policy.id))].join(", ");
+  return new MillraceError(
+    "OUT_OF_BUDGET",
+    `A session that keeps ${policies} needs ${formatBytes(needs)} (${pages} pages of ${formatBytes(layout.pageBytes)} ` +
+      `and their tables); its memory is ${formatBytes(has)}. Give it more, or choose a policy or codec that takes less.`,
+    { needs, has, pages, pageBytes: layout.pageBytes },
+  );
+}

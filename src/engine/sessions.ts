@@ -1,0 +1,405 @@
+/** The sessions of a loaded model, in the worker: each a stream on pages of its own. */
+import type { Backend, Program } from "../backends/contract.js";
+import { type CacheLayout, planLayout } from "../cache/layout.js";
+import { resolvePolicy } from "../cache/policies/resolve.js";
+import { KvPool } from "../cache/pool.js";
+import { type CacheEvent, type CacheReport, SequenceCache } from "../cache/sequence.js";
+import type { Emission } from "../decoding/contract.js";
+import type { PlainState } from "../decoding/plain.js";
+import { MillraceError } from "../errors.js";
+import type { Limits } from "../scheduler/contract.js";
+import type { KvLayer } from "../tape/tape.js";
+import { formatBytes } from "./bytes.js";
+import type { Engine } from "./engine.js";
+import type { Language } from "./language.js";
+import type { CacheSpec } from "./policies.js";
+import {
+  type AnswerParameters,
+  type GenerationEnd,
+  MAX_UNREAD_PIECES,
+  type Prompt,
+  type SessionInfo,
+  type SessionParameters,
+} from "./protocol.js";
+import { defaultCache, fitSession, type SessionFit } from "./session-fit.js";
+import { Stream, type StreamParts, type StreamReport } from "./stream.js";
+import type { Place } from "./task.js";
+
+export interface SessionsParts {
+  readonly engine: Engine;
+  readonly language: Language;
+  readonly backend: Backend;
+  readonly kv: readonly KvLayer[];
+  readonly limits: Limits;
+  /** Where requests run: sessions of the same layout share its program. */
+  readonly requests: Place;
+  /** The model's own cache, for what a session's caller leaves open. */
+  readonly cache: CacheSpec;
+  /** Tokens that the model is set up for. */
+  readonly context: number;
+  /** Bytes that the model's budget leaves; null where it has none. */
+  readonly spareBytes: number | null;
+  compile(layout: CacheLayout): Promise<Program>;
+  scratchBytes(layout: CacheLayout): number;
+}
+
+/** What sessions have to say between calls. Told during steps and calls; must not call back. */
+export interface SessionsListener {
+  /** A session has work: the engine is to be driven. */
+  wake(): void;
+  report(session: number, report: StreamReport): void;
+  change(session: number, event: CacheEvent): void;
+}
+
+/** An answer that was under way when its session was saved. */
+export interface UnfinishedAnswer {
+  readonly parameters: AnswerParameters & { readonly maxTokens: number };
+  readonly promptTokens: number;
+  readonly decoder: PlainState;
+}
+
+/** Pages that a session and its forks share, and what they may hold of them. */
+interface Home {
+  readonly place: Place;
+  readonly fit: SessionFit;
+  readonly cache: CacheSpec;
+  readonly scratchBytes: number;
+  readonly members: Set<Session>;
+}
+
+interface Session {
+  readonly home: Home;
+  readonly stream: Stream;
+  /** Pages that stand for the tables of a fork, so that all stay within the budget. */
+  readonly withheld: Int32Array;
+  unfinished: UnfinishedAnswer | null;
+  watched: boolean;
+}
+
+interface SharedProgram {
+  readonly program: Promise<Program>;
+  users: number;
+}
+
+const NONE = new Int32Array();
+
+export class Sessions {
+  readonly #parts: SessionsParts;
+  readonly #listener: SessionsListener;
+  readonly #sessions = new Map<number, Promise<Session>>();
+  readonly #open = new Set<Session>();
+  /** By the call that asked for it: whose answer it is. */
+  readonly #answers = new Map<number, Stream>();
+  readonly #appends = new Map<number, Stream>();
+  readonly #programs = new Map<string, SharedProgram>();
+  /** Bytes of all sessions' budgets and programs. */
+  #bytes = 0;
+
+  constructor(parts: SessionsParts, listener: SessionsListener) {
+    this.#parts = parts;
+    this.#listener = listener;
+  }
+
+  /**
+   * Opens session `id`. Throws INVALID_ARGUMENT for a policy that does not fit the model, OUT_OF_BUDGET where its
+   * memory does not hold what the policy needs, or the model's budget or the machine not its memory.
+   */
+  open(id: number, { memoryBytes, cache }: SessionParameters): Promise<SessionInfo> {
+    return this.#enter(id, async () => {
+      const { kv, limits, context } = this.#parts;
+      const codec = cache.codec ?? this.#parts.cache.codec;
+      const spec = cache.policy
+        ? { policy: cache.policy, codec }
+        : defaultCache(kv, codec, limits.maxTokens, memoryBytes, context);
+      const home = await this.#makeHome(spec, memoryBytes);
+      return this.#join(id, home, () => ({
+        cache: new SequenceCache(home.place.pool, home.place.layout),
+      }));
+    });
+  }
+
+  /** A session `id` that goes on from where another stands. Throws OUT_OF_BUDGET where both cannot fill their caches. */
+  fork(id: number, from: number): Promise<SessionInfo> {
+    return this.#enter(id, async () => {
+      const { home, stream } = await this.#session(from);
+      const { pool } = home.place;
+      const withheld = Math.ceil(home.fit.tableBytes / pool.pageBytes);
+      const { pages } = home.fit;
+      const taken = [...home.members].reduce((sum, member) => sum + member.withheld.length, withheld);
+      const needed = (home.members.size + 1) * (pages ?? 0) + taken;
+      if (needed > pool.numPages) {
+        throw new MillraceError(
+          "OUT_OF_BUDGET",
+          `A fork shares the session's memory, and ${home.members.size + 1} sequences may come to hold ${needed} pages of ` +
+            `${formatBytes(pool.pageBytes)}; there are ${pool.numPages}. Open the session with more memory.`,
+          { needed, pages: pool.numPages, pageBytes: pool.pageBytes },
+        );
+      }
+      return this.#parts.engine.betweenSteps(() => this.#join(id, home, () => stream.fork(), withheld));
+    });
+  }
+
+  /** Takes tokens in; resolves, with how many they are, once at most the last of them waits. Throws as `Stream.append`. */
+  async append(id: number, session: number, prompt: Prompt): Promise<number> {
+    const { stream } = await this.#session(session);
+    const { engine } = this.#parts;
+    return new Promise((resolve, reject) => {
+      const start = () => {
+        const tokens = this.#encode(stream, prompt);
+        engine.checkTokens(tokens);
+        const settle = (then: () => void) => {
+          this.#appends.delete(id);
+          then();
+        };
+        this.#appends.set(id, stream);
+        stream.append(id, tokens, {
+          end: () => settle(() => resolve(tokens.length)),
+          fail: (error) => settle(() => reject(error)),
+        });
+        if (prompt instanceof Int32Array || typeof prompt === "string") {
+          if (stream.before === "nothing") stream.before = "text";
+        } else stream.before = prompt.options.addGenerationPrompt === false ? "turn" : "answer";
+      };
+      engine.betweenSteps(start).catch((error: unknown) => {
+        this.#appends.delete(id);
+        reject(error);
+      });
+    });
+  }
+
+  /** Answers from where the session stands. Throws as `Stream.ask`, and INVALID_ARGUMENT for wrong options. */
+  async answer(
+    id: number,
+    session: number,
+    parameters: AnswerParameters | "resume",
+    emit: (emission: Emission) => void,
+  ): Promise<GenerationEnd> {
+    const entry = await this.#session(session);
+    const { stream } = entry;
+    const { engine, language, context } = this.#parts;
+    return new Promise((resolve, reject) => {
+      const start = () => {
+        stream.checkAskable();
+        const after = stream.tail();
+        const saved = parameters === "resume" ? entry.unfinished : null;
+        if (parameters === "resume" && !saved) {
+          throw new MillraceError("INVALID_ARGUMENT", "The session has no unfinished answer to go on with.");
+        }
+        const asked = saved?.parameters ?? (parameters as AnswerParameters);
+        const stop = saved || stream.before === "text" ? asked.stop : [...asked.stop, ...language.turnEnds()];
+        const room = Number.isFinite(stream.capacity) ? stream.capacity - stream.length + 1 : context;
+        const whole = { ...asked, stop, maxTokens: asked.maxTokens ?? Math.max(1, room) };
+        const answer = {
+          parameters: whole,
+          decoder: language.decoder(whole, after, saved?.decoder),
+          promptTokens: saved?.promptTokens ?? stream.waiting.length,
+        };
+        this.#answers.set(id, stream);
+        const settle = (then: () => void) => {
+          this.#answers.delete(id);
+          then();
+        };
+        entry.unfinished = null;
+        stream.ask(id, answer, MAX_UNREAD_PIECES, {
+          emit,
+          end: (end) => settle(() => resolve(end)),
+          fail: (error) => settle(() => reject(error)),
+        });
+      };
+      engine.betweenSteps(start).catch(reject);
+    });
+  }
+
+  /** Lets answer `id` give more pieces. Unknown ids are those that have ended. */
+  grant(id: number, pieces: number): void {
+    this.#answers.get(id)?.grant(pieces);
+  }
+
+  /** Breaks answer `id` off, or takes back what of append `id` has not been run. Unknown ids are those that have ended. */
+  async cancel(id: number): Promise<void> {
+    await this.#parts.engine.betweenSteps(() => {
+      this.#answers.get(id)?.breakOff();
+      this.#appends.get(id)?.abandon(id);
+    });
+  }
+
+  /** See `Stream.rewind`. */
+  async rewind(session: number, to: number): Promise<"exact" | "approximate"> {
+    const entry = await this.#session(session);
+    return this.#parts.engine.betweenSteps(() => {
+      const left = entry.stream.rewind(to);
+      entry.unfinished = null;
+      return left;
+    });
+  }
+
+  /** The report by lane group. */
+  async inspect(session: number): Promise<CacheReport> {
+    const { stream } = await this.#session(session);
+    return this.#parts.engine.betweenSteps(() => stream.cache.report());
+  }
+
+  /** Whether the session's changes shall be told. */
+  async watch(session: number, watched: boolean): Promise<void> {
+    (await this.#session(session)).watched = watched;
+  }
+
+  /** Frees the session's pages. Unknown ids are those of sessions that are closed. */
+  async close(session: number): Promise<void> {
+    const entry = await this.#sessions.get(session)?.catch(() => null);
+    this.#sessions.delete(session);
+    if (entry) await this.#parts.engine.betweenSteps(() => this.#leave(entry, closed()));
+  }
+
+  /** Closes all, with `error` for what is under way. Only between steps. */
+  closeAll(error: MillraceError): void {
+    for (const entry of [...this.#open]) this.#leave(entry, error);
+    this.#sessions.clear();
+  }
+
+  async #session(id: number): Promise<Session> {
+    const session = this.#sessions.get(id);
+    if (session) return session;
+    throw closed();
+  }
+
+  /** Notes session `id` while it is being made, so that calls which come in the meantime wait for it. */
+  async #enter(id: number, make: () => Promise<Session>): Promise<SessionInfo> {
+    const made = make();
+    made.catch(() => {});
+    this.#sessions.set(id, made);
+    const { home, stream, unfinished } = await made;
+    const { fit, cache, place } = home;
+    return {
+      cache,
+      memoryBytes: fit.memoryBytes,
+      pageBytes: place.pool.pageBytes,
+      capacity: fit.capacity,
+      report: stream.report(),
+      unfinished: unfinished !== null,
+    };
+  }
+
+  #join(
+    id: number,
+    home: Home,
+    make: () => Pick<StreamParts, "cache"> & Partial<StreamParts>,
+    withheld = 0,
+    unfinished: UnfinishedAnswer | null = null,
+  ): Session {
+    const ballast = withheld === 0 ? NONE : new Int32Array(withheld);
+    const { pool } = home.place;
+    if (withheld > 0) pool.take(ballast);
+    try {
+      const session: Session = {
+        home,
+        withheld: ballast,
+        unfinished,
+        watched: false,
+        stream: new Stream({
+          ...make(),
+          id,
+          place: home.place,
+          capacity: home.fit.capacity,
+          wake: (stream) => {
+            this.#parts.engine.enlist(stream);
+            this.#listener.wake();
+          },
+          onReport: (report) => this.#listener.report(id, report),
+          onChange: (event) => {
+            if (session.watched) this.#listener.change(id, event);
+          },
+        }),
+      };
+      home.members.add(session);
+      this.#open.add(session);
+      return session;
+    } catch (error) {
+      pool.release(ballast);
+      if (home.members.size === 0) this.#dropHome(home);
+      throw error;
+    }
+  }
+
+  #leave(session: Session, error: MillraceError): void {
+    if (!this.#open.delete(session)) return;
+    const { home, stream, withheld } = session;
+    this.#parts.engine.withdraw(stream);
+    stream.close(error);
+    home.place.pool.release(withheld);
+    home.members.delete(session);
+    if (home.members.size === 0) this.#dropHome(home);
+  }
+
+  async #makeHome(cache: CacheSpec, memoryBytes: number | null): Promise<Home> {
+    const { kv, limits, context, backend, spareBytes } = this.#parts;
+    const { codec } = cache;
+    const layout = planLayout({ kv, policy: resolvePolicy(cache.policy), codec, step: limits.maxTokens });
+    const fit = fitSession(layout, memoryBytes, context);
+    const isNew = this.#isNew(layout);
+    const scratchBytes = isNew ? this.#parts.scratchBytes(layout) : 0;
+    const needs = fit.memoryBytes + scratchBytes;
+    if (spareBytes !== null && this.#bytes + needs > spareBytes) {
+      throw new MillraceError(
+        "OUT_OF_BUDGET",
+        `The session needs ${formatBytes(needs)} and the model's budget leaves ${formatBytes(spareBytes - this.#bytes)}. ` +
+          "Open the model with more memory, or with fewer sequences or a shorter context.",
+        { needs, has: spareBytes - this.#bytes },
+      );
+    }
+    const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.poolBytes });
+    try {
+      const program = await this.#program(layout);
+      this.#bytes += needs;
+      return { place: { program, pool, layout }, fit, cache, scratchBytes, members: new Set() };
+    } catch (error) {
+      pool.dispose();
+      throw error;
+    }
+  }
+
+  #dropHome({ place, fit, scratchBytes }: Home): void {
+    place.pool.dispose();
+    this.#bytes -= fit.memoryBytes + scratchBytes;
+    const shared = this.#programs.get(place.layout.fingerprint);
+    if (!shared || --shared.users > 0) return;
+    this.#programs.delete(place.layout.fingerprint);
+    place.program.dispose();
+  }
+
+  #isNew({ fingerprint }: CacheLayout): boolean {
+    return fingerprint !== this.#parts.requests.layout.fingerprint && !this.#programs.has(fingerprint);
+  }
+
+  /** The program of a layout: one for all sessions that have it, and the model's own where that has. */
+  async #program(layout: CacheLayout): Promise<Program> {
+    const { requests } = this.#parts;
+    const { fingerprint } = layout;
+    if (fingerprint === requests.layout.fingerprint) return requests.program;
+    let shared = this.#programs.get(fingerprint);
+    if (!shared) {
+      shared = { program: this.#parts.compile(layout), users: 0 };
+      this.#programs.set(fingerprint, shared);
+    }
+    shared.users++;
+    try {
+      return await shared.program;
+    } catch (error) {
+      this.#programs.delete(fingerprint);
+      throw error;
+    }
+  }
+
+  #encode(stream: Stream, prompt: Prompt): Int32Array {
+    const { language } = this.#parts;
+    const tokens = language.encodeAfter(prompt, stream.before);
+    const [first] = tokens;
+    // The end token that the model gave stands in the stream already.
+    const closes = stream.before === "answer" && typeof prompt === "object" && "messages" in prompt;
+    const last = stream.waiting.at(-1);
+    const isEnd = first !== undefined && first === last && language.tokenizer?.eosIds.has(first);
+    return closes && isEnd ? tokens.subarray(1) : tokens;
+  }
+}
+
+const closed = (): MillraceError => new MillraceError("CLOSED", "The session was closed.");

@@ -1,0 +1,476 @@
+/**
+ * A sequence that lives on: tokens are appended to it at any time, and answers are sampled from it one after another.
+ * To the scheduler it is a request while it has work.
+ *
+ * The last token is not run until something follows it or an answer is asked for, since its logits are what an answer
+ * starts from: once anything was appended, one token at least is always waiting.
+ */
+import type { CacheEvent, CacheReport, SequenceCache } from "../cache/sequence.js";
+import type { Emission, FinishReason } from "../decoding/contract.js";
+import type { PlainDecoder } from "../decoding/plain.js";
+import { MillraceError } from "../errors.js";
+import type { Outputs, Phase } from "../scheduler/contract.js";
+import type { Before } from "./language.js";
+import type { AnswerParameters } from "./protocol.js";
+import { RecentTokens } from "./recent-tokens.js";
+import type { RequestEnd } from "./request.js";
+import type { Place, Task } from "./task.js";
+import { TokenQueue } from "./token-queue.js";
+
+/** Positions are 32-bit; the last one is left out. */
+export const MOST_TOKENS = 2 ** 31 - 1;
+/** Tokens that may wait when more are appended. */
+export const MOST_WAITING = 2 ** 20;
+/** Tokens that a stream remembers by id: for penalties, and to go back to. */
+export const REMEMBERED = 1024;
+
+/** What became of every token that a stream has seen. `waiting` ones are not among those. */
+export type StreamReport = Omit<CacheReport, "groups"> & { readonly waiting: number };
+
+export interface AnswerListener {
+  emit(emission: Emission): void;
+  end(end: RequestEnd & { readonly seed: number }): void;
+  fail(error: MillraceError): void;
+}
+
+export interface AppendListener {
+  /** All of its tokens are in, the very last perhaps waiting. */
+  end(): void;
+  fail(error: MillraceError): void;
+}
+
+interface Append {
+  readonly id: number;
+  /** Positions in the stream. */
+  from: number;
+  end: number;
+  readonly listener: AppendListener;
+}
+
+/** An answer under way, in the form that another stream can take up. */
+export interface Answer {
+  readonly parameters: AnswerParameters & { readonly maxTokens: number };
+  readonly decoder: PlainDecoder;
+  /** Tokens that waited when it was asked for. */
+  readonly promptTokens: number;
+}
+
+interface Answering extends Answer {
+  readonly id: number;
+  readonly listener: AnswerListener;
+  credit: number;
+  generated: number;
+  readonly askedAt: number;
+  startedAt: number;
+  firstAt: number;
+  lastAt: number;
+}
+
+export interface StreamParts {
+  readonly id: number;
+  readonly place: Place;
+  readonly cache: SequenceCache;
+  /** Most tokens that the cache takes in all; Infinity where the policy lets go of some. */
+  readonly capacity: number;
+  readonly recent?: RecentTokens;
+  readonly waiting?: Int32Array;
+  readonly before?: Before;
+  /** There is work: the stream wants to stand in the line. */
+  readonly wake: (stream: Stream) => void;
+  readonly onReport: (report: StreamReport) => void;
+  readonly onChange: (event: CacheEvent) => void;
+}
+
+export class Stream implements Task {
+  readonly id: number;
+  readonly place: Place;
+  readonly cache: SequenceCache;
+  readonly capacity: number;
+  /** Its pages are its own. */
+  readonly pages = 0;
+  cancelled = false;
+  /** What a further prompt goes on from. */
+  before: Before;
+  readonly #parts: StreamParts;
+  readonly #queue = new TokenQueue();
+  readonly #recent: RecentTokens;
+  readonly #appends: Append[] = [];
+  #answer: Answering | null = null;
+  #paused = false;
+  /** Tokens that this step took. */
+  #taken = 0;
+  /** Why nothing can be done with it any more. */
+  #broken: MillraceError | null = null;
+
+  constructor(parts: StreamParts) {
+    this.#parts = parts;
+    this.id = parts.id;
+    this.place = parts.place;
+    this.cache = parts.cache;
+    this.capacity = parts.capacity;
+    this.before = parts.before ?? "nothing";
+    this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
+    if (parts.waiting) this.#queue.push(parts.waiting);
+    this.cache.onChange((event) => parts.onChange(event));
+  }
+
+  /** Tokens in all, those that wait included. */
+  get length(): number {
+    return this.cache.nextPosition + this.#queue.length;
+  }
+
+  /** The answer under way, for another stream to take up. */
+  get answer(): Answer | null {
+    return this.#answer;
+  }
+
+  /** What waits to be run; valid until the stream changes. */
+  get waiting(): Int32Array {
+    return this.#queue.view();
+  }
+
+  get recent(): RecentTokens {
+    return this.#recent;
+  }
+
+  report(): StreamReport {
+    const { groups: _, ...report } = this.cache.report();
+    return { ...report, waiting: this.#queue.length };
+  }
+
+  /** The last ids of the stream, at most `REMEMBERED` of them and all that wait. */
+  tail(): Int32Array {
+    const [known, waiting] = [this.#recent.toArray(), this.#queue.view()];
+    const tail = new Int32Array(known.length + waiting.length);
+    tail.set(known);
+    tail.set(waiting, known.length);
+    return tail;
+  }
+
+  /**
+   * Tokens that follow all others. Throws PROMPT_TOO_LONG where they do not fit what the cache can hold, OUT_OF_BUDGET
+   * while too many wait.
+   */
+  append(id: number, tokens: Int32Array, listener: AppendListener): void {
+    this.#checkUsable();
+    const from = this.length;
+    const end = from + tokens.length;
+    if (end > Math.min(this.capacity, MOST_TOKENS)) throw tooLong(tokens.length, from, this.capacity);
+    if (this.#queue.length > MOST_WAITING) {
+      throw new MillraceError(
+        "OUT_OF_BUDGET",
+        `${this.#queue.length} tokens wait to be run; await what was appended before appending more.`,
+        { waiting: this.#queue.length, most: MOST_WAITING },
+      );
+    }
+    this.#queue.push(tokens);
+    this.#appends.push({ id, from, end, listener });
+    this.#settleAppends();
+    this.#wake();
+  }
+
+  /** Takes back what of an append has not been run, and fails it with ABORTED. Unknown ids are of appends that ended. */
+  abandon(id: number): void {
+    const append = this.#appends.find((each) => each.id === id);
+    if (!append) return;
+    const next = this.cache.nextPosition;
+    let from = Math.max(append.from, next);
+    // One token must wait: else there would be nothing to go on from.
+    if (this.#queue.length === append.end - from) from++;
+    const count = append.end - from;
+    this.#queue.remove(from - next, count);
+    for (const later of this.#appends.slice(this.#appends.indexOf(append) + 1)) {
+      later.from -= count;
+      later.end -= count;
+    }
+    this.#appends.splice(this.#appends.indexOf(append), 1);
+    append.listener.fail(notTaken("The caller's signal ended the append", append.end - append.from, count));
+    this.#report();
+  }
+
+  /**
+   * Starts an answer, or takes one up. Throws INVALID_ARGUMENT where there is nothing to go on from or one is under
+   * way, PROMPT_TOO_LONG where the cache is full.
+   */
+  ask(id: number, answer: Answer, credit: number, listener: AnswerListener): void {
+    this.checkAskable();
+    const now = performance.now();
+    const times = { askedAt: now, startedAt: Number.NaN, firstAt: Number.NaN, lastAt: Number.NaN };
+    this.#answer = { ...answer, id, listener, credit, generated: 0, ...times };
+    if (this.before !== "text") this.before = "answer";
+    this.#wake();
+  }
+
+  /** Throws what `ask` would. */
+  checkAskable(): void {
+    this.#checkUsable();
+    if (this.#answer) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        "The session is answering already; read that answer to its end, or break it off, before asking for another.",
+      );
+    }
+    if (this.#queue.length === 0) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        "The session has nothing to go on from; append something before asking for an answer.",
+      );
+    }
+    if (this.cache.length >= this.capacity) throw tooLong(1, this.length, this.capacity);
+  }
+
+  /** Lets the answer give `emissions` more before it pauses. */
+  grant(emissions: number): void {
+    if (!this.#answer) return;
+    this.#answer.credit += emissions;
+    this.#wake();
+  }
+
+  /** Ends the answer with "aborted"; what it said stays in the stream. */
+  breakOff(): void {
+    this.#end("aborted");
+  }
+
+  /**
+   * Forgets the tokens at position `to` and after. Returns what is left of those before: see SequenceCache.rewindable.
+   * Throws INVALID_ARGUMENT where the policy no longer holds the tokens around, or an answer is under way.
+   */
+  rewind(to: number): "exact" | "approximate" {
+    this.#checkUsable();
+    if (this.#answer) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        "The session is answering; end the answer before rewinding.",
+      );
+    }
+    if (!Number.isSafeInteger(to) || to < 0 || to > this.length) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `Cannot rewind to position ${to}; the session has seen ${this.length} tokens.`,
+        { to, seen: this.length },
+      );
+    }
+    const left = this.#truncate(to);
+    for (const append of this.#appends.splice(0)) {
+      append.listener.fail(
+        new MillraceError("ABORTED", "The session was rewound before these tokens were in."),
+      );
+    }
+    if (to === 0) this.before = "nothing";
+    this.#report();
+    return left;
+  }
+
+  /** Parts of a stream that goes on from here, on the same pages; the answer stays here. Throws OUT_OF_BUDGET. */
+  fork(): Pick<StreamParts, "place" | "cache" | "capacity" | "recent" | "waiting" | "before"> {
+    this.#checkUsable();
+    const recent = RecentTokens.from(REMEMBERED, this.#recent.end, this.#recent.toArray());
+    const { place, capacity, before } = this;
+    return { place, cache: this.cache.fork(), capacity, recent, waiting: this.#queue.view().slice(), before };
+  }
+
+  /** Nothing of it runs until `resume`. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#wake();
+  }
+
+  /** Frees its pages. What is under way fails with `error`; idempotent. */
+  close(error: MillraceError): void {
+    this.#broken ??= error;
+    const answer = this.#answer;
+    this.#answer = null;
+    answer?.listener.fail(error);
+    for (const append of this.#appends.splice(0)) append.listener.fail(error);
+    this.cache.dispose();
+  }
+
+  get pending(): number {
+    if (this.#paused || this.#broken) return 0;
+    return this.#wantsLogits ? this.#queue.length : Math.max(0, this.#queue.length - 1);
+  }
+
+  get outputs(): Outputs {
+    return this.#wantsLogits ? "last" : "none";
+  }
+
+  get phase(): Phase {
+    return this.#wantsLogits && this.#queue.length === 1 ? "decode" : "prefill";
+  }
+
+  get chunk(): number {
+    return this.cache.maxIncoming();
+  }
+
+  get done(): boolean {
+    return this.#broken !== null || (this.#answer === null && this.pending === 0);
+  }
+
+  admit(): void {}
+
+  take(count: number): Int32Array {
+    if (this.#answer && Number.isNaN(this.#answer.startedAt)) this.#answer.startedAt = performance.now();
+    this.#taken = count;
+    const tokens = this.#queue.take(count);
+    this.#recent.push(tokens);
+    return tokens;
+  }
+
+  accept(logits: Float32Array, now: number): void {
+    const answer = this.#answer;
+    // It was broken off while the step was under way.
+    if (!answer) return;
+    const { decoder, listener } = answer;
+    const { emission, finish } = decoder.accept(logits);
+    if (answer.generated++ === 0) answer.firstAt = now;
+    answer.lastAt = now;
+    this.#taken = 0;
+    this.#queue.push([decoder.sampled!]);
+    if (emission) {
+      answer.credit -= 1;
+      listener.emit(emission);
+    }
+    if (finish) this.#end(finish);
+    else if (this.cache.length >= Math.min(this.capacity, MOST_TOKENS)) {
+      const rest = decoder.flush();
+      if (rest) listener.emit(rest);
+      this.#end("cache-full");
+    }
+  }
+
+  settle(): void {
+    this.#taken = 0;
+    this.#settleAppends();
+    this.#report();
+  }
+
+  cancel(): void {
+    this.breakOff();
+  }
+
+  /** The tokens of the step are put back; of those that wait only the first stays, and what appended the others fails. */
+  fail(error: MillraceError): void {
+    try {
+      const count = this.#taken;
+      this.#taken = 0;
+      if (count > 0) {
+        const to = this.cache.nextPosition - count;
+        this.#queue.putBack(count);
+        this.#recent.truncate(to);
+        this.cache.rewind(to);
+      }
+    } catch (cause) {
+      this.close(MillraceError.from(cause));
+      return;
+    }
+    const next = this.cache.nextPosition;
+    const answer = this.#answer;
+    this.#answer = null;
+    const appends = this.#appends.splice(0);
+    if (appends.length > 0) this.#queue.remove(1, this.#queue.length - 1);
+    answer?.listener.fail(error);
+    for (const { from, end, listener } of appends) {
+      const lost = end - Math.max(from, Math.min(end, next + 1));
+      listener.fail(
+        new MillraceError(error.code, error.message, { ...error.details, taken: end - from - lost }),
+      );
+    }
+    this.#report();
+  }
+
+  get #wantsLogits(): boolean {
+    return this.#answer !== null && this.#answer.credit > 0;
+  }
+
+  #end(finishReason: FinishReason): void {
+    const answer = this.#answer;
+    if (!answer) return;
+    this.#answer = null;
+    if (finishReason === "stop-string") this.#unsay(answer.decoder.unsaid);
+    const now = performance.now();
+    const startedAt = Number.isNaN(answer.startedAt) ? now : answer.startedAt;
+    const firstAt = Number.isNaN(answer.firstAt) ? now : answer.firstAt;
+    const lastAt = Number.isNaN(answer.lastAt) ? firstAt : answer.lastAt;
+    answer.listener.end({
+      finishReason,
+      seed: answer.decoder.seed,
+      promptTokens: answer.promptTokens,
+      generatedTokens: answer.generated,
+      queueMs: startedAt - answer.askedAt,
+      prefillMs: firstAt - startedAt,
+      decodeMs: lastAt - firstAt,
+      cache: this.cache.report(),
+    });
+    this.#report();
+  }
+
+  /** Takes the tokens of a stop string, which is no part of the answer, out of the stream where that leaves no trace. */
+  #unsay(count: number): void {
+    const to = this.length - count;
+    const ran = to <= this.cache.nextPosition;
+    if (count === 0 || this.#appends.length > 0) return;
+    if (ran && (to < 1 || this.#recent.at(to - 1) === undefined)) return;
+    if (!ran || this.cache.rewindable(to - 1) === "exact") this.#truncate(to);
+  }
+
+  /** Forgets the tokens at `to` and after; the one before waits again, so that there is one to go on from. */
+  #truncate(to: number): "exact" | "approximate" {
+    const next = this.cache.nextPosition;
+    if (to > next) {
+      this.#queue.remove(to - next, this.#queue.length - (to - next));
+      return "exact";
+    }
+    const last = to > 0 ? this.#recent.at(to - 1) : undefined;
+    const again = last !== undefined && this.cache.rewindable(to - 1) !== "gone";
+    const keep = again ? to - 1 : to;
+    const left = this.cache.rewindable(keep);
+    // Throws where the tokens are gone.
+    this.cache.rewind(keep);
+    this.#recent.truncate(keep);
+    this.#queue.remove(0, this.#queue.length);
+    if (again) this.#queue.push([last]);
+    return left === "gone" ? "approximate" : left;
+  }
+
+  /** An append is in when at most its last token waits. */
+  #settleAppends(): void {
+    const next = this.cache.nextPosition;
+    while (this.#appends.length > 0 && this.#appends[0]!.end - 1 <= next)
+      this.#appends.shift()!.listener.end();
+  }
+
+  #wake(): void {
+    if (!this.done) this.#parts.wake(this);
+    this.#report();
+  }
+
+  #report(): void {
+    if (!this.#broken) this.#parts.onReport(this.report());
+  }
+
+  #checkUsable(): void {
+    if (this.#broken) throw this.#broken;
+  }
+}
+
+function tooLong(tokens: number, seen: number, capacity: number): MillraceError {
+  const most = Math.min(capacity, MOST_TOKENS);
+  return new MillraceError(
+    "PROMPT_TOO_LONG",
+    `${tokens} more tokens after ${seen}, and this session's cache holds ${most} in all. Rewind, give the session more ` +
+      "memory, or choose a policy that lets tokens go, such as sinks({ window }).",
+    { tokens, seen, capacity: most },
+  );
+}
+
+function notTaken(what: string, tokens: number, lost: number): MillraceError {
+  return new MillraceError(
+    "ABORTED",
+    `${what}: ${tokens - lost} of its ${tokens} tokens are in, the others are not.`,
+    { tokens, taken: tokens - lost },
+  );
+}
