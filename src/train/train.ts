@@ -1,26 +1,22 @@
 /** Training from data to a model file: the public face of this room. */
-import { access } from "node:fs/promises";
-import type { BackendName } from "../backends/contract.js";
-import { invalid, oneOf, refuseUnknown, wholeNumber } from "../engine/options.js";
+import { invalid, refuseUnknown } from "../engine/options.js";
 import { MillraceError } from "../errors.js";
 import type { Checkpoint, TensorType } from "../formats/checkpoint.js";
 import type { GgufValue } from "../formats/gguf-values.js";
 import { openCheckpoint } from "../formats/open.js";
 import { buildTape } from "../models/resolve.js";
-import type { Op, Tape } from "../tape/tape.js";
-import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { openArithmetic } from "./arithmetic.js";
-import { checkpointPath } from "./checkpoints.js";
+import { describeShape } from "./describe-shape.js";
 import { exportGguf } from "./export.js";
 import { type DecoderShape, initialiseModel } from "./initialise.js";
-import { checkLengths, type LengthShare, stepsOf } from "./lengths.js";
-import { type MemoryMode, Network } from "./network.js";
-import type { OptimiserName } from "./optimisers/contract.js";
-import { checkOptimiser, DEFAULT_RATES, type OptimiserSpec } from "./optimisers/resolve.js";
-import { DECAYS, type Decay } from "./rate.js";
+import { checkLoop, LOOP_OPTION_NAMES, type LoopOptions, refuseOccupied } from "./loop-options.js";
+import { Network } from "./network.js";
+import { layPhases } from "./phases.js";
 import { trainTokenizer } from "./tokenizer.js";
-import { runTrainer, type TrainEvent, type TrainerResult } from "./trainer.js";
+import { runTrainer, type TrainerResult } from "./trainer.js";
 import type { TrainingData } from "./training-data.js";
+
+export type { TrainStart } from "./loop-options.js";
 
 /** A model of random weights: its sizes, and a tokenizer from another GGUF model or trained on the data. */
 export interface FreshModel {
@@ -29,7 +25,7 @@ export interface FreshModel {
   readonly name?: string;
 }
 
-export interface TrainOptions {
+export interface TrainOptions extends LoopOptions {
   /** A fresh model, or a GGUF model whose weights are where training starts. */
   readonly model: FreshModel | { readonly init: string };
   readonly data: TrainingData;
@@ -37,56 +33,6 @@ export interface TrainOptions {
   readonly out: string;
   /** How its matrices are stored. Default "F32". */
   readonly type?: TensorType;
-  /** Updates of the weights. */
-  readonly steps: number;
-  /** Tokens of a window, or several lengths with their shares of the steps. Default 256. */
-  readonly length?: number | readonly LengthShare[];
-  /** Tokens of a step, a multiple of every length. Default 8192. */
-  readonly batchTokens?: number;
-  /** Most tokens that go through the network at once. Default 4096. */
-  readonly microTokens?: number;
-  /** Default "muon". */
-  readonly optimiser?: OptimiserName | OptimiserSpec;
-  /** Highest learning rate. Default: the optimiser's own. */
-  readonly rate?: number;
-  /** Steps in which the rate rises to it. Default a fiftieth of all, at most 1000. */
-  readonly warmup?: number;
-  /** Default "cosine". */
-  readonly decay?: Decay;
-  /** The last step's share of the highest rate. Default 0.05. */
-  readonly finalRate?: number;
-  /** Longest gradient; null for any. Default 1. */
-  readonly clip?: number | null;
-  /** Of first weights and noise. Default 0. */
-  readonly seed?: number;
-  /** Measure the held-out loss on `windows` windows every so many steps. Default every 100, 64 windows; null: never. */
-  readonly evaluation?: { readonly every?: number; readonly windows?: number } | null;
-  /** Save to `folder` every so many steps (default 100) and at the end. With `resume`, go on from what is there. */
-  readonly checkpoint?: {
-    readonly folder: string;
-    readonly every?: number;
-    readonly resume?: boolean;
-  } | null;
-  /** How activations are kept for the backward pass. Default "keep". */
-  readonly memory?: MemoryMode;
-  /** Default "auto". */
-  readonly backend?: BackendName | "auto";
-  /** Default: all cores. */
-  readonly threads?: number;
-  readonly onEvent?: (event: TrainEvent | TrainStart) => void;
-  /** Ends training after the step that runs, with ABORTED, once a checkpoint is saved. */
-  readonly signal?: AbortSignal;
-}
-
-/** Told once, before the first step. */
-export interface TrainStart {
-  readonly kind: "start";
-  readonly backend: string;
-  /** Why "auto" took nothing faster, else null. */
-  readonly reason: string | null;
-  readonly model: string;
-  readonly parameters: number;
-  readonly steps: number;
 }
 
 export interface TrainResult extends Omit<TrainerResult, "weights"> {
@@ -94,30 +40,7 @@ export interface TrainResult extends Omit<TrainerResult, "weights"> {
   readonly parameters: number;
 }
 
-const OPTION_NAMES: readonly (keyof TrainOptions)[] = [
-  "model",
-  "data",
-  "out",
-  "type",
-  "steps",
-  "length",
-  "batchTokens",
-  "microTokens",
-  "optimiser",
-  "rate",
-  "warmup",
-  "decay",
-  "finalRate",
-  "clip",
-  "seed",
-  "evaluation",
-  "checkpoint",
-  "memory",
-  "backend",
-  "threads",
-  "onEvent",
-  "signal",
-];
+const OPTION_NAMES: readonly (keyof TrainOptions)[] = ["model", "data", "out", "type", ...LOOP_OPTION_NAMES];
 
 /**
  * Trains a model and writes it. The caller's event loop turns between the passes; the backend's threads compute.
@@ -129,22 +52,11 @@ const OPTION_NAMES: readonly (keyof TrainOptions)[] = [
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const checked = checkOptions(options);
-  const { data, out, seed, backend, threads, lengths, memory } = checked;
+  const { data, out, seed, backend, threads, memory } = checked;
   if (checked.checkpoint && !checked.checkpoint.resume) await refuseOccupied(checked.checkpoint.folder);
   await using model = await firstModel(checked);
-  const tokenizer = resolveTokenizer(model.tokenizer);
-  if (!tokenizer) {
-    throw new MillraceError(
-      "BAD_TOKENIZER",
-      `${model.path} has no tokenizer, so no text can be made into tokens. Choose a model that has one.`,
-    );
-  }
   const { tape } = await buildTape(model);
-  const steps = stepsOf(lengths, checked.steps);
-  const phases = [];
-  for (const [i, { length }] of lengths.entries()) {
-    phases.push({ steps: steps[i]!, ...(await data.windows(tokenizer, length)) });
-  }
+  const phases = await layPhases(model, data, checked);
   await using opened = await openArithmetic(backend, threads);
   const { arithmetic, description, reason } = opened;
   const shape = describeShape(model, tape);
@@ -183,88 +95,13 @@ type Checked = ReturnType<typeof checkOptions>;
 
 function checkOptions(options: TrainOptions) {
   refuseUnknown("train", options, OPTION_NAMES);
-  const {
-    model,
-    data,
-    out,
-    type = "F32",
-    length = 256,
-    clip = 1,
-    memory = "keep",
-    backend = "auto",
-  } = options;
+  const { model, data, out, type = "F32" } = options;
   if (typeof out !== "string" || out === "") throw invalid("out", out, "the path of a GGUF file to write");
   if (typeof model !== "object" || model === null || !("init" in model || "shape" in model)) {
     throw invalid("model", model, "{ init } or { shape, tokenizer }");
   }
   if (typeof data?.windows !== "function") throw invalid("data", data, "textFiles(...) or another source");
-  const steps = required("steps", wholeNumber("steps", options.steps, 1));
-  const optimiser = withSeed(checkOptimiser(options.optimiser ?? "muon"), options.seed ?? 0);
-  const rate = options.rate ?? DEFAULT_RATES[optimiser.name];
-  if (!(rate > 0 && rate < Number.POSITIVE_INFINITY)) throw invalid("rate", rate, "a number above 0");
-  const { finalRate = 0.05 } = options;
-  if (!(finalRate >= 0 && finalRate <= 1)) throw invalid("finalRate", finalRate, "a share from 0 to 1");
-  if (clip !== null && !(clip > 0)) throw invalid("clip", clip, "a number above 0, or null");
-  const warmup = wholeNumber("warmup", options.warmup, 0) ?? Math.min(1000, Math.ceil(steps / 50));
-  const decay = oneOf("decay", options.decay, DECAYS) ?? "cosine";
-  const { evaluation = {}, checkpoint = null } = options;
-  if (checkpoint && (typeof checkpoint.folder !== "string" || checkpoint.folder === "")) {
-    throw invalid("checkpoint.folder", checkpoint.folder, "the path of a folder");
-  }
-  return {
-    model,
-    data,
-    out,
-    type,
-    steps,
-    lengths: checkLengths(length),
-    batchTokens: wholeNumber("batchTokens", options.batchTokens, 1) ?? 8192,
-    microTokens: wholeNumber("microTokens", options.microTokens, 1) ?? 4096,
-    optimiser,
-    schedule: { rate, warmup, decay, final: finalRate },
-    clip,
-    seed: wholeNumber("seed", options.seed, 0) ?? 0,
-    evaluation: evaluation && {
-      every: wholeNumber("evaluation.every", evaluation.every, 1) ?? 100,
-      windows: wholeNumber("evaluation.windows", evaluation.windows, 1) ?? 64,
-    },
-    checkpoint: checkpoint && {
-      folder: checkpoint.folder,
-      every: wholeNumber("checkpoint.every", checkpoint.every, 1) ?? 100,
-      resume: checkpoint.resume ?? false,
-    },
-    memory,
-    backend,
-    ...(options.threads === undefined
-      ? {}
-      : { threads: required("threads", wholeNumber("threads", options.threads, 1)) }),
-    onEvent: options.onEvent ?? (() => {}),
-    ...(options.signal ? { signal: options.signal } : {}),
-  };
-}
-
-function required<T>(name: string, value: T | undefined): T {
-  if (value === undefined) throw invalid(name, value, "a value");
-  return value;
-}
-
-/** Noise of an optimiser follows the run's seed unless it was given one. */
-function withSeed(optimiser: OptimiserSpec, seed: number): OptimiserSpec {
-  return "seed" in optimiser && optimiser.seed === 0 ? { ...optimiser, seed } : optimiser;
-}
-
-async function refuseOccupied(folder: string): Promise<void> {
-  const path = checkpointPath(folder);
-  const exists = await access(path).then(
-    () => true,
-    () => false,
-  );
-  if (!exists) return;
-  throw new MillraceError(
-    "INVALID_ARGUMENT",
-    `${path} is there already. Ask to resume, name another folder, or remove it to start anew.`,
-    { path },
-  );
+  return { model, data, out, type, ...checkLoop(options, { optimiser: "muon" }) };
 }
 
 /** The checkpoint that training starts from. */
@@ -292,19 +129,4 @@ async function tokenizerKeys(path: string): Promise<Record<string, GgufValue>> {
     );
   }
   return Object.fromEntries(keys);
-}
-
-/** The sizes that tell models apart, in words. */
-function describeShape(model: Checkpoint, tape: Tape): string {
-  const find = <Name extends Op["op"]>(name: Name) =>
-    tape.ops.find((op): op is Extract<Op, { op: Name }> => op.op === name);
-  const attention = find("attention");
-  const kv = tape.kv[0];
-  return [
-    `${model.architecture}: ${tape.kv.length} layers`,
-    `width ${find("embed")?.out.width}`,
-    `${attention?.numHeads} heads of ${kv?.headWidth} over ${kv?.numKvHeads}`,
-    `feed-forward ${find("glu")?.gate.width}`,
-    `vocabulary ${tape.logits.width}`,
-  ].join(", ");
 }

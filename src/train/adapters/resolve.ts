@@ -28,6 +28,7 @@ export interface AdapterSet {
   readonly adapt: Adapt;
   /** What the parameters, by name, make of the model. */
   lowRanks(weights: ReadonlyMap<string, Float32Array>): LowRanks;
+  /** Frees the parameters; `lowRanks` goes on working. */
   free(): void;
 }
 
@@ -58,7 +59,6 @@ export async function createAdapters(
   const tensors = new Map<string, AdaptedTensor>();
   const free = (): void => {
     for (const adapted of tensors.values()) adapted.free();
-    tensors.clear();
   };
   try {
     for (const target of targets) {
