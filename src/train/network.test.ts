@@ -58,6 +58,14 @@ async function gradientsOf(network: Network, batch: Batch): Promise<Map<string, 
   return gradients;
 }
 
+function largestDifference(a: Numbers, b: Numbers): number {
+  let off = 0;
+  a.forEach((value: number, i: number) => {
+    off = Math.max(off, Math.abs(value - b[i]!));
+  });
+  return off;
+}
+
 /** Central difference of the batch's loss by element `at` of a parameter. */
 async function slopeAt(network: Network, batch: Batch, { values }: Matrix, at: number): Promise<number> {
   const [value] = await values.read(at, 1);
@@ -74,36 +82,39 @@ async function slopeAt(network: Network, batch: Batch, { values }: Matrix, at: n
 const DENSE = ["llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "phi3-long"] as const;
 
 describe("gradients of a whole network are those of finite differences", () => {
-  it.each([...DENSE.map((name) => [name, "gguf"] as const), ["gemma3", "safetensors"] as const])(
-    "%s (%s)",
-    async (name, format) => {
-      const sequences = name === "gemma3" ? 1 : SEQUENCES;
-      using network = await openNetwork(name, { format, sequences });
-      const batch = randomBatch(3, sequences);
-      const gradients = await gradientsOf(network, batch);
-      const random = new TestRandom(11);
-      // Of many layers every fourth tensor; four is no multiple of a layer's, so that each kind comes up.
-      const step = network.parameters.length > 40 ? 4 : 1;
-      for (const { name: parameter, weight, rows, columns } of network.parameters.filter(
-        (_, i) => i % step === 0,
-      )) {
-        const gradient: Numbers = gradients.get(parameter)!;
-        // The steepest element, so that no tensor passes by being flat, and one drawn.
-        let steepest = 0;
-        gradient.forEach((g, i) => {
-          if (Math.abs(g) > Math.abs(gradient[steepest]!)) steepest = i;
-        });
-        for (const at of [steepest, random.below(rows * columns)]) {
-          const slope = await slopeAt(network, batch, weight, at);
-          const bound = 1e-6 * Math.max(1, Math.abs(gradient[steepest]!));
-          expect(
-            Math.abs(gradient[at]! - slope),
-            `${parameter}[${at}]: ${gradient[at]}, ${slope}`,
-          ).toBeLessThan(bound);
-        }
+  it.each([
+    ["llama", "gguf"],
+    ["qwen2", "gguf"],
+    ["qwen3", "gguf"],
+    ["gemma3", "safetensors"],
+    ["phi3-long", "gguf"],
+  ] as const)("%s (%s)", async (name, format) => {
+    const sequences = name === "llama" ? SEQUENCES : 1;
+    using network = await openNetwork(name, { format, sequences });
+    const batch = randomBatch(3, sequences);
+    const gradients = await gradientsOf(network, batch);
+    const random = new TestRandom(11);
+    // Of seven layers every eighth tensor, out of step with the thirteen of a layer, so that each kind comes up.
+    const step = network.parameters.length > 40 ? 8 : 1;
+    for (const { name: parameter, weight, rows, columns } of network.parameters.filter(
+      (_, i) => i % step === 0,
+    )) {
+      const gradient: Numbers = gradients.get(parameter)!;
+      // The steepest element, so that no tensor passes by being flat, and one drawn.
+      let steepest = 0;
+      gradient.forEach((g, i) => {
+        if (Math.abs(g) > Math.abs(gradient[steepest]!)) steepest = i;
+      });
+      for (const at of [steepest, random.below(rows * columns)]) {
+        const slope = await slopeAt(network, batch, weight, at);
+        const bound = 1e-6 * Math.max(1, Math.abs(gradient[steepest]!));
+        expect(
+          Math.abs(gradient[at]! - slope),
+          `${parameter}[${at}]: ${gradient[at]}, ${slope}`,
+        ).toBeLessThan(bound);
       }
-    },
-  );
+    }
+  });
 });
 
 describe("the loss", () => {
@@ -155,15 +166,20 @@ describe("ways of spending memory", () => {
   );
 
   it("cost less and less", async () => {
-    const options = { sequences: 1, length: 256 };
-    const bytes: number[] = [];
-    for (const memory of ["keep", "recompute", { chunk: 32 }] as const) {
-      using network = await openNetwork("llama", { ...options, memory });
-      bytes.push(network.bytes.activations);
-    }
-    const [kept, recomputed, chunked] = bytes as [number, number, number];
-    expect(recomputed).toBeLessThan(0.75 * kept);
-    expect(chunked).toBeLessThan(0.6 * recomputed);
+    const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    const bytesOf = async (memory: MemoryMode): Promise<number> => {
+      const plan = await Network.plan(tape, checkpoint, { sequences: 1, length: 8192, memory });
+      return plan.activations;
+    };
+    const kept = await bytesOf("keep");
+    const recomputed = await bytesOf("recompute");
+    const chunked = await bytesOf({ chunk: 256 });
+    expect(kept / recomputed).toBeGreaterThan(1.5);
+    expect(recomputed / chunked).toBeGreaterThan(2.8);
+    // What is left is the stream at the bounds of two layers, keys, values and their gradients, and a chunk's share.
+    const [width, keys] = [64, 32];
+    expect(chunked).toBeLessThan(1.15 * 4 * 8192 * (3 * width + 4 * keys));
   });
 });
 
@@ -322,9 +338,12 @@ describe("a network", () => {
     expect([weight, evaluated.weight]).toEqual([want, want]);
     for (const { name, gradient } of network.parameters) {
       const sum: Numbers = await gradient!.values.read();
-      sum.forEach((g, i) => {
-        expect(Math.abs(g - 1.5 * once.get(name)![i]!)).toBeLessThan(1e-9);
-      });
+      expect(
+        largestDifference(
+          sum,
+          once.get(name)!.map((g) => 1.5 * g),
+        ),
+      ).toBeLessThan(1e-9);
     }
     network.zeroGradients();
     for (const { gradient } of network.parameters) {

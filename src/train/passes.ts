@@ -54,7 +54,7 @@ export class Passes {
       this.#compiler.arena.release(stream);
       stream = next;
     }
-    this.#head(stream, mode, null);
+    this.#head(stream, mode, false);
     this.#compiler.arena.release(stream);
   }
 
@@ -74,35 +74,34 @@ export class Passes {
       streams.push(next);
       return frame;
     });
-    const gradient = this.#takeStream(this.#graph.head.input);
-    this.#head(streams.at(-1)!, "keep", gradient);
+    const gradient = streams.pop()!;
+    this.#head(gradient, "keep", true);
     for (const frame of frames.toReversed()) {
-      arena.release(streams.pop()!);
       frame.backward(gradient, gradient);
+      arena.release(streams.pop()!);
     }
-    arena.release(streams.pop()!);
     this.#leave(gradient);
   }
 
   #trainRecomputed(mode: Exclude<MemoryMode, "keep">): void {
     const { arena } = this.#compiler;
-    const { layers, head } = this.#graph;
+    const { layers } = this.#graph;
     const streams = [this.#enter()];
     for (const layer of layers) {
       const next = this.#takeStream(layer.output);
       this.#forwardLayer(layer, mode, streams.at(-1)!, next);
       streams.push(next);
     }
-    const gradient = this.#takeStream(head.input);
-    this.#head(streams.at(-1)!, mode, gradient);
+    const gradient = streams.pop()!;
+    this.#head(gradient, mode, true);
     for (const layer of layers.toReversed()) {
-      arena.release(streams.pop()!);
-      if (!this.#compiler.active.has(layer.output)) continue;
-      const input = streams.at(-1)!;
-      if (mode === "recompute") this.#backwardWhole(layer, input, gradient);
-      else this.#backwardChunks(layer, mode.chunk, input, gradient);
+      const input = streams.pop()!;
+      if (this.#compiler.active.has(layer.output)) {
+        if (mode === "recompute") this.#backwardWhole(layer, input, gradient);
+        else this.#backwardChunks(layer, mode.chunk, input, gradient);
+      }
+      arena.release(input);
     }
-    arena.release(streams.pop()!);
     this.#leave(gradient);
   }
 
@@ -228,26 +227,33 @@ export class Passes {
     return { nodes, output, input: { id: -1, width: output.width } };
   }
 
-  /** Losses of all rows, some rows of logits at a time; where asked for, the stream's gradient into `gradient`. */
-  #head(stream: Slot, mode: MemoryMode, gradient: Slot | null): void {
+  /**
+   * Losses of all rows, some rows of logits at a time; in a training pass each of them then leaves its gradient where
+   * its rows of the stream were.
+   */
+  #head(stream: Slot, mode: MemoryMode, trains: boolean): void {
     const { head } = this.#graph;
-    const { record } = this.#compiler;
+    const { arena, record } = this.#compiler;
     const fitting = Math.floor(LOGITS / head.output.width / 16) * 16;
     const wanted = typeof mode === "object" ? Math.min(fitting, mode.chunk) : fitting;
     const step = Math.max(MIN_HEAD_ROWS, wanted);
     const keep = new Set([...this.#residue(head, false), head.output]);
     for (let first = 0; first < this.#rows; first += step) {
       const rows = Math.min(step, this.#rows - first);
-      const range = { sequences: 1, perSequence: rows, firstPosition: 0 };
-      const frame = new Frame(this.#compiler, head, range);
-      frame.forward(stream.slice(first, rows), gradient ? { keep } : {});
+      const frame = new Frame(this.#compiler, head, { sequences: 1, perSequence: rows, firstPosition: 0 });
+      const input = stream.slice(first, rows);
+      frame.forward(input, trains ? { keep } : {});
       const logits = frame.matrixOf(head.output);
       const { targets } = this.#batch;
       const weights = this.#batch.weights(first, rows);
       const losses = this.#batch.losses(first, rows);
       record((arithmetic) => arithmetic.crossEntropy(logits, targets, first, weights, losses));
-      if (gradient) frame.backward(logits, gradient.slice(first, rows));
-      else frame.release();
+      if (trains) {
+        const gradient = arena.take(rows, head.input.width);
+        frame.backward(logits, gradient);
+        record((arithmetic) => arithmetic.copy(gradient, input));
+        arena.release(gradient);
+      } else frame.release();
     }
   }
 }

@@ -110,10 +110,9 @@ class ReferenceTraining implements TrainingArithmetic {
     const [aRow, aStep] = transposeA ? [1, a.stride] : [a.stride, 1];
     const [bStep, bColumn] = transposeB ? [1, b.stride] : [b.stride, 1];
     update(out, (old, r, c) => {
+      const [aAt, bAt] = [a.at + r * aRow, b.at + c * bColumn];
       let sum = 0;
-      for (let i = 0; i < inner; i++) {
-        sum += as[a.at + r * aRow + i * aStep]! * bs[b.at + i * bStep + c * bColumn]!;
-      }
+      for (let i = 0; i < inner; i++) sum += as[aAt + i * aStep]! * bs[bAt + i * bStep]!;
       return alpha * sum + (accumulate ? old : 0);
     });
   }
