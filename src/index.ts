@@ -13,18 +13,16 @@
 export type { BackendName } from "./backends/contract.js";
 export type { CodecName } from "./cache/codecs/contract.js";
 export type { LanePolicySpec, PolicySpec } from "./cache/policies/resolve.js";
-export type { CacheReport, GroupReport } from "./cache/sequence.js";
+export type { CacheEvent, CacheReport, GroupReport } from "./cache/sequence.js";
 export type { FinishReason, TokenScore } from "./decoding/contract.js";
 export { formatBytes, parseBytes } from "./engine/bytes.js";
 export { Generation, type GenerationResult, type Piece } from "./engine/generation.js";
-export {
-  type GenerateOptions,
-  Model,
-  type OpenOptions,
-  open,
-  type ScoreOptions,
-  type ScoreResult,
-  type TokenizeOptions,
+export type {
+  GenerateOptions,
+  OpenOptions,
+  ScoreOptions,
+  ScoreResult,
+  TokenizeOptions,
 } from "./engine/model.js";
 export {
   type CacheSpec,
@@ -41,8 +39,18 @@ export {
   snapkv,
   window,
 } from "./engine/policies.js";
-export type { EngineUsage, ModelInfo, OpenProgress, RenderOptions } from "./engine/protocol.js";
+export type {
+  EngineUsage,
+  ModelInfo,
+  OpenProgress,
+  RenderOptions,
+  SessionInfo,
+  SessionReport,
+} from "./engine/protocol.js";
+export type { AnswerOptions, PromptInput } from "./engine/questions.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";
+export { Model, open, type SessionOptions } from "./session/model.js";
+export { type AppendOptions, Session } from "./session/session.js";
 export type { ChatMessage } from "./tokenizer/chat.js";

@@ -15,7 +15,9 @@ const FLOORS: readonly (readonly string[])[] = [
   ["models", "cache", "sampling"],
   ["scheduler", "decoding"],
   ["engine"],
+  ["session"],
   ["train"],
+  ["evaluate"],
   ["index.ts"],
   ["cli"],
 ];

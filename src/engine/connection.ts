@@ -6,8 +6,7 @@ import { Worker } from "node:worker_threads";
 import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
-import type { CallName, Calls, FromWorker, OpenProgress, ToWorker } from "./protocol.js";
-import type { StreamReport } from "./stream.js";
+import type { CallName, Calls, FromWorker, OpenProgress, SessionReport, ToWorker } from "./protocol.js";
 
 /** Whatever carries an engine: a worker thread, or the other end of a message channel in the same thread. */
 export interface EngineThread {
@@ -60,7 +59,7 @@ interface Listeners {
 
 /** What a session hears between its calls. */
 export interface SessionListener {
-  report(report: StreamReport): void;
+  report(report: SessionReport): void;
   change(change: CacheEvent): void;
 }
 

@@ -6,9 +6,16 @@ import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { LoadedModel } from "./loaded.js";
-import type { CallName, Calls, FromWorker, OpenParameters, OpenProgress, ToWorker } from "./protocol.js";
+import type {
+  CallName,
+  Calls,
+  FromWorker,
+  OpenParameters,
+  OpenProgress,
+  SessionReport,
+  ToWorker,
+} from "./protocol.js";
 import type { SessionsListener } from "./sessions.js";
-import type { StreamReport } from "./stream.js";
 
 /** The part of a MessagePort that the host uses. */
 export interface HostPort {
@@ -41,7 +48,7 @@ class Host {
   #closing = false;
   /** What the step under way has to say: first all pieces, then who has ended. */
   #pieces: { id: number; piece: Emission }[] = [];
-  readonly #reports = new Map<number, StreamReport>();
+  readonly #reports = new Map<number, SessionReport>();
   #changes: { id: number; change: CacheEvent }[] = [];
   #endings: FromWorker[] = [];
 

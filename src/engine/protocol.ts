@@ -13,7 +13,6 @@ import type { ErrorCode, ErrorDetails } from "../errors.js";
 import type { SamplingOptions } from "../sampling/options.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { CacheSpec } from "./policies.js";
-import type { StreamReport } from "./stream.js";
 
 export interface OpenParameters {
   /** A file or folder on this machine. */
@@ -144,6 +143,12 @@ export interface EngineUsage extends PoolUsage {
   readonly running: number;
 }
 
+/** What became of every token that a session has seen, and what it takes. */
+export interface SessionReport extends Omit<CacheReport, "groups"> {
+  /** Tokens that were appended or sampled and wait to be run; they are not among `seen`. */
+  readonly waiting: number;
+}
+
 /** A session to be opened; what is null is chosen for the model and the budget. */
 export interface SessionParameters {
   readonly memoryBytes: number | null;
@@ -158,7 +163,7 @@ export interface SessionInfo {
   readonly pageBytes: number;
   /** Most tokens in all; Infinity where the policy lets go of some. */
   readonly capacity: number;
-  readonly report: StreamReport;
+  readonly report: SessionReport;
   /** An answer was under way when it was saved. */
   readonly unfinished: boolean;
 }
@@ -213,7 +218,7 @@ export type FromWorker =
   | {
       readonly type: "step";
       readonly pieces: readonly { readonly id: number; readonly piece: Emission }[];
-      readonly reports: readonly { readonly id: number; readonly report: StreamReport }[];
+      readonly reports: readonly { readonly id: number; readonly report: SessionReport }[];
       readonly changes: readonly { readonly id: number; readonly change: CacheEvent }[];
     }
   | { readonly type: "result"; readonly id: number; readonly value: Calls[CallName]["result"] }

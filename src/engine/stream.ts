@@ -5,13 +5,13 @@
  * The last token is not run until something follows it or an answer is asked for, since its logits are what an answer
  * starts from: once anything was appended, one token at least is always waiting.
  */
-import type { CacheEvent, CacheReport, SequenceCache } from "../cache/sequence.js";
+import type { CacheEvent, SequenceCache } from "../cache/sequence.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { PlainDecoder } from "../decoding/plain.js";
 import { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
 import type { Before } from "./language.js";
-import type { AnswerParameters } from "./protocol.js";
+import type { AnswerParameters, SessionReport } from "./protocol.js";
 import { RecentTokens } from "./recent-tokens.js";
 import type { RequestEnd } from "./request.js";
 import type { Place, Task } from "./task.js";
@@ -23,9 +23,6 @@ export const MOST_TOKENS = 2 ** 31 - 1;
 export const MOST_WAITING = 2 ** 20;
 /** Tokens that a stream remembers by id: for penalties, and to go back to. */
 export const REMEMBERED = 1024;
-
-/** What became of every token that a stream has seen. `waiting` ones are not among those. */
-export type StreamReport = Omit<CacheReport, "groups"> & { readonly waiting: number };
 
 export interface AnswerListener {
   emit(emission: Emission): void;
@@ -77,7 +74,7 @@ export interface StreamParts {
   readonly before?: Before;
   /** There is work: the stream wants to stand in the line. */
   readonly wake: (stream: Stream) => void;
-  readonly onReport: (report: StreamReport) => void;
+  readonly onReport: (report: SessionReport) => void;
   readonly onChange: (event: CacheEvent) => void;
 }
 
@@ -133,7 +130,7 @@ export class Stream implements Task {
     return this.#recent;
   }
 
-  report(): StreamReport {
+  report(): SessionReport {
     const { groups: _, ...report } = this.cache.report();
     return { ...report, waiting: this.#queue.length };
   }

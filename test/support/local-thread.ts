@@ -7,7 +7,8 @@ import { createNull } from "../../src/backends/null.js";
 import type { EngineThread } from "../../src/engine/connection.js";
 import { type Loader, serve } from "../../src/engine/host.js";
 import { assemble } from "../../src/engine/load.js";
-import { type Model, type OpenOptions, openOn, openParameters } from "../../src/engine/model.js";
+import { type OpenOptions, openOn, openParameters } from "../../src/engine/model.js";
+import { type Model, makeModel } from "../../src/session/model.js";
 import { tinyCheckpoint, tinyModel } from "./tiny-models.js";
 
 export function localThread(load: Loader): EngineThread {
@@ -43,5 +44,6 @@ export const loadNull: Loader = (parameters, onProgress, sessions) => {
 
 /** That model behind a message channel. */
 export function openNull(options: OpenOptions = {}, load: Loader = loadNull): Promise<Model> {
-  return openOn(localThread(load), openParameters("(memory)", { ...options, backend: "null" }), options);
+  const parameters = openParameters("(memory)", { ...options, backend: "null" });
+  return openOn(localThread(load), parameters, options, makeModel);
 }

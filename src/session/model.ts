@@ -1,0 +1,75 @@
+/** Models with sessions: the public face of both. */
+import { CODEC_NAMES } from "../cache/codecs/contract.js";
+import type { PolicySpec } from "../cache/policies/resolve.js";
+import { parseBytes } from "../engine/bytes.js";
+import { Model as EngineModel, type MakeModel, type OpenOptions, openAs } from "../engine/model.js";
+import { oneOf, refuseUnknown } from "../engine/options.js";
+import { type CacheSpec, cacheSpec } from "../engine/policies.js";
+import type { SessionParameters } from "../engine/protocol.js";
+import { Session } from "./session.js";
+
+/** What `Model.session` may be told. */
+export interface SessionOptions {
+  /**
+   * Hard limit on the session's pages, page tables and attention mass: bytes, or "32 MiB". Forks share it. Default: what
+   * the policy needs; for one that keeps everything, what the model's context needs.
+   */
+  readonly memory?: number | string;
+  /**
+   * Which keys and values are kept, and how they are written: a policy such as `sinks({ window })`, or policy and codec.
+   * Default: attention sinks beside the longest window that the model was trained for and `memory` holds, in the model's
+   * own codec.
+   */
+  readonly cache?: PolicySpec | Partial<CacheSpec>;
+}
+
+/** A loaded model. All its methods may be called at once, any number of times; requests and sessions share the engine's steps. */
+export class Model extends EngineModel {
+  /**
+   * Opens a session: one sequence that lives on between calls, for streams without end. It can be used at once; `opened`
+   * tells what it was opened with.
+   *
+   * Throws INVALID_ARGUMENT for wrong or unknown options at once. The session's calls reject with OUT_OF_BUDGET where its
+   * memory does not hold what its policy needs, or the model's budget or the machine not its memory.
+   */
+  session(options: SessionOptions = {}): Session {
+    return new Session(this.connection, this.info, this.connection.call("openSession", parameters(options)));
+  }
+}
+
+/** For `openOn`. */
+export const makeModel: MakeModel<Model> = (connection, info) => new Model(connection, info);
+
+/**
+ * Opens a model: a GGUF file, a folder (or `model.safetensors`, or an index) of safetensors, or "hf:owner/repo/file".
+ * Where none is named, the one that comes in the box ("boxed:harbour"), which needs no download.
+ *
+ * Throws INVALID_ARGUMENT for unknown or wrong options; FILE_NOT_FOUND, BAD_FORMAT, UNSUPPORTED_* and MISSING_* for
+ * the file; OUT_OF_BUDGET, with what is needed and what there is, before anything is allocated; BACKEND_UNAVAILABLE,
+ * SELF_CHECK_FAILED; DOWNLOAD_FAILED; ABORTED; WORKER_CRASHED.
+ *
+ * The model holds memory until it is closed: use `await using`, or call `close`. While nothing is awaited it does not
+ * keep the process alive.
+ */
+export function open(source: string, options?: OpenOptions): Promise<Model>;
+export function open(options?: OpenOptions): Promise<Model>;
+export function open(named?: string | OpenOptions, given?: OpenOptions): Promise<Model> {
+  return openAs(makeModel, named, given);
+}
+
+function parameters(options: SessionOptions): SessionParameters {
+  refuseUnknown("session", options, ["memory", "cache"]);
+  const { memory, cache = {} } = options;
+  return { memoryBytes: memory === undefined ? null : parseBytes(memory), cache: cacheOf(cache) };
+}
+
+/** A policy alone, or policy and codec. Throws INVALID_ARGUMENT. */
+function cacheOf(cache: PolicySpec | Partial<CacheSpec>): SessionParameters["cache"] {
+  const isPolicy = typeof cache === "object" && cache !== null && typeof cache.policy === "string";
+  const given = isPolicy ? { policy: cache as PolicySpec } : (cache as Partial<CacheSpec>);
+  refuseUnknown("cache", given, ["policy", "codec"]);
+  return {
+    policy: given.policy === undefined ? null : cacheSpec({ policy: given.policy }).policy,
+    codec: oneOf("cache.codec", given.codec, CODEC_NAMES) ?? null,
+  };
+}

@@ -1,0 +1,216 @@
+/** One endless sequence, as the caller sees it. */
+import type { CacheEvent, CacheReport } from "../cache/sequence.js";
+import type { Connection } from "../engine/connection.js";
+import { Generation, type Question } from "../engine/generation.js";
+import { invalid, refuseUnknown } from "../engine/options.js";
+import type {
+  CallName,
+  Calls,
+  ModelInfo,
+  RenderOptions,
+  SessionInfo,
+  SessionReport,
+} from "../engine/protocol.js";
+import {
+  ANSWER_OPTIONS,
+  type AnswerOptions,
+  answerParameters,
+  checkedPrompt,
+  checkSignal,
+  type PromptInput,
+} from "../engine/questions.js";
+import { MillraceError } from "../errors.js";
+
+/** What `Session.append` may be told. */
+export interface AppendOptions {
+  /** For conversations: how they are rendered. */
+  readonly chat?: RenderOptions;
+  /** Takes back what has not been run, and rejects with ABORTED; its details say how many tokens are in. */
+  readonly signal?: AbortSignal;
+}
+
+/** How a session comes to be: the call that opens it, restores it, or forks it. */
+export type Opening = { readonly id: number; readonly result: Promise<SessionInfo> };
+
+const NOTHING_SEEN: SessionReport = {
+  seen: 0,
+  kept: 0,
+  merged: 0,
+  demoted: 0,
+  dropped: 0,
+  bytes: 0,
+  waiting: 0,
+};
+
+/**
+ * A sequence that lives in the engine's worker until it is closed: text goes in at any time, answers come out, and
+ * neither memory nor time per token grow with what it has seen. Made by `Model.session`, `Model.restore` and `fork`.
+ *
+ * What is appended and what is sampled stand in one stream, one after the other; the end token of an answer too, but not
+ * a stop string. Calls take effect in the order in which they are made. A session that fails to append, or to answer,
+ * goes on from where it stood.
+ */
+export class Session implements AsyncDisposable {
+  /** What it was opened with. Rejects with what opening failed for, as every other call then does. */
+  readonly opened: Promise<SessionInfo>;
+  readonly #connection: Connection;
+  readonly #model: ModelInfo;
+  readonly #id: number;
+  readonly #listeners = new Set<(event: CacheEvent) => void>();
+  #report = NOTHING_SEEN;
+  #unfinished = false;
+  #closing: Promise<void> | null = null;
+
+  /** Made by `Model.session`. */
+  constructor(connection: Connection, model: ModelInfo, { id, result }: Opening) {
+    this.#connection = connection;
+    this.#model = model;
+    this.#id = id;
+    connection.listen(id, {
+      report: (report) => {
+        this.#report = report;
+      },
+      change: (event) => {
+        for (const listener of this.#listeners) listener(event);
+      },
+    });
+    this.opened = connection.hold(
+      result.then((info) => {
+        if (this.#report === NOTHING_SEEN) this.#report = info.report;
+        this.#unfinished = info.unfinished;
+        return info;
+      }),
+    );
+    this.opened.catch(() => connection.listen(id, null));
+  }
+
+  /** As of the last step that it took part in: seen = kept + merged + demoted + dropped. */
+  get report(): SessionReport {
+    return this.#report;
+  }
+
+  /** An answer was under way when it was saved: `resume` goes on with it. Known when `opened` is. */
+  get unfinished(): boolean {
+    return this.#unfinished;
+  }
+
+  /**
+   * Puts text, token ids (as they are), or messages (as the model's chat template writes them after those before) at the
+   * end of the stream; also while an answer is under way, which goes on from there with the next step. Resolves with the
+   * number of tokens when they are in the cache: await it, so that no more than the engine can take piles up.
+   *
+   * Throws INVALID_ARGUMENT and INVALID_TOKEN at once. Rejects with PROMPT_TOO_LONG where a cache that keeps everything is
+   * full, OUT_OF_BUDGET where too much waits already, ABORTED, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, CLOSED; the session
+   * then stands as before, save for what `details.taken` says is in.
+   */
+  append(input: PromptInput, options: AppendOptions = {}): Promise<number> {
+    refuseUnknown("append", options, ["chat", "signal"]);
+    const { chat, signal } = options;
+    checkSignal(signal);
+    const prompt = checkedPrompt(input, chat, this.#model.vocabularySize);
+    if (signal?.aborted) {
+      const message = "The caller's signal ended the append: none of its tokens are in.";
+      return Promise.reject(new MillraceError("ABORTED", message, { taken: 0 }));
+    }
+    const { id, result } = this.#connection.call("append", { session: this.#id, prompt });
+    const cancel = () => this.#connection.tell({ type: "cancel", id });
+    signal?.addEventListener("abort", cancel);
+    return this.#connection.hold(result.finally(() => signal?.removeEventListener("abort", cancel)));
+  }
+
+  /**
+   * Answers from where the stream stands; options as for `Model.generate`. One answer at a time: INVALID_ARGUMENT ends the
+   * iteration where another is under way or nothing was ever appended, PROMPT_TOO_LONG where the cache is full, and what
+   * else ends a generation.
+   */
+  generate(options: AnswerOptions = {}): Generation {
+    refuseUnknown("generate", options, ANSWER_OPTIONS);
+    const answer = answerParameters(options, this.#model.vocabularySize);
+    return this.#answer(answer, answer, options.signal);
+  }
+
+  /**
+   * Goes on with the answer that was under way when the session was saved, to the same tokens as if it never had been.
+   * INVALID_ARGUMENT ends the iteration where there is none: see `unfinished`.
+   */
+  resume(options: { readonly signal?: AbortSignal } = {}): Generation {
+    refuseUnknown("resume", options, ["signal"]);
+    checkSignal(options.signal);
+    return this.#answer("resume", { sampling: {} }, options.signal);
+  }
+
+  /**
+   * A second session that stands where this one does. They share pages until either writes to them, and they share this
+   * one's memory: rejects with OUT_OF_BUDGET where that does not hold what both may come to keep. An answer under way stays
+   * here.
+   */
+  async fork(): Promise<Session> {
+    const opening = this.#connection.call("fork", { session: this.#id });
+    const fork = new Session(this.#connection, this.#model, opening);
+    await fork.opened;
+    return fork;
+  }
+
+  /**
+   * Forgets everything at position `to` (tokens from the stream's start) and after. Resolves with "exact" where the
+   * session then stands as it did, "approximate" where the policy has let go of older tokens since. Rejects with
+   * INVALID_ARGUMENT, changing nothing, where it no longer holds the tokens around `to`, or an answer is under way.
+   */
+  async rewind(to: number): Promise<"exact" | "approximate"> {
+    if (!Number.isSafeInteger(to) || to < 0) throw invalid("to", to, "a whole number of at least 0");
+    const left = await this.#ask("rewind", { session: this.#id, to });
+    this.#unfinished = false;
+    return left;
+  }
+
+  /** The report of this moment, by group of lanes that share a policy. */
+  inspect(): Promise<CacheReport> {
+    return this.#ask("inspect", { session: this.#id });
+  }
+
+  /**
+   * Calls `listener` for everything that the cache lets go of, moves or brings back, in order, soon after it happened;
+   * until the function is called that this returns.
+   */
+  on(event: "change", listener: (change: CacheEvent) => void): () => void {
+    if (event !== "change") throw invalid("event", event, '"change"');
+    if (typeof listener !== "function") throw invalid("listener", listener, "a function");
+    if (this.#listeners.size === 0) this.#watch(true);
+    this.#listeners.add(listener);
+    return () => {
+      if (this.#listeners.delete(listener) && this.#listeners.size === 0) this.#watch(false);
+    };
+  }
+
+  /** Frees its pages; what is under way is rejected with CLOSED. Forks live on. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#ask("closeSession", { session: this.#id })
+      .catch(() => {})
+      .then(() => this.#connection.listen(this.#id, null));
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #answer(
+    answer: Calls["answer"]["parameters"]["answer"],
+    known: Question["answer"],
+    signal: AbortSignal | undefined,
+  ): Generation {
+    const ask: Question["ask"] = (onPiece) => {
+      this.#unfinished = false;
+      return this.#connection.call("answer", { session: this.#id, answer }, { onPiece });
+    };
+    return new Generation(this.#connection, { ask, answer: known }, signal);
+  }
+
+  #watch(watched: boolean): void {
+    this.#ask("watch", { session: this.#id, watched }).catch(() => {});
+  }
+
+  #ask<N extends CallName>(name: N, parameters: Calls[N]["parameters"]): Promise<Calls[N]["result"]> {
+    return this.#connection.hold(this.#connection.call(name, parameters).result);
+  }
+}
