@@ -9,6 +9,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   chat: async () => (await import("./chat.js")).chatCommand(),
   inspect: async () => (await import("./inspect.js")).inspectCommand(),
   train: async () => (await import("./train.js")).trainCommand(),
+  finetune: async () => (await import("./finetune.js")).finetuneCommand(),
+  evaluate: async () => (await import("./evaluate.js")).evaluateCommand(),
   bench: async () => (await import("./bench.js")).benchCommand(),
   doctor: async () => (await import("./doctor.js")).doctorCommand(),
 };
@@ -34,15 +36,21 @@ export async function program(named?: string): Promise<Command> {
     .addHelpText("after", EXAMPLES);
   const one = named !== undefined && Object.hasOwn(COMMANDS, named) ? COMMANDS[named] : undefined;
   for (const load of one ? [one] : Object.values(COMMANDS)) root.addCommand(await load());
-  for (const command of [root, ...root.commands])
-    command.exitOverride().showHelpAfterError(helpHint(command));
+  for (const command of withCommandsOf(root)) command.exitOverride().showHelpAfterError(helpHint(command));
   return root;
 }
 
-function helpHint(command: Command): string {
-  const name = command.parent ? `millrace ${command.name()}` : "millrace";
-  return `(${name} --help shows what can be given)`;
+/** The command, its commands, theirs, and so on. */
+function withCommandsOf(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withCommandsOf)];
 }
+
+function helpHint(command: Command): string {
+  return `(${fullName(command)} --help shows what can be given)`;
+}
+
+const fullName = (command: Command): string =>
+  command.parent ? `${fullName(command.parent)} ${command.name()}` : "millrace";
 
 /** Runs the program; sets the exit code and never rejects. */
 export async function main(argv: readonly string[]): Promise<void> {

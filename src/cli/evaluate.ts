@@ -1,0 +1,12 @@
+/** `millrace evaluate`: what a model makes of streams, and what it remembers of them. */
+import { Command } from "commander";
+import { answersCommand } from "./evaluate/answers.js";
+import { worldCommand } from "./evaluate/world.js";
+
+export function evaluateCommand(): Command {
+  return new Command("evaluate")
+    .summary("measure what a model makes of streams, and what it remembers of them")
+    .description("Measures what a model makes of streams, and what it remembers of them.")
+    .addCommand(worldCommand())
+    .addCommand(answersCommand());
+}
