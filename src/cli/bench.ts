@@ -5,6 +5,7 @@ import { formatBytes } from "../engine/bytes.js";
 import { cacheFolder } from "../formats/cache-folder.js";
 import { type Contestant, median, type Speed, speed, type Work } from "./bench/contestant.js";
 import { type ModelSize, measureModel } from "./bench/model-size.js";
+import { optimisersCommand } from "./bench/optimisers.js";
 import { ours } from "./bench/ours.js";
 import { PEERS, type PeerName, startPeer } from "./bench/peer.js";
 import { MachineProbe, type MachineSpeed } from "./bench/probe.js";
@@ -72,6 +73,7 @@ export function benchCommand(): Command {
     )
     .addOption(new Option("--against <peer>", "also run this peer, in turn").choices(PEERS))
     .addOption(jsonOption())
+    .addCommand(optimisersCommand())
     .action(async (model: string | undefined, options: BenchOptions) => {
       await bench(model, options);
     });
