@@ -34,12 +34,3 @@ export interface Adapter {
 
 /** The adapter of a matrix, or null where it has none. Called once per matrix when a network is made. */
 export type Adapt = (matrix: AdaptedMatrix) => Adapter | null;
-
-/** Some columns of a matrix, in the same memory: how an adapter divides its scratch. */
-export const columnsOf = (matrix: Matrix, first: number, columns: number): Matrix => ({
-  values: matrix.values,
-  at: matrix.at + first,
-  rows: matrix.rows,
-  columns,
-  stride: matrix.stride,
-});

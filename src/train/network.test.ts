@@ -6,11 +6,12 @@ import { VOCABULARY } from "../../test/support/tiny-vocabulary.js";
 import { createReference } from "../backends/reference/index.js";
 import { createReferenceTraining } from "../backends/reference/training.js";
 import type { Matrix, TrainingArithmetic } from "../backends/training.js";
+import { MillraceError } from "../errors.js";
 import { blockFormat } from "../formats/blocks/index.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { type MemoryTensor, memoryCheckpoint } from "../formats/memory.js";
 import { buildTape } from "../models/resolve.js";
-import { columnsOf } from "./adapter.js";
+import { columnsOf } from "./adapters/contract.js";
 import {
   type Adapt,
   type Batch,
@@ -405,6 +406,40 @@ describe("a network", () => {
       options,
     );
     expect(planned).toEqual(network.bytes);
+  });
+
+  it("leaves nothing allocated where the machine refuses", async () => {
+    const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    const options = { sequences: 1, length: 8 };
+    for (let allowed = 0; allowed < 60; allowed++) {
+      const arithmetic = createReferenceTraining();
+      let left = allowed;
+      const refusing = new Proxy(arithmetic, {
+        get(target, key) {
+          const value: unknown = Reflect.get(target, key, target);
+          if (typeof value !== "function") return value;
+          if (typeof key === "string" && key.startsWith("allocate") && left-- <= 0) {
+            return () => {
+              throw new MillraceError("OUT_OF_BUDGET", "refused");
+            };
+          }
+          return value.bind(target);
+        },
+      });
+      const made = Network.create(refusing, tape, checkpoint, options);
+      const failed = await made.then(
+        (network) => network.dispose(),
+        (error: unknown) => error,
+      );
+      expect(arithmetic.bytes.current).toBe(0);
+      if (failed === undefined) {
+        expect(allowed).toBeGreaterThan(40);
+        return;
+      }
+      expect(failed).toMatchObject({ code: "OUT_OF_BUDGET" });
+    }
+    throw new Error("Never enough.");
   });
 
   it("refuses what makes no network or no batch", async () => {

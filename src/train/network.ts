@@ -192,8 +192,9 @@ async function build(
   const loaded = memory.bytes.current;
   const owned: { free(): void }[] = [parameters];
   try {
-    const batch = await Buffers.make(memory, tape, options);
+    const batch = new Buffers(memory, tape, options);
     owned.push(batch);
+    await batch.writeAngles(tape);
     const adapters = collectAdapters(tape, options.adapt);
     const active = activeVersions(graph, parameters, adapters);
     // One pass runs at a time: both are planned over the same memory.
@@ -246,30 +247,41 @@ class Buffers implements BatchMemory {
   readonly angles: readonly Angles[];
   readonly #weights: Values;
   readonly #losses: Values;
+  readonly #owned: { free(): void }[] = [];
 
-  private constructor(memory: Memory, { sequences, length }: NetworkOptions, angles: Angles[]) {
+  constructor(memory: Memory, { ropes }: Tape, { sequences, length }: NetworkOptions) {
+    const own = <T extends { free(): void }>(made: T): T => {
+      this.#owned.push(made);
+      return made;
+    };
     const rows = sequences * length;
     this.sequences = sequences;
     this.length = length;
-    this.tokens = memory.allocateIds(rows);
     this.hostTokens = new Int32Array(rows);
-    this.targets = memory.allocateIds(rows);
-    this.#weights = memory.allocate(rows);
-    this.#losses = memory.allocate(rows);
-    this.angles = angles;
+    try {
+      this.tokens = own(memory.allocateIds(rows));
+      this.targets = own(memory.allocateIds(rows));
+      this.#weights = own(memory.allocate(rows));
+      this.#losses = own(memory.allocate(rows));
+      this.angles = ropes.map((rope) => ({
+        values: own(memory.allocate(ropeTableLength(rope, length, 0))),
+        pairs: rope.frequencies.length,
+        style: rope.style,
+      }));
+    } catch (error) {
+      this.free();
+      throw error;
+    }
   }
 
-  static async make(memory: Memory, tape: Tape, options: NetworkOptions): Promise<Buffers> {
-    const positions = Int32Array.from({ length: options.length }, (_, position) => position);
-    const angles: Angles[] = [];
-    for (const rope of tape.ropes) {
-      const table = new Float32Array(ropeTableLength(rope, positions.length, 0));
+  /** Fills the tables of angles, which are the same in every step. */
+  async writeAngles({ ropes }: Tape): Promise<void> {
+    const positions = Int32Array.from({ length: this.length }, (_, position) => position);
+    for (const [i, rope] of ropes.entries()) {
+      const table = new Float32Array(ropeTableLength(rope, this.length, 0));
       fillRopeTable(rope, positions, new Float64Array(0), table);
-      const values = memory.allocate(table.length);
-      await values.write(table);
-      angles.push({ values, pairs: rope.frequencies.length, style: rope.style });
+      await this.angles[i]!.values.write(table);
     }
-    return new Buffers(memory, options, angles);
   }
 
   weights(first: number, rows: number): Matrix {
@@ -292,8 +304,7 @@ class Buffers implements BatchMemory {
   }
 
   free(): void {
-    const all = [this.tokens, this.targets, this.#weights, this.#losses];
-    for (const memory of [...all, ...this.angles.map(({ values }) => values)]) memory.free();
+    for (const memory of this.#owned) memory.free();
   }
 }
 
