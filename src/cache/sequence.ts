@@ -7,15 +7,16 @@ import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
 import {
   badSnapshot,
+  type OpenSnapshot,
   parseHeader,
   SNAPSHOT_VERSION,
   type Snapshot,
   type SnapshotHeader,
   SnapshotReader,
-  SnapshotWriter,
+  type SnapshotSource,
 } from "./snapshot.js";
 import { LaneTable, type PageNeed, type Removal } from "./table.js";
-import { restoreTable, savedBytes, saveTable } from "./table-snapshot.js";
+import { restoreTable, savedBytes, savedParts } from "./table-snapshot.js";
 
 /** What a step needs of one sequence. Both arrays are reused by the next `prepare`. */
 export interface Prepared {
@@ -259,10 +260,17 @@ export class SequenceCache implements Disposable {
     this.#lower = lower;
   }
 
-  /** Says that the tier below has lost tokens of a group: they count as dropped, and listeners hear of it. */
-  lose(group: number, count: number, ranges: readonly (readonly [number, number])[]): void {
-    this.#groups[group]!.table.lose(count);
-    const event: CacheEvent = { kind: "drop", group, count, ranges };
+  /**
+   * Says that the tier below has lost `count` tokens of a group, and with them those merged into them: they count as
+   * dropped, and listeners hear of it.
+   */
+  lose(
+    group: number,
+    { count, merged }: { readonly count: number; readonly merged: number },
+    ranges: readonly (readonly [number, number])[],
+  ): void {
+    this.#groups[group]!.table.lose(count, merged);
+    const event: CacheEvent = { kind: "drop", group, count: count + merged, ranges };
     // What is lost at once was demoted in this very step: first that is told.
     if (this.#late) this.#late.push(event);
     else this.#tell(event);
@@ -318,9 +326,20 @@ export class SequenceCache implements Disposable {
 
   /** The whole state, for `restore`; see snapshot.ts. Checksums are the caller's. */
   serialize(): Snapshot {
+    const { header, byteLength, parts } = this.openSnapshot();
+    const bytes = new Uint8Array(byteLength);
+    let at = 0;
+    for (const part of parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+    return { header, bytes };
+  }
+
+  /** As `serialize`, for writing state out without a copy of all of it. */
+  openSnapshot(): OpenSnapshot {
     this.#checkOpen();
     const byteLength = this.#groups.reduce((sum, { table }) => sum + savedBytes(table, this.#pool), 0);
-    const writer = new SnapshotWriter(byteLength);
     const header: SnapshotHeader = {
       version: SNAPSHOT_VERSION,
       layout: this.layout.fingerprint,
@@ -328,36 +347,43 @@ export class SequenceCache implements Disposable {
       byteLength,
       groups: this.#groups.map(({ table }) => table.parts().state),
     };
-    for (const { table } of this.#groups) saveTable(table, this.#pool, writer);
-    return { header: JSON.stringify(header), bytes: writer.bytes };
+    return { header: JSON.stringify(header), byteLength, parts: this.#savedParts() };
+  }
+
+  *#savedParts(): Generator<Uint8Array> {
+    for (const { table } of this.#groups) yield* savedParts(table, this.#pool);
   }
 
   /**
    * A cache in the state that was saved; it goes on exactly as the saved one. Throws BAD_FORMAT where the snapshot is
    * of another layout, incomplete or contradicts itself, OUT_OF_BUDGET where the pool has too few pages.
    */
-  static restore(pool: KvPool, layout: CacheLayout, { header, bytes }: Snapshot): SequenceCache {
+  static restore(
+    pool: KvPool,
+    layout: CacheLayout,
+    { header, bytes }: { readonly header: string; readonly bytes: Uint8Array | SnapshotSource },
+  ): SequenceCache {
+    const source = bytes instanceof Uint8Array ? new SnapshotReader(bytes) : bytes;
     const state = parseHeader(header);
     if (state.layout !== layout.fingerprint) {
       throw badSnapshot(
         `it was saved with the cache layout "${state.layout}", this one is "${layout.fingerprint}"`,
       );
     }
-    if (state.groups.length !== layout.groups.length || state.byteLength !== bytes.length) {
+    if (state.groups.length !== layout.groups.length || state.byteLength !== source.left) {
       throw badSnapshot(
-        `it has ${bytes.length} bytes for ${state.groups.length} groups, not ${state.byteLength}`,
+        `it has ${source.left} bytes for ${state.groups.length} groups, not ${state.byteLength}`,
       );
     }
     const seen = state.groups[0]!.seen;
     if (state.groups.some((group) => group.seen !== seen))
       throw badSnapshot("its groups saw different tokens");
-    const reader = new SnapshotReader(bytes);
     const tables: LaneTable[] = [];
     try {
       for (const [i, group] of layout.groups.entries()) {
-        tables.push(restoreTable(pool, group, state.groups[i]!, reader, state.nextPosition - 1));
+        tables.push(restoreTable(pool, group, state.groups[i]!, source, state.nextPosition - 1));
       }
-      if (reader.left > 0) throw badSnapshot(`${reader.left} bytes are left over`);
+      if (source.left > 0) throw badSnapshot(`${source.left} bytes are left over`);
     } catch (error) {
       for (const table of tables) table.dispose();
       throw error;

@@ -53,6 +53,14 @@ export interface Snapshot {
   readonly bytes: Uint8Array;
 }
 
+/** A snapshot whose bytes have not been gathered: each part is valid until the next is asked for. */
+export interface OpenSnapshot {
+  readonly header: string;
+  readonly byteLength: number;
+  /** To be walked once, before the cache changes. */
+  readonly parts: Iterable<Uint8Array>;
+}
+
 /** Throws BAD_FORMAT for anything that is not a header of this version. */
 export function parseHeader(header: string): SnapshotHeader {
   let json: unknown;
@@ -77,8 +85,16 @@ export function badSnapshot(what: string, options?: ErrorOptions): MillraceError
   );
 }
 
-/** Reads the parts of a snapshot's bytes one after another. */
-export class SnapshotReader {
+/** Where a snapshot's bytes come from, one after another. */
+export interface SnapshotSource {
+  /** Bytes that have not been read. */
+  readonly left: number;
+  /** Copies the next `target.byteLength` bytes into `target`. Throws BAD_FORMAT past the end. */
+  read(target: Int32Array | Float32Array | Uint8Array): void;
+}
+
+/** A source in memory. */
+export class SnapshotReader implements SnapshotSource {
   readonly #bytes: Uint8Array;
   #at = 0;
 
@@ -86,9 +102,8 @@ export class SnapshotReader {
     this.#bytes = bytes;
   }
 
-  /** Copies the next `target.byteLength` bytes into `target`. Throws BAD_FORMAT past the end. */
   read(target: Int32Array | Float32Array | Uint8Array): void {
-    if (this.#at + target.byteLength > this.#bytes.length) throw badSnapshot("its bytes end too early");
+    if (target.byteLength > this.left) throw badSnapshot("its bytes end too early");
     const part = this.#bytes.subarray(this.#at, this.#at + target.byteLength);
     new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(part);
     this.#at += target.byteLength;
@@ -96,20 +111,5 @@ export class SnapshotReader {
 
   get left(): number {
     return this.#bytes.length - this.#at;
-  }
-}
-
-/** Writes the parts one after another into bytes of a length known before. */
-export class SnapshotWriter {
-  readonly bytes: Uint8Array;
-  #at = 0;
-
-  constructor(byteLength: number) {
-    this.bytes = new Uint8Array(byteLength);
-  }
-
-  write(source: Int32Array | Float32Array | Uint8Array): void {
-    this.bytes.set(new Uint8Array(source.buffer, source.byteOffset, source.byteLength), this.#at);
-    this.#at += source.byteLength;
   }
 }

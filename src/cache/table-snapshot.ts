@@ -1,33 +1,36 @@
 import type { CacheGroup } from "./layout.js";
 import type { KvPool } from "./pool.js";
-import { badSnapshot, type SnapshotReader, type SnapshotWriter, type TableState } from "./snapshot.js";
+import { badSnapshot, type SnapshotSource, type TableState } from "./snapshot.js";
 import { LaneTable } from "./table.js";
 
-/** Bytes that `saveTable` writes. */
+/** Bytes that `savedParts` gives. */
 export function savedBytes(table: LaneTable, pool: KvPool): number {
   const { positions, mass, counts, pages } = table.parts();
   const values = (mass?.byteLength ?? 0) + (counts?.byteLength ?? 0);
   return positions.byteLength + values + pages.length * pool.pageBytes;
 }
 
-/** Writes the table and its pages (see snapshot.ts). */
-export function saveTable(table: LaneTable, { arena, pageBytes }: KvPool, writer: SnapshotWriter): void {
-  const { positions, mass, counts, pages } = table.parts();
-  writer.write(positions);
-  if (mass) writer.write(mass);
-  if (counts) writer.write(counts);
-  for (const page of pages) writer.write(arena.bytes(page * pageBytes, pageBytes));
+/**
+ * The table and its pages as bytes (see snapshot.ts), one part after another, each valid until the next is asked for. The
+ * table must not change in the meantime; memory may move.
+ */
+export function* savedParts(table: LaneTable, { arena, pageBytes }: KvPool): Generator<Uint8Array> {
+  for (const kind of ["positions", "mass", "counts"] as const) {
+    const values = table.parts()[kind];
+    if (values) yield new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  }
+  for (const page of table.parts().pages.slice()) yield arena.bytes(page * pageBytes, pageBytes);
 }
 
 /**
- * Reads what `saveTable` wrote. Everything but the contents of pages is checked: BAD_FORMAT for what cannot be,
+ * Reads what `savedParts` gave. Everything but the contents of pages is checked: BAD_FORMAT for what cannot be,
  * OUT_OF_BUDGET where the pool has too few pages. `last` is the greatest position that a token may have.
  */
 export function restoreTable(
   pool: KvPool,
   group: CacheGroup,
   state: TableState,
-  reader: SnapshotReader,
+  reader: SnapshotSource,
   last: number,
 ): LaneTable {
   const { rows } = state;
