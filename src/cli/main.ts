@@ -8,6 +8,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import("./run.js")).runCommand(),
   chat: async () => (await import("./chat.js")).chatCommand(),
   inspect: async () => (await import("./inspect.js")).inspectCommand(),
+  heads: async () => (await import("./heads.js")).headsCommand(),
   train: async () => (await import("./train.js")).trainCommand(),
   finetune: async () => (await import("./finetune.js")).finetuneCommand(),
   evaluate: async () => (await import("./evaluate.js")).evaluateCommand(),

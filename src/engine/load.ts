@@ -3,6 +3,7 @@ import { totalmem } from "node:os";
 import type { Backend } from "../backends/contract.js";
 import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
+import type { HeadScores } from "../cache/policies/razor.js";
 import { resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
 import { MillraceError } from "../errors.js";
@@ -21,6 +22,7 @@ import type { Tokenizer } from "../tokenizer/contract.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
+import { needHeadScores, readHeadScores } from "./heads.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
@@ -65,6 +67,8 @@ export interface ModelPlan {
   readonly checkpoint: Checkpoint;
   readonly limits: Limits;
   readonly layout: CacheLayout;
+  /** Which heads retrieve, where that was ever measured. */
+  readonly heads: HeadScores | null;
   readonly weightBytes: number;
   readonly fit: Fit;
   /** The policy bounds the cache of any stream. */
@@ -91,7 +95,8 @@ export async function planModel(
   const { tape, checkpoint } = adaptTape(plain, source, adapters);
   const limits = stepLimits(sequences, wanted, tape.logits.width);
   const { maxTokens, maxOutputs } = limits;
-  const policy = resolvePolicy(cache.policy);
+  const heads = await readHeadScores(source, plain);
+  const policy = resolvePolicy(cache.policy, heads);
   const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
   const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
   const { weightBytes, scratchBytes } = backend.plan(tape, { maxTokens, maxOutputs, kv: layout });
@@ -106,7 +111,7 @@ export async function planModel(
     machineBytes: machineMemory(),
   });
   const context = endless ? wanted : fit.context;
-  return { config, tape, checkpoint, limits, layout, weightBytes, fit, endless, trained, context };
+  return { config, tape, checkpoint, limits, layout, heads, weightBytes, fit, endless, trained, context };
 }
 
 /** Loads `checkpoint` on a backend, which the model then owns; it is disposed of where loading fails. */
@@ -122,6 +127,7 @@ export async function assemble(
     for (const free of undo.splice(0).reverse()) await free();
   };
   try {
+    if (parameters.cache.policy.policy === "razor") await needHeadScores(checkpoint, backend);
     const plan = await planModel(checkpoint, backend, parameters);
     const { config, tape, limits, layout, fit } = plan;
     const resolved = usableTokenizer(checkpoint);
@@ -156,6 +162,7 @@ export async function assemble(
           limits,
           requests: { program, pool, layout },
           cache: parameters.cache,
+          heads: plan.heads,
           context: plan.context,
           spareBytes: budget === undefined ? null : budget - used,
           compile: (kv) => backend.compile(tape, weights, limitsOf(kv)),

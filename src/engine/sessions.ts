@@ -1,6 +1,7 @@
 /** The sessions of a loaded model, in the worker: each a stream on pages of its own. */
 import type { Backend, Program } from "../backends/contract.js";
 import { type CacheLayout, planLayout } from "../cache/layout.js";
+import type { HeadScores } from "../cache/policies/razor.js";
 import { resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
 import { type CacheEvent, type CacheReport, SequenceCache } from "../cache/sequence.js";
@@ -20,9 +21,10 @@ import {
   type Prompt,
   type SessionInfo,
   type SessionParameters,
+  type SessionReport,
 } from "./protocol.js";
 import { defaultCache, fitSession, type SessionFit } from "./session-fit.js";
-import { Stream, type StreamParts, type StreamReport } from "./stream.js";
+import { Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
 export interface SessionsParts {
@@ -35,6 +37,8 @@ export interface SessionsParts {
   readonly requests: Place;
   /** The model's own cache, for what a session's caller leaves open. */
   readonly cache: CacheSpec;
+  /** Which heads retrieve, where that was ever measured. */
+  readonly heads: HeadScores | null;
   /** Tokens that the model is set up for. */
   readonly context: number;
   /** Bytes that the model's budget leaves; null where it has none. */
@@ -47,7 +51,7 @@ export interface SessionsParts {
 export interface SessionsListener {
   /** A session has work: the engine is to be driven. */
   wake(): void;
-  report(session: number, report: StreamReport): void;
+  report(session: number, report: SessionReport): void;
   change(session: number, event: CacheEvent): void;
 }
 
@@ -332,9 +336,14 @@ export class Sessions {
   }
 
   async #makeHome(cache: CacheSpec, memoryBytes: number | null): Promise<Home> {
-    const { kv, limits, context, backend, spareBytes } = this.#parts;
+    const { kv, limits, heads, context, backend, spareBytes } = this.#parts;
     const { codec } = cache;
-    const layout = planLayout({ kv, policy: resolvePolicy(cache.policy), codec, step: limits.maxTokens });
+    const layout = planLayout({
+      kv,
+      policy: resolvePolicy(cache.policy, heads),
+      codec,
+      step: limits.maxTokens,
+    });
     const fit = fitSession(layout, memoryBytes, context);
     const isNew = this.#isNew(layout);
     const scratchBytes = isNew ? this.#parts.scratchBytes(layout) : 0;

@@ -5,10 +5,17 @@ import { h2o } from "../../src/cache/policies/h2o.js";
 import { keyformer } from "../../src/cache/policies/keyformer.js";
 import { kvmerger } from "../../src/cache/policies/kvmerger.js";
 import { lacache } from "../../src/cache/policies/lacache.js";
+import { razor } from "../../src/cache/policies/razor.js";
 import { sinks } from "../../src/cache/policies/sinks.js";
 import { snapkv } from "../../src/cache/policies/snapkv.js";
 import { window } from "../../src/cache/policies/window.js";
 import type { PolicyCase } from "./cache-suite.js";
+
+/** Head scores of a model of two layers of two kv heads. */
+const SCORES = [
+  [0.1, 0.4],
+  [0.3, 0.2],
+];
 
 export const POLICIES: readonly PolicyCase[] = [
   { name: "full", create: () => full() },
@@ -19,6 +26,7 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "keyformer", create: (tokens) => keyformer({ heavy: tokens - 16, recent: 16 }) },
   { name: "kvmerger", create: (tokens) => kvmerger({ tokens }) },
   { name: "compensated", create: (tokens) => compensated({ window: tokens - 5 }) },
+  { name: "razor", create: (tokens) => razor({ window: tokens - 5 }, { echo: SCORES, induction: SCORES }) },
   { name: "lacache", create: (tokens) => lacache({ tokens }) },
 ];
 

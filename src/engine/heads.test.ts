@@ -1,0 +1,85 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
+import { createReference } from "../backends/reference/index.js";
+import type { Checkpoint } from "../formats/checkpoint.js";
+import { buildTape } from "../models/resolve.js";
+import {
+  measureHeads,
+  measureStoredHeads,
+  needHeadScores,
+  readHeadScores,
+  storeHeadScores,
+} from "./heads.js";
+
+const CONTEXT = 48;
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "millrace-heads-"));
+  vi.stubEnv("MILLRACE_CACHE", join(folder, "cache"));
+});
+afterAll(async () => {
+  vi.unstubAllEnvs();
+  await rm(folder, { recursive: true });
+});
+
+const at = (name: string): Checkpoint => ({
+  ...tinyCheckpoint(tinyModel("llama"), "gguf"),
+  path: join(folder, name),
+});
+
+describe("measureHeads", () => {
+  it("gives every kv head the attention to earlier copies, and to what followed them", async () => {
+    const checkpoint = at("a.gguf");
+    const { tape } = await buildTape(checkpoint);
+    const backend = createReference();
+    const weights = await backend.load(tape, checkpoint);
+    const { echo, induction } = await measureHeads(backend, tape, weights, CONTEXT);
+    expect(echo.map((heads) => heads.length)).toEqual(tape.kv.map(({ numKvHeads }) => numKvHeads));
+    // Of 48 tokens three are copies and three follow these; a model that knows nothing spreads its attention.
+    for (const scores of [echo, induction]) {
+      for (const score of scores.flat()) {
+        expect(score).toBeGreaterThan(0);
+        expect(score).toBeLessThan(1);
+      }
+    }
+    const mean = (scores: number[]) => scores.reduce((sum, x) => sum + x, 0) / scores.length;
+    expect(mean(induction.flat())).toBeLessThan(0.4);
+    expect(await measureHeads(backend, tape, weights, CONTEXT)).toEqual({ echo, induction });
+    weights.dispose();
+  });
+});
+
+describe("stored head scores", () => {
+  it("lie beside the model, are measured once, and hold for that model alone", async () => {
+    const checkpoint = at("b.gguf");
+    const { tape } = await buildTape(checkpoint);
+    expect(await readHeadScores(checkpoint, tape)).toBeNull();
+    const backend = createReference();
+    const load = vi.spyOn(backend, "load");
+    await needHeadScores(checkpoint, backend);
+    const scores = await readHeadScores(checkpoint, tape);
+    await needHeadScores(checkpoint, backend);
+    expect(load).toHaveBeenCalledTimes(1);
+    expect((await measureStoredHeads(checkpoint, backend)).scores).toEqual(scores);
+    // Another model at the same path.
+    const other = { ...tinyCheckpoint(tinyModel("llama", 99), "gguf"), path: checkpoint.path };
+    expect(await readHeadScores(other, tape)).toBeNull();
+    for (const wrong of ["", "null", "{}", '{"format":"millrace-heads-1"}']) {
+      await writeFile(`${checkpoint.path}.heads.json`, wrong);
+      expect(await readHeadScores(checkpoint, tape)).toBeNull();
+    }
+  });
+
+  it("lie in the cache folder where the model's cannot be written", async () => {
+    const checkpoint = at("missing/c.gguf");
+    const { tape } = await buildTape(checkpoint);
+    const scores = { echo: tape.kv.map(() => [0.1, 0.2]), induction: tape.kv.map(() => [0.3, 0.4]) };
+    const path = await storeHeadScores(checkpoint, scores);
+    expect(path.startsWith(join(folder, "cache", "heads"))).toBe(true);
+    expect(JSON.parse(await readFile(path, "utf8"))).toMatchObject(scores);
+    expect(await readHeadScores(checkpoint, tape)).toEqual(scores);
+  });
+});
