@@ -19,12 +19,14 @@ export async function askAll(
   questions: readonly HeldOutQuestion[],
   options: {
     readonly sequences: number;
+    /** One of those that the model was opened with. */
+    readonly adapter?: string;
     readonly signal?: AbortSignal;
     readonly onAnswer?: (done: number, total: number) => void;
   },
 ): Promise<Graded[]> {
   const graded: Graded[] = new Array(questions.length);
-  const { sequences, signal, onAnswer } = options;
+  const { sequences, adapter, signal, onAnswer } = options;
   let next = 0;
   let done = 0;
   const ask = async (): Promise<void> => {
@@ -34,6 +36,7 @@ export async function askAll(
       const generation = model.generate(prompt, {
         maxTokens: MOST_ANSWER_TOKENS,
         temperature: 0,
+        ...(adapter === undefined ? {} : { adapter }),
         ...(signal ? { signal } : {}),
       });
       const { text } = await generation.result;

@@ -63,6 +63,8 @@ export interface HeldOutOptions {
 
 /** Parts of the range of distances from which equally many questions are taken. */
 const NUM_BANDS = 10;
+/** Tokens that a fact lies back at least. */
+const NEAREST = 10;
 
 /**
  * Questions about facts of the log, as many from every tenth of the range of distances, each from the beginning of a
@@ -83,9 +85,9 @@ export function heldOutQuestions(tokenizer: Tokenizer, options: HeldOutOptions):
   check(promptTokens > within, "within", within, `less than the ${promptTokens} tokens of a prompt`);
   const chosen: HeldOutQuestion[] = [];
   for (let stream = 0; chosen.length < count; stream++) {
+    const start = (band: number) => NEAREST + (band * (within - NEAREST)) / NUM_BANDS;
     const band = chosen.length % NUM_BANDS;
-    const from = Math.max(10, (band * within) / NUM_BANDS);
-    const found = inBand(tokenizer, bos, stream, from, ((band + 1) * within) / NUM_BANDS, options);
+    const found = inBand(tokenizer, bos, stream, start(band), start(band + 1), options);
     if (found) chosen.push(found);
   }
   return chosen;
@@ -102,7 +104,7 @@ function inBand(
 ): HeldOutQuestion | null {
   const read = [bos];
   let last: HeldOutQuestion | null = null;
-  const questions = { to: Math.ceil(to), spread: "far" } as const;
+  const questions = { from: NEAREST, to: Math.ceil(to), spread: "far" } as const;
   let asked: { length: number; distance: number; question: Question } | null = null;
   for (const piece of tokenPieces(tokenizer, { seed: HELD_OUT + seed, stream, questions })) {
     if (read.length + piece.tokens.length > promptTokens) break;

@@ -5,6 +5,7 @@ import { heldOutQuestions } from "../../evaluate/world-stream.js";
 import { onInterrupt } from "../interrupt.js";
 import { openModel } from "../open-model.js";
 import {
+  adapterOption,
   addModelOptions,
   count,
   jsonOption,
@@ -65,7 +66,11 @@ async function evaluate(source: string, options: AnswersOptions): Promise<void> 
   await using model = await openModel(source, { ...openOptions(options), context, sequences });
   const abort = new AbortController();
   using _interrupt = onInterrupt(() => abort.abort());
-  const graded = await askAll(model, questions, { sequences, signal: abort.signal });
+  const graded = await askAll(model, questions, {
+    sequences,
+    signal: abort.signal,
+    ...adapterOption(options),
+  });
   const report = tally(graded);
   const wrong = graded.filter(({ right }) => !right);
   if (options.json) await writeJson({ model: model.info.path, seed, within, ...report, wrong });

@@ -26,12 +26,13 @@ interface EvaluateWorldOptions {
 const EXAMPLES = `
 Examples:
   millrace evaluate world --tokens 2000
-  millrace evaluate world --tokens 1000000 --seed 7 --to 200000 --spread logarithmic \\
-    --format jsonl --out world.jsonl
+  millrace evaluate world --tokens 1000000 --seed 7 --to 200000 \\
+    --spread logarithmic --format jsonl --out world.jsonl
 
-Each JSON line is a piece: its kind (log, question, answer), its text, the index of its first token and how many it
-has; on questions and answers also what is asked, the decisive words of a right answer, and the distance in tokens
-since the fact was last stated (null where nothing had to be).`;
+Each JSON line is a piece: its kind (log, question, answer), its text, the index
+of its first token and how many it has; on questions and answers also what is
+asked, the decisive words of a right answer, and the distance in tokens since
+the fact was last stated (null where nothing had to be).`;
 
 /** A whole number of at least 0. */
 export function seed(text: string): number {
