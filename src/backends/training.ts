@@ -132,7 +132,8 @@ export interface TrainingArithmetic {
   ): void;
   /**
    * Rotates, in place, the first 2 x pairs elements of every head of every row; row r of a sequence of n rows is at
-   * position firstPosition + (r mod n), n = x.rows / sequences. `inverse` rotates back (the gradient).
+   * position firstPosition + (r mod n), n = x.rows / sequences. `inverse` rotates the other way,
+   * magnitude included: the transpose, which is the gradient.
    */
   rope(
     x: Matrix,
