@@ -13,6 +13,7 @@ import { onInterrupt } from "./interrupt.js";
 import { type Lines, pipedLines, terminalLines } from "./lines.js";
 import { openModel } from "./open-model.js";
 import {
+  adapterOption,
   addModelOptions,
   addSamplingOptions,
   another,
@@ -211,6 +212,7 @@ class Conversation {
     const generation = this.#model.generate([...system, ...turns], {
       ...this.#sampling,
       stop,
+      ...adapterOption(this.#options),
       ...(maxTokens === undefined ? {} : { maxTokens }),
     });
     using _interrupt = onInterrupt(() => void generation.return());

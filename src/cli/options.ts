@@ -98,12 +98,19 @@ export interface ModelOptions {
   readonly memory?: string;
   readonly cache: PolicySpec;
   readonly codec: CodecName;
+  readonly adapter?: string;
 }
 
 /** Adds the options of opening a model. */
 export function addModelOptions(command: Command): Command {
   return command
     .optionsGroup("Machine and memory:")
+    .addOption(
+      new Option(
+        "--adapter <folder>",
+        "a LoRA or PaCA adapter of the model, as finetune and PEFT write them",
+      ),
+    )
     .addOption(backendOption())
     .addOption(threadsOption())
     .addOption(
@@ -132,7 +139,7 @@ export function addModelOptions(command: Command): Command {
 
 /** The API's words for them, for one request at a time. */
 export function openOptions(options: ModelOptions): OpenOptions & { readonly sequences: number } {
-  const { backend, threads, context, memory, cache, codec } = options;
+  const { backend, threads, context, memory, cache, codec, adapter } = options;
   return {
     backend,
     sequences: 1,
@@ -140,7 +147,13 @@ export function openOptions(options: ModelOptions): OpenOptions & { readonly seq
     ...(threads === undefined ? {} : { threads }),
     ...(context === undefined ? {} : { context }),
     ...(memory === undefined ? {} : { memory }),
+    ...(adapter === undefined ? {} : { adapters: { [adapter]: adapter } }),
   };
+}
+
+/** The part of a request that names the adapter that `openOptions` opens. */
+export function adapterOption({ adapter }: ModelOptions): { readonly adapter?: string } {
+  return adapter === undefined ? {} : { adapter };
 }
 
 /**

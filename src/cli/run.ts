@@ -12,6 +12,7 @@ import { answerJson, answerLine } from "./answer.js";
 import { INTERRUPTED, onInterrupt } from "./interrupt.js";
 import { openModel } from "./open-model.js";
 import {
+  adapterOption,
   addModelOptions,
   addSamplingOptions,
   another,
@@ -104,6 +105,7 @@ async function run(source: string, options: RunOptions): Promise<void> {
     ...sampling,
     stop,
     ignoreEos,
+    ...adapterOption(options),
     ...(maxTokens === undefined ? {} : { maxTokens }),
   } satisfies GenerateOptions);
   using _interrupt = onInterrupt(() => {

@@ -1,27 +1,14 @@
 /** `millrace train`: from text to a model. */
-import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
-import { Command, InvalidArgumentError, Option } from "commander";
-import type { BackendName } from "../backends/contract.js";
-import { MillraceError } from "../errors.js";
+import { Command, Option } from "commander";
 import type { TensorType } from "../formats/checkpoint.js";
-import type { Curve } from "../train/checkpoints.js";
-import { type LengthShare, parseLengths } from "../train/lengths.js";
-import { lossCurve } from "../train/loss-curve.js";
-import type { MemoryMode } from "../train/network.js";
-import type { OptimiserName } from "../train/optimisers/contract.js";
-import { OPTIMISER_NAMES } from "../train/optimisers/resolve.js";
-import { DECAYS, type Decay } from "../train/rate.js";
-import { type FreshModel, type TrainResult, type TrainStart, train } from "../train/train.js";
-import type { TrainEvent } from "../train/trainer.js";
+import { type FreshModel, type TrainResult, train } from "../train/train.js";
 import { type TrainingData, textFiles } from "../train/training-data.js";
 import { worldData } from "../train/world-data.js";
-import { onInterrupt } from "./interrupt.js";
-import { backendOption, count, decimal, jsonOption, threadsOption } from "./options.js";
-import { say, write, writeJson } from "./terminal.js";
-import { trainingProgress } from "./train/progress.js";
+import { count, decimal } from "./options.js";
+import { addLoopOptions, given, type LoopFlags, loopOptions } from "./train/flags.js";
+import { watchTraining } from "./train/watch.js";
 
-interface TrainFlags {
+interface TrainFlags extends LoopFlags {
   readonly data: readonly string[];
   readonly heldOut: number;
   readonly answerWeight?: number;
@@ -38,30 +25,6 @@ interface TrainFlags {
   readonly context?: number;
   readonly ropeBase?: number;
   readonly name?: string;
-  readonly steps?: number;
-  readonly tokens?: number;
-  readonly length: readonly LengthShare[];
-  readonly batch: number;
-  readonly micro: number;
-  readonly optimiser: OptimiserName;
-  readonly weightDecay?: number;
-  readonly rate?: number;
-  readonly warmup?: number;
-  readonly decay: Decay;
-  readonly finalRate?: number;
-  readonly clip: number;
-  readonly seed: number;
-  readonly evaluate: number;
-  readonly evaluateWindows: number;
-  readonly checkpoint?: string;
-  readonly every: number;
-  readonly resume?: boolean;
-  readonly memory: MemoryMode;
-  readonly backend: BackendName | "auto";
-  readonly threads?: number;
-  readonly log?: string;
-  readonly curve?: string;
-  readonly json?: boolean;
 }
 
 const EXAMPLES = `
@@ -76,7 +39,7 @@ same bits. A second Ctrl-C quits at once.`;
 
 export function trainCommand(): Command {
   const option = (flags: string, description: string) => new Option(flags, description);
-  return new Command("train")
+  const command = new Command("train")
     .summary("train a model on text")
     .description(
       "Trains a decoder of the llama architecture on text files, from random weights or from those of a model, " +
@@ -126,114 +89,23 @@ export function trainCommand(): Command {
     .addOption(
       option("--rope-base <x>", "base of the rotary frequencies (default: 10000)").argParser(decimal),
     )
-    .addOption(option("--name <text>", "general.name of the file"))
-    .optionsGroup("Training:")
-    .addOption(option("--steps <n>", "updates of the weights").argParser(count).conflicts("tokens"))
-    .addOption(option("--tokens <n>", "tokens to train on, whole steps of --batch").argParser(count))
-    .addOption(
-      option("--length <tokens>", "tokens of a window, or several with their shares: 256:0.7,1024:0.3")
-        .argParser(lengths)
-        .default([{ length: 256, share: 1 }], "256"),
-    )
-    .addOption(option("--batch <tokens>", "tokens of a step").argParser(count).default(8192))
-    .addOption(option("--micro <tokens>", "tokens that are computed at once").argParser(count).default(4096))
-    .addOption(
-      option("--optimiser <name>", "what updates the weights").choices(OPTIMISER_NAMES).default("muon"),
-    )
-    .addOption(option("--rate <x>", "highest learning rate (default: the optimiser's)").argParser(decimal))
-    .addOption(
-      option("--weight-decay <x>", "decoupled weight decay (default: the optimiser's)").argParser(decimal),
-    )
-    .addOption(option("--warmup <steps>", "steps in which the rate rises (default: 2 %)").argParser(whole))
-    .addOption(option("--decay <name>", "how the rate falls").choices(DECAYS).default("cosine"))
-    .addOption(
-      option("--final-rate <share>", "last rate, as a share of the highest (default: 0.05)").argParser(
-        decimal,
-      ),
-    )
-    .addOption(option("--clip <x>", "longest gradient; 0 for any").argParser(decimal).default(1))
-    .addOption(
-      option("--seed <n>", "of first weights, order of the data and noise").argParser(whole).default(0),
-    )
-    .addOption(
-      option("--evaluate <n>", "measure the held-out loss every n steps").argParser(count).default(100),
-    )
-    .addOption(option("--evaluate-windows <n>", "on so many windows").argParser(count).default(64))
-    .optionsGroup("Running:")
-    .addOption(option("--checkpoint <folder>", "where checkpoints go (default: OUT.training)"))
-    .addOption(option("--every <n>", "steps between checkpoints").argParser(count).default(100))
-    .addOption(option("--resume", "go on from the checkpoint, if there is one"))
-    .addOption(
-      option(
-        "--memory <mode>",
-        '"keep" activations, "recompute" them, or "chunk=N" for windows too long for either',
-      )
-        .argParser(memoryMode)
-        .default("keep" as MemoryMode),
-    )
-    .addOption(backendOption())
-    .addOption(threadsOption())
-    .addOption(option("--log <file>", "append every event to this file, one JSON object a line"))
-    .addOption(option("--curve <file>", "loss curve, SVG (default: OUT.svg)"))
-    .addOption(jsonOption())
+    .addOption(option("--name <text>", "general.name of the file"));
+  return addLoopOptions(command, { optimiser: "muon", rate: "the optimiser's", base: "OUT" })
     .addHelpText("after", EXAMPLES)
     .action(runTraining);
 }
 
 async function runTraining(flags: TrainFlags): Promise<void> {
-  const base = flags.out.replace(/\.gguf$/i, "");
-  const folder = flags.checkpoint ?? `${base}.training`;
-  const curvePath = flags.curve ?? `${base}.svg`;
-  const stop = new AbortController();
-  using _interrupt = onInterrupt(() => {
-    say("millrace: stopping after this step; Ctrl-C again to quit at once");
-    stop.abort();
-  });
-  const curve: Curve = { train: [], heldOut: [] };
-  using progress = trainingProgress();
-  const log = flags.log === undefined ? null : openLog(flags.log);
-  const onEvent = (event: TrainEvent | TrainStart): void => {
-    log?.(event);
-    progress.tell(event);
-    if (event.kind === "resumed") {
-      curve.train.push(...event.curve.train);
-      curve.heldOut.push(...event.curve.heldOut);
-    }
-    if (event.kind === "step") curve.train.push(event.loss);
-    if (event.kind === "evaluated") curve.heldOut.push(event);
-    if (event.kind === "saved") writeFileSync(curvePath, lossCurve(curve, flags.out));
-  };
+  using watch = watchTraining(flags, flags.out, flags.out.replace(/\.gguf$/i, ""));
   const result = await train({
     model: modelOf(flags),
     data: dataOf(flags),
     out: flags.out,
     type: flags.type,
-    steps: stepsOf(flags),
-    length: flags.length,
-    batchTokens: flags.batch,
-    microTokens: flags.micro,
-    optimiser:
-      flags.weightDecay === undefined ? flags.optimiser : { name: flags.optimiser, decay: flags.weightDecay },
-    decay: flags.decay,
-    clip: flags.clip === 0 ? null : flags.clip,
-    seed: flags.seed,
-    evaluation: { every: flags.evaluate, windows: flags.evaluateWindows },
-    checkpoint: { folder, every: flags.every, resume: flags.resume ?? false },
-    memory: flags.memory,
-    backend: flags.backend,
-    onEvent,
-    signal: stop.signal,
-    ...given("rate", flags.rate),
-    ...given("warmup", flags.warmup),
-    ...given("finalRate", flags.finalRate),
-    ...given("threads", flags.threads),
+    ...loopOptions(flags),
+    ...watch.options,
   });
-  progress[Symbol.dispose]();
-  writeFileSync(curvePath, lossCurve(result.curve, flags.out));
-  if (flags.json) {
-    const { curve: _, ...rest } = result;
-    await writeJson({ ...rest, curve: curvePath, checkpoint: folder });
-  } else await write(summary(result, curvePath));
+  await watch.finish(result, summary(result, watch.curvePath));
 }
 
 function summary(
@@ -273,59 +145,4 @@ function dataOf({ data, seed, heldOut, answerWeight }: TrainFlags): TrainingData
   if (data.length === 1 && data[0] === "world")
     return worldData({ seed, ...given("answerWeight", answerWeight) });
   return textFiles(data, { seed, heldOut });
-}
-
-function stepsOf({ steps, tokens, batch }: TrainFlags): number {
-  if (steps !== undefined) return steps;
-  if (tokens !== undefined) return Math.ceil(tokens / batch);
-  throw new MillraceError("INVALID_ARGUMENT", "How long shall it train? Give --steps or --tokens.", {
-    name: "steps",
-  });
-}
-
-/** A writer of events as JSON lines. Throws WRITE_FAILED. */
-function openLog(path: string): (event: object) => void {
-  const attempt = (action: () => void): void => {
-    try {
-      action();
-    } catch (error) {
-      throw new MillraceError(
-        "WRITE_FAILED",
-        `Cannot write the log ${path}: ${(error as Error).message}.`,
-        { path },
-        { cause: error },
-      );
-    }
-  };
-  attempt(() => mkdirSync(dirname(path), { recursive: true }));
-  // Earlier losses stand in the log's own earlier lines.
-  const text = (event: object) =>
-    JSON.stringify(event, (key, value) => (key === "curve" ? undefined : value));
-  return (event) => attempt(() => appendFileSync(path, `${text(event)}\n`));
-}
-
-/** An object with the property, or without it where there is no value. */
-function given<Name extends string, T>(name: Name, value: T | undefined): { [K in Name]?: T } {
-  return (value === undefined ? {} : { [name]: value }) as { [K in Name]?: T };
-}
-
-function lengths(text: string): readonly LengthShare[] {
-  try {
-    return parseLengths(text);
-  } catch (error) {
-    if (error instanceof MillraceError) throw new InvalidArgumentError(error.message);
-    throw error;
-  }
-}
-
-function memoryMode(text: string): MemoryMode {
-  if (text === "keep" || text === "recompute") return text;
-  const chunk = Number(/^chunk=(\d+)$/.exec(text)?.[1]);
-  if (!(chunk >= 1)) throw new InvalidArgumentError('expected "keep", "recompute" or "chunk=N".');
-  return { chunk };
-}
-
-/** A whole number from 0 on. */
-function whole(text: string): number {
-  return text.trim() === "0" ? 0 : count(text);
 }
