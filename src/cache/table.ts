@@ -328,10 +328,11 @@ export class LaneTable {
     if (first >= 0 && first < positions.length) received.values().fill(0);
   }
 
-  /** Says that the tier below has lost so many tokens. */
-  lose(count: number): void {
+  /** Says that the tier below has lost so many tokens, and others that were merged into these. */
+  lose(count: number, merged: number): void {
     this.#demoted -= count;
-    this.#dropped += count;
+    this.#merged -= merged;
+    this.#dropped += count + merged;
   }
 
   /** Where the stream's first token would stand were there no holes between it and the newest. */

@@ -9,6 +9,7 @@ export const HEAD_BYTES = headBytesFor(META_BYTES);
 
 export const spanOf = (serial: number): BlockSpan => ({
   tokens: 1 + (serial % 16),
+  merged: serial % 5,
   first: 16 * serial,
   last: 16 * serial + 15,
 });

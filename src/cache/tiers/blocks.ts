@@ -1,17 +1,26 @@
 /** A block of demoted tokens: how it is put together, and how it is written beside its keys and values. */
 import type { KvGroup } from "../../backends/contract.js";
-import { GROUP } from "../codecs/contract.js";
 import { copyTokens } from "../slots.js";
 import type { Traits } from "./catalogue.js";
 import { blockBytes, emptySummary, type Summary } from "./summary.js";
 import { termsOf } from "./terms.js";
 
-/** What stands beside a block's keys and values. Positions and ids are by slot. */
+/** What stands beside a block's keys and values. Positions, counts and ids are by slot. */
 export interface BlockMeta {
   readonly positions: Int32Array;
+  /** How many tokens each stands for: more than 1 where others were merged into it. */
+  readonly counts: Int32Array;
   /** -1 where the token's id was never told. */
   readonly ids: Int32Array;
   readonly summary: Summary | null;
+}
+
+/** A token on its way out: where it stands in its page, and what is known of it. */
+export interface DraftToken {
+  readonly slot: number;
+  readonly position: number;
+  readonly count: number;
+  readonly id: number;
 }
 
 /** Tokens on their way out of one group's pages, until they fill a block. */
@@ -20,8 +29,7 @@ export class Draft {
   readonly pages: Uint8Array;
   readonly #group: KvGroup;
   readonly #laneBytes: number;
-  readonly #positions: number[] = [];
-  readonly #ids: number[] = [];
+  readonly #tokens: DraftToken[] = [];
 
   constructor(group: KvGroup) {
     this.#group = group;
@@ -30,54 +38,48 @@ export class Draft {
   }
 
   get length(): number {
-    return this.#positions.length;
+    return this.#tokens.length;
   }
 
   get room(): number {
     return this.#group.pageTokens - this.length;
   }
 
-  get positions(): Int32Array {
-    return Int32Array.from(this.#positions);
-  }
-
-  get ids(): Int32Array {
-    return Int32Array.from(this.#ids);
+  meta(): Omit<BlockMeta, "summary"> {
+    return {
+      positions: Int32Array.from(this.#tokens, ({ position }) => position),
+      counts: Int32Array.from(this.#tokens, ({ count }) => count),
+      ids: Int32Array.from(this.#tokens, ({ id }) => id),
+    };
   }
 
   /** Adds tokens that stand in slots of one row, at most `room`; `page` gives a lane's page of that row. */
-  add(
-    slots: readonly number[],
-    positions: readonly number[],
-    ids: readonly number[],
-    page: (lane: number) => Uint8Array,
-  ): void {
+  add(tokens: readonly DraftToken[], page: (lane: number) => Uint8Array): void {
     const { codec, headWidth, lanes, pageTokens } = this.#group;
-    const whole = slots.length === pageTokens && slots.every((slot, i) => slot === i);
-    const to = slots.map((_, i) => this.length + i);
+    const whole = tokens.length === pageTokens && tokens.every(({ slot }, i) => slot === i);
+    const slots = tokens.map(({ slot }) => slot);
+    const to = tokens.map((_, i) => this.length + i);
     for (let lane = 0; lane < lanes.length; lane++) {
       const target = this.pages.subarray(lane * this.#laneBytes, (lane + 1) * this.#laneBytes);
       if (whole) target.set(page(lane).subarray(0, this.#laneBytes));
       else copyTokens(codec, headWidth, page(lane), slots, target, to);
     }
-    this.#positions.push(...positions);
-    this.#ids.push(...ids);
+    this.#tokens.push(...tokens);
   }
 
   /** Empties it for the next block. */
   clear(): void {
-    this.#positions.length = 0;
-    this.#ids.length = 0;
+    this.#tokens.length = 0;
     this.pages.fill(0);
   }
 }
 
 /** Most bytes of a meta whose block has `tokens` tokens; `vectors` 0 stands for no summary. */
 export const metaBytes = ({ lanes, headWidth, pageTokens }: KvGroup, vectors: number): number =>
-  8 * pageTokens + lanes.length * vectors * (4 + headWidth);
+  12 * pageTokens + lanes.length * vectors * (4 + headWidth);
 
-export function encodeMeta({ positions, ids, summary }: BlockMeta): Uint8Array {
-  const parts = [positions, ids, ...(summary ? [summary.steps, summary.bytes] : [])];
+export function encodeMeta({ positions, counts, ids, summary }: BlockMeta): Uint8Array {
+  const parts = [positions, counts, ids, ...(summary ? [summary.steps, summary.bytes] : [])];
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
   let at = 0;
   for (const { buffer, byteOffset, byteLength } of parts) {
@@ -96,8 +98,9 @@ export function decodeMeta(
 ): BlockMeta | null {
   const summary = vectors > 0 ? emptySummary(group, vectors) : null;
   const positions = new Int32Array(tokens);
+  const counts = new Int32Array(tokens);
   const ids = new Int32Array(tokens);
-  const parts = [positions, ids, ...(summary ? [summary.steps, summary.bytes] : [])];
+  const parts = [positions, counts, ids, ...(summary ? [summary.steps, summary.bytes] : [])];
   if (tokens > group.pageTokens || parts.reduce((sum, part) => sum + part.byteLength, 0) !== bytes.length) {
     return null;
   }
@@ -106,7 +109,7 @@ export function decodeMeta(
     new Uint8Array(buffer, byteOffset, byteLength).set(bytes.subarray(at, at + byteLength));
     at += byteLength;
   }
-  return { positions, ids, summary };
+  return { positions, counts, ids, summary };
 }
 
 /** What a catalogue keeps of a block; terms only where these are looked at. */
@@ -115,7 +118,3 @@ export function traitsOf({ positions, ids, summary }: BlockMeta, withTerms: bool
   const order = [...positions.keys()].sort((a, b) => positions[a]! - positions[b]!);
   return { summary, terms: termsOf(order.map((slot) => ids[slot]!).filter((id) => id >= 0)) };
 }
-
-/** Pages of `tokens` tokens' blocks, at least one. */
-export const blocksFor = ({ pageTokens }: KvGroup, tokens: number): number =>
-  Math.max(1, Math.floor(tokens / Math.max(GROUP, pageTokens)));

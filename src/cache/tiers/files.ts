@@ -5,7 +5,7 @@
  * A record, little-endian:
  *   u32 magic   u32 tokens   u32 serial, low and high word   u32 metaBytes   u32 payloadBytes
  *   u32 crc of the meta      u32 crc of the payload          i32 first and last position
- *   u32 crc of the 40 bytes before
+ *   u32 merged               u32 crc of the 44 bytes before
  * then at byte 64 the meta, then at a multiple of 64 the payload. Serials ascend over all series of a folder.
  */
 import { crc32 } from "node:zlib";
@@ -24,6 +24,8 @@ export interface FileHead {
 /** What a block holds: so many tokens, at original positions from `first` to `last`. */
 export interface BlockSpan {
   readonly tokens: number;
+  /** Further tokens, which were merged into these. */
+  readonly merged: number;
   readonly first: number;
   readonly last: number;
 }
@@ -39,7 +41,7 @@ export interface BlockRecord extends BlockSpan {
 
 export const FILE_HEAD_BYTES = 4096;
 const RECORD_HEAD_BYTES = 64;
-const CHECKED_BYTES = 40;
+const CHECKED_BYTES = 44;
 const MAGIC = 0x3142544d; // "MTB1"
 
 const align = (bytes: number): number => Math.ceil(bytes / 64) * 64;
@@ -51,7 +53,15 @@ export const recordBytesFor = (metaBytes: number, payloadBytes: number): number 
 /** Bytes of a record up to its payload. */
 export const headBytesFor = (metaBytes: number): number => RECORD_HEAD_BYTES + align(metaBytes);
 
-export function encodeRecord({ serial, tokens, first, last, meta, payload }: BlockRecord): Uint8Array {
+export function encodeRecord({
+  serial,
+  tokens,
+  merged,
+  first,
+  last,
+  meta,
+  payload,
+}: BlockRecord): Uint8Array {
   const bytes = new Uint8Array(recordBytesFor(meta.length, payload.length));
   const words = new DataView(bytes.buffer);
   const head = [
@@ -65,6 +75,7 @@ export function encodeRecord({ serial, tokens, first, last, meta, payload }: Blo
     crc32(payload),
     first,
     last,
+    merged,
   ];
   for (const [i, word] of head.entries()) words.setUint32(4 * i, word, true);
   words.setUint32(CHECKED_BYTES, crc32(bytes.subarray(0, CHECKED_BYTES)), true);
@@ -94,6 +105,7 @@ export function decodeRecord(bytes: Uint8Array, whole: boolean): BlockRecord | n
   return {
     serial: word(2) + word(3) * 2 ** 32,
     tokens: word(1),
+    merged: word(10),
     first: word(8) | 0,
     last: word(9) | 0,
     meta,

@@ -297,6 +297,43 @@ describe("Recall", () => {
     await recall.dispose();
   });
 
+  it("keeps count of what was merged into demoted tokens, recalled or lost", async () => {
+    // Some of the newer ones take in their neighbours, and go when they are the oldest.
+    const policy: CachePolicy = {
+      id: "mergeAndDrop",
+      merges: true,
+      capacity: ({ tokens }) => Math.min(tokens, 64),
+      plan(view) {
+        if (view.length + view.incoming <= 64) return [];
+        const slots = [...view.oldest()];
+        const weights = new Float32Array(2 * view.lanes.length).fill(0.5);
+        const merges = [32, 36, 40].map(
+          (i) => ({ kind: "merge", into: slots[i]!, slots: [slots[i + 1]!], weights }) as const,
+        );
+        return [...merges, { kind: "drop", slots: slots.slice(0, 24) }];
+      },
+    };
+    const { runner, layout, parts } = await makeRunner(policy);
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    feed(cache, recall, runner, 300);
+    balanced(cache);
+    const before = cache.report();
+    expect(before.merged).toBeGreaterThan(10);
+    expect(before.demoted).toBeGreaterThan(50);
+    await recall.recall({ ids: [32, 36, 40] });
+    const view = cache.views[0]!.next!;
+    const counts = [...view.logCounts!.float32(0, view.numPages * view.pageTokens)].map(Math.exp);
+    expect(counts.filter((count) => count > 1.5).length).toBeGreaterThan(1);
+    expect(counts.every((count) => [1, 2].some((want) => Math.abs(count - want) < 1e-6))).toBe(true);
+    expect(layout.groups).toHaveLength(1);
+    await recall.settle();
+    rmSync(recall.folder, { recursive: true });
+    expect((await recall.recall({ ids: [32, 36, 40] })).lost).toBeGreaterThan(0);
+    balanced(cache);
+    expect(cache.report().merged).toBeLessThan(before.merged);
+    await recall.dispose();
+  });
+
   it("does not demote what a layer's own window hides", async () => {
     const { runner, parts } = await makeRunner(window({ tokens: 60 }), { model: "gemma3" });
     const { cache, recall } = await openRecall(parts, folders.fresh());

@@ -13,7 +13,15 @@ import type { KvPool } from "../pool.js";
 import type { Rotations } from "../rotations.js";
 import type { SequenceCache } from "../sequence.js";
 import type { LaneTable } from "../table.js";
-import { Draft, decodeMeta, encodeMeta, metaBytes, traitsOf } from "./blocks.js";
+import {
+  type BlockMeta,
+  Draft,
+  type DraftToken,
+  decodeMeta,
+  encodeMeta,
+  metaBytes,
+  traitsOf,
+} from "./blocks.js";
 import { type Candidate, Catalogue, type Ranking, type Traits } from "./catalogue.js";
 import type { BlockRecord, BlockSpan } from "./files.js";
 import { headBytesFor, recordBytesFor } from "./files.js";
@@ -179,21 +187,16 @@ export class Recall implements LowerTier {
     const { removals } = table;
     for (let at = 0; at < removals.length; ) {
       const row = Math.floor(removals[at]!.slot / pageTokens);
-      const slots: number[] = [];
-      const positions: number[] = [];
-      const ids: number[] = [];
+      const tokens: DraftToken[] = [];
       // Tokens of one row that go one after another are copied together.
-      for (; at < removals.length && slots.length < group.draft.room; at++) {
-        const { kind, slot, position } = removals[at]!;
+      for (; at < removals.length && tokens.length < group.draft.room; at++) {
+        const { kind, slot, position, count } = removals[at]!;
         if (Math.floor(slot / pageTokens) !== row) break;
         const id = this.#release(position);
-        if (kind !== "drop") continue;
-        slots.push(slot - row * pageTokens);
-        positions.push(position);
-        ids.push(id);
+        if (kind === "drop") tokens.push({ slot: slot - row * pageTokens, position, count, id });
       }
-      if (slots.length === 0) continue;
-      group.draft.add(slots, positions, ids, (lane) =>
+      if (tokens.length === 0) continue;
+      group.draft.add(tokens, (lane) =>
         arena.bytes(pageIds[row * lanes.length + lane]! * pageBytes, pageBytes),
       );
       if (group.draft.room === 0) this.#seal(group);
@@ -353,10 +356,9 @@ export class Recall implements LowerTier {
 
   /** Writes the draft as a block and makes it findable. */
   #seal({ index, draft, summarizer, catalogue }: Group): void {
-    const { positions, ids } = draft;
-    const summary = summarizer?.of(draft.pages, positions) ?? null;
-    const meta = { positions, ids, summary };
-    const serial = this.#store.append(index, spanOf(positions), encodeMeta(meta), draft.pages);
+    const known = draft.meta();
+    const meta = { ...known, summary: summarizer?.of(draft.pages, known.positions) ?? null };
+    const serial = this.#store.append(index, spanOf(known), encodeMeta(meta), draft.pages);
     if (serial !== null) this.#catalogue(catalogue, serial, traitsOf(meta, this.#counts !== null));
     draft.clear();
   }
@@ -411,9 +413,7 @@ export class Recall implements LowerTier {
     const blocks = records.flatMap((record) => {
       const meta = record && this.#decode(group, record);
       const whole = record?.payload.length === group.draft.pages.length;
-      return record && meta && whole
-        ? [{ serial: record.serial, positions: meta.positions, pages: record.payload }]
-        : [];
+      return record && meta && whole ? [{ ...meta, serial: record.serial, pages: record.payload }] : [];
     });
     cache.attend(group.index, null);
     group.table.load(blocks);
@@ -434,9 +434,10 @@ export class Recall implements LowerTier {
     if (!group) return;
     group.catalogue.remove(serials);
     const count = spans.reduce((sum, { tokens }) => sum + tokens, 0);
+    const merged = spans.reduce((sum, span) => sum + span.merged, 0);
     this.#parts.cache.lose(
       index,
-      count,
+      { count, merged },
       spans.map(({ first, last }) => [first, last] as const),
     );
   }
@@ -472,7 +473,7 @@ export class Recall implements LowerTier {
       const gone = cache.report().groups[group.index]!.demoted - tokens;
       if (gone > 0) {
         this.#problem = missing ?? blocksMissing(this.folder, gone);
-        cache.lose(group.index, gone, []);
+        cache.lose(group.index, { count: gone, merged: 0 }, []);
       }
     }
     for (const [position, id] of state.ids) this.#ids.set(position, { id, left: this.#takers });
@@ -537,10 +538,11 @@ function ropeOf(tape: Tape, layer: number): RopeRef | null {
 const best = (candidates: readonly Candidate[], count: number): Candidate[] =>
   [...candidates].sort((a, b) => b.score - a.score || b.last - a.last).slice(0, count);
 
-function spanOf(positions: Int32Array): BlockSpan {
+function spanOf({ positions, counts }: Pick<BlockMeta, "positions" | "counts">): BlockSpan {
   const first = positions.reduce((a, b) => Math.min(a, b));
   const last = positions.reduce((a, b) => Math.max(a, b));
-  return { tokens: positions.length, first, last };
+  const merged = counts.reduce((a, b) => a + b, 0) - counts.length;
+  return { tokens: positions.length, merged, first, last };
 }
 
 /** Ascending numbers as runs. */

@@ -10,6 +10,8 @@ import { blockBytes } from "./summary.js";
 export interface LentBlock {
   readonly serial: number;
   readonly positions: Int32Array;
+  /** How many tokens each stands for. */
+  readonly counts: Int32Array;
   readonly pages: Uint8Array;
 }
 
@@ -37,7 +39,9 @@ export class RecalledTable {
   constructor(pool: KvPool, group: CacheGroup, maxBlocks: number) {
     this.#pool = pool;
     this.#group = group;
-    this.#view = new TableView(pool.backend, { ...group, policy: full() }, maxBlocks);
+    const { merges = false } = group.policy;
+    const policy = { ...full(), merges };
+    this.#view = new TableView(pool.backend, { ...group, policy }, maxBlocks);
   }
 
   get view(): KvView {
@@ -59,7 +63,7 @@ export class RecalledTable {
 
   /** Bytes of the table itself, pages not counted. */
   get tableBytes(): number {
-    return this.#view.region.byteLength;
+    return this.#view.region.byteLength + (this.#view.logCounts?.byteLength ?? 0);
   }
 
   /** Lends these blocks instead of those before. Throws OUT_OF_BUDGET, with none lent, where the pool has no pages. */
@@ -85,6 +89,7 @@ export class RecalledTable {
     this.#view.pageIds().set(pages);
     this.#view.rotations().fill(EMPTY, 0, sorted.length);
     this.#view.numPages = sorted.length;
+    this.#count(sorted);
     this.#rows = sorted.map(({ serial, positions, last }) => ({ serial, positions, last }));
   }
 
@@ -122,6 +127,16 @@ export class RecalledTable {
   dispose(): void {
     this.clear();
     this.#view.dispose();
+  }
+
+  #count(blocks: readonly LentBlock[]): void {
+    const { counted, pageTokens } = this.#view;
+    if (!counted) return;
+    counted.resize(blocks.length);
+    const values = counted.values();
+    for (const [row, { counts }] of blocks.entries()) {
+      values.set(Float32Array.from(counts, Math.log), row * pageTokens);
+    }
   }
 
   #pages(): Int32Array {

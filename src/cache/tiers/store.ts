@@ -85,7 +85,7 @@ interface BlockFile {
   readonly group: number;
   /** Serial of the record in each place, ascending; a fraction where there is none (see `hole`). */
   readonly serials: number[];
-  /** By place: tokens, first and last position. */
+  /** By place: the numbers of its `BlockSpan`. */
   readonly spans: number[];
   bytes: number;
   /** Open while records are still added to it. */
@@ -176,7 +176,7 @@ export class BlockStore {
     }
     const queued: Queued = { file, place: file.serials.length, serial, bytes };
     file.serials.push(serial);
-    file.spans.push(span.tokens, span.first, span.last);
+    file.spans.push(span.tokens, span.merged, span.first, span.last);
     file.bytes += recordBytes;
     this.#diskBytes += recordBytes;
     if (file.serials.length === this.#places[group]) this.#current[group] = null;
@@ -293,7 +293,7 @@ export class BlockStore {
       const spans: number[] = [];
       for (const record of scanned) {
         serials.push(record?.serial ?? hole(serials, serials.length));
-        spans.push(record?.tokens ?? 0, record?.first ?? 0, record?.last ?? 0);
+        spans.push(record?.tokens ?? 0, record?.merged ?? 0, record?.first ?? 0, record?.last ?? 0);
       }
       this.#files.push({ path, group, serials, spans, bytes, fd: null, writes: 0, removed: false });
       this.#diskBytes += bytes;
@@ -498,9 +498,10 @@ const hole = (serials: readonly number[], place: number): number =>
   Math.floor(serials[place - 1] ?? -1) + 0.5;
 
 const spanAt = ({ spans }: BlockFile, place: number): BlockSpan => ({
-  tokens: spans[3 * place]!,
-  first: spans[3 * place + 1]!,
-  last: spans[3 * place + 2]!,
+  tokens: spans[4 * place]!,
+  merged: spans[4 * place + 1]!,
+  first: spans[4 * place + 2]!,
+  last: spans[4 * place + 3]!,
 });
 
 /** Names of a folder's tier files, in order of creation. Throws FILE_NOT_FOUND where there is no such folder. */
