@@ -1,0 +1,15 @@
+/** `train` for those who import Millrace to do something else: the trainer is loaded when it is first called. */
+import type { TrainOptions, TrainResult } from "./train.js";
+
+/**
+ * Trains a model and writes it. The caller's event loop turns between the passes; the backend's threads compute.
+ *
+ * The same options, data and backend give the same bits, whether or not the run was stopped and resumed in between.
+ * Throws INVALID_ARGUMENT for options that cannot be, and for a folder that holds a checkpoint where `resume` was not
+ * asked for; FILE_NOT_FOUND, BAD_FORMAT and their kin for data and models that cannot be read; TRAINING_DIVERGED where
+ * a loss, gradient or weight is not finite (the last checkpoint is kept); ABORTED where the signal came, after saving;
+ * WRITE_FAILED where a file cannot be written (the old one is intact); OUT_OF_BUDGET where memory does not suffice.
+ */
+export async function train(options: TrainOptions): Promise<TrainResult> {
+  return (await import("./train.js")).train(options);
+}
