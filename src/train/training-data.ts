@@ -26,12 +26,15 @@ export interface TextFilesOptions {
   readonly seed: number;
   /** Share of the text, at its end, that is kept from training. */
   readonly heldOut: number;
+  /** Take the names of control tokens in the text for those tokens. Default false. */
+  readonly parseSpecial?: boolean;
 }
 
 /** UTF-8 text files, each a document. Reading throws FILE_NOT_FOUND, and BAD_FORMAT for one empty or not UTF-8. */
-export function textFiles(paths: readonly string[], { seed, heldOut }: TextFilesOptions): TrainingData {
+export function textFiles(paths: readonly string[], options: TextFilesOptions): TrainingData {
+  const { seed, heldOut, parseSpecial = false } = options;
   return {
-    name: `${paths.length} text files, seed ${seed}, ${heldOut} held out`,
+    name: `${paths.length} text files, seed ${seed}, ${heldOut} held out${parseSpecial ? ", control tokens" : ""}`,
     tokenizer: {},
     async *sample() {
       let left = SAMPLE_CHARACTERS;
@@ -43,6 +46,7 @@ export function textFiles(paths: readonly string[], { seed, heldOut }: TextFiles
         }
       }
     },
-    windows: (tokenizer, windowLength) => openTextData(paths, tokenizer, { windowLength, seed, heldOut }),
+    windows: (tokenizer, windowLength) =>
+      openTextData(paths, tokenizer, { windowLength, seed, heldOut, parseSpecial }),
   };
 }
