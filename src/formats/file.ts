@@ -85,11 +85,19 @@ export async function writeAtomically(
     await handle.sync();
     await handle.close();
     await rename(temporary, path);
+    await syncFolder(dirname(path));
   } catch (error) {
     await handle?.close();
     await rm(temporary, { force: true }).catch(() => {});
     throw writeError(path, error);
   }
+}
+
+/** Puts a folder's names on the disk too, where the system can. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, "r").catch(() => null);
+  await folder?.sync().catch(() => {});
+  await folder?.close();
 }
 
 /** WRITE_FAILED that says which file and why, for what the file system refused; anything else as it is. */
