@@ -58,9 +58,10 @@ export function trainCommand(): Command {
         .default(0.02),
     )
     .addOption(
-      option("--answer-weight <x>", "with world: factor on the loss of answers")
-        .argParser(decimal)
-        .default(1),
+      option(
+        "--answer-weight <x>",
+        "with world: factor on the loss of what answers say (default: 4)",
+      ).argParser(decimal),
     )
     .optionsGroup("Model:")
     .addOption(option("--out <path>", "the GGUF file to write").makeOptionMandatory())

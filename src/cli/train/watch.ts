@@ -30,6 +30,8 @@ export function watchTraining(flags: LoopFlags, title: string, base: string): Tr
   const curve: Curve = { train: [], heldOut: [] };
   const progress = trainingProgress();
   const log = flags.log === undefined ? null : openLog(flags.log);
+  const writeCurve = (losses: Curve) =>
+    writing(curvePath, () => writeFileSync(curvePath, lossCurve(losses, title)));
   return {
     options: {
       checkpoint: { folder, every: flags.every, resume: flags.resume ?? false },
@@ -43,13 +45,13 @@ export function watchTraining(flags: LoopFlags, title: string, base: string): Tr
         }
         if (event.kind === "step") curve.train.push(event.loss);
         if (event.kind === "evaluated") curve.heldOut.push(event);
-        if (event.kind === "saved") writeFileSync(curvePath, lossCurve(curve, title));
+        if (event.kind === "saved") writeCurve(curve);
       },
     },
     curvePath,
     async finish(result, summary) {
       progress[Symbol.dispose]();
-      writeFileSync(curvePath, lossCurve(result.curve, title));
+      writeCurve(result.curve);
       if (flags.json) await writeJson({ ...result, curve: curvePath, checkpoint: folder });
       else await write(summary);
     },
@@ -62,21 +64,23 @@ export function watchTraining(flags: LoopFlags, title: string, base: string): Tr
 
 /** A writer of events as JSON lines. Throws WRITE_FAILED. */
 function openLog(path: string): (event: object) => void {
-  const attempt = (action: () => void): void => {
-    try {
-      action();
-    } catch (error) {
-      throw new MillraceError(
-        "WRITE_FAILED",
-        `Cannot write the log ${path}: ${(error as Error).message}.`,
-        { path },
-        { cause: error },
-      );
-    }
-  };
-  attempt(() => mkdirSync(dirname(path), { recursive: true }));
+  writing(path, () => mkdirSync(dirname(path), { recursive: true }));
   // Earlier losses stand in the log's own earlier lines.
   const text = (event: object) =>
     JSON.stringify(event, (key, value) => (key === "curve" ? undefined : value));
-  return (event) => attempt(() => appendFileSync(path, `${text(event)}\n`));
+  return (event) => writing(path, () => appendFileSync(path, `${text(event)}\n`));
+}
+
+/** What the file system refuses, as WRITE_FAILED. */
+function writing(path: string, write: () => void): void {
+  try {
+    write();
+  } catch (error) {
+    throw new MillraceError(
+      "WRITE_FAILED",
+      `Cannot write ${path}: ${(error as Error).message}. Training goes on from its last checkpoint with --resume.`,
+      { path },
+      { cause: error },
+    );
+  }
 }
