@@ -11,13 +11,17 @@ export interface WorldSourceOptions {
   readonly windowLength: number;
   /** A whole number from 0 on; other seeds give other windows, so that a held-out source is one of another seed. */
   readonly seed: number;
-  /** Default: a question every 40 words, as far back as the window reaches. */
+  /** Default: questions as far back as the window reaches, many in some windows and few in others. */
   readonly questions?: QuestionOptions;
   /** Factor on the loss of an answer's decisive words. Default 4. */
   readonly answerWeight?: number;
   /** Share of windows that begin with a conversation. Default 0.15. */
   readonly chats?: number;
 }
+
+/** Words of log between questions. */
+const LEAST_EVERY = 8;
+const MOST_EVERY = 50;
 
 /** Most turns of a conversation before the log begins. */
 const MOST_TURNS = 12;
@@ -30,7 +34,6 @@ const MOST_TURNS = 12;
 export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): WindowSource {
   const { windowLength, seed, answerWeight = 4, chats = 0.15 } = options;
   const questions: QuestionOptions = {
-    every: 40,
     to: Math.max(20, Math.min(900, windowLength - 60)),
     spread: "far",
     ...options.questions,
@@ -46,13 +49,15 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
     windowLength,
     numWindows: Number.POSITIVE_INFINITY,
     window(index: number): Window {
-      const chat = deriveSeed(seed, index) / 2 ** 53;
+      const chat = share(seed, index, "chat");
       const turns = chat < chats ? 1 + Math.floor((chat / chats) * MOST_TURNS) : 0;
       const tokens = new Int32Array(windowLength + 1);
       const weights = new Float32Array(windowLength + 1).fill(1);
       tokens[0] = bos;
       let filled = 1;
-      for (const piece of world({ seed, stream: index, turns, questions })) {
+      // Dense questions teach to look back soonest; sparse ones are what streams are like.
+      const every = LEAST_EVERY * (MOST_EVERY / LEAST_EVERY) ** share(seed, index, "every");
+      for (const piece of world({ seed, stream: index, turns, questions: { every, ...questions } })) {
         const [ids, decisive] = encoder.encode(piece);
         for (let i = 0; i < ids.length && filled < tokens.length; i++, filled++) {
           tokens[filled] = ids[i]!;
@@ -115,6 +120,10 @@ export class PieceEncoder {
 
 /** Control tokens, words with the space before them, marks with the line breaks behind them. */
 const WORDS = /<\|\w+\|>|'s| ?[A-Za-z]+| ?[^\sA-Za-z<]+\n*|\s/g;
+
+/** At least 0, below 1, for each purpose its own. */
+const share = (seed: number, index: number, purpose: string): number =>
+  deriveSeed(seed, index, purpose) / 2 ** 53;
 
 function check(ok: boolean, name: string, got: unknown, expected: string): asserts ok {
   if (ok) return;
