@@ -1,4 +1,5 @@
-/** `train` for those who import Millrace to do something else: the trainer is loaded when it is first called. */
+/** Training for those who import Millrace to do something else: the trainer is loaded when it is first called. */
+import type { FinetuneOptions, FinetuneResult } from "./finetune.js";
 import type { TrainOptions, TrainResult } from "./train.js";
 
 /**
@@ -12,4 +13,13 @@ import type { TrainOptions, TrainResult } from "./train.js";
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
   return (await import("./train.js")).train(options);
+}
+
+/**
+ * Trains an adapter (LoRA or PaCA) beside a model's frozen weights, which stay as they are stored, and writes it in the
+ * layout of the PEFT library; `Model` applies it by name, or it is merged into a copy of the model. What `train` says
+ * of determinism, checkpoints and errors holds here too.
+ */
+export async function finetune(options: FinetuneOptions): Promise<FinetuneResult> {
+  return (await import("./finetune.js")).finetune(options);
 }
