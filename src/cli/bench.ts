@@ -11,6 +11,7 @@ import { PEERS, type PeerName, startPeer } from "./bench/peer.js";
 import { MachineProbe, type MachineSpeed } from "./bench/probe.js";
 import { randomModel } from "./bench/random-model.js";
 import { findQuant, findShape, QUANTS, SHAPES } from "./bench/shapes.js";
+import { benchTrainCommand } from "./bench/train.js";
 import { backendOption, count, jsonOption, threadsOption } from "./options.js";
 import { progressBar } from "./progress.js";
 
@@ -73,6 +74,7 @@ export function benchCommand(): Command {
     )
     .addOption(new Option("--against <peer>", "also run this peer, in turn").choices(PEERS))
     .addOption(jsonOption())
+    .addCommand(benchTrainCommand())
     .addCommand(optimisersCommand())
     .action(async (model: string | undefined, options: BenchOptions) => {
       await bench(model, options);

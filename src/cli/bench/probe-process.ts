@@ -11,6 +11,8 @@ import type { MachineSpeed, ProbeRequest } from "./probe.js";
 /** Long enough for the clock to settle where wide multiplications hold it. */
 const DOT_MILLIONS = 1500;
 const OPERATIONS_PER_DOT = 128;
+const MULTIPLY_ADD_MILLIONS = 800;
+const OPERATIONS_PER_MULTIPLY_ADD = 32;
 
 async function machine(threads: number): Promise<Machine> {
   try {
@@ -55,6 +57,7 @@ async function main(request: ProbeRequest): Promise<() => MachineSpeed> {
   return () => ({
     bandwidth: (mebibytes * 2 ** 20) / run(0, mebibytes),
     operations: (DOT_MILLIONS * 1e6 * OPERATIONS_PER_DOT) / run(1, DOT_MILLIONS),
+    multiplyAdds: (MULTIPLY_ADD_MILLIONS * 1e6 * OPERATIONS_PER_MULTIPLY_ADD) / run(2, MULTIPLY_ADD_MILLIONS),
     description: target.description,
   });
 }

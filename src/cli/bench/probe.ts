@@ -14,6 +14,8 @@ export interface MachineSpeed {
   readonly bandwidth: number;
   /** 8-bit multiply-adds in registers, counted as two operations, per second. */
   readonly operations: number;
+  /** f32 multiply-adds in registers, counted as two operations, per second. */
+  readonly multiplyAdds: number;
   readonly description: string;
 }
 
