@@ -72,6 +72,10 @@ export interface StreamParts {
   readonly recent?: RecentTokens;
   readonly waiting?: Int32Array;
   readonly before?: Before;
+  /** Tokens that wait until more follow or an answer is asked for; at least 1. Default 1. */
+  readonly heldBack?: number;
+  /** Told of tokens that are about to be run, and of their positions; valid during the call. */
+  readonly onTake?: (positions: Int32Array, tokens: Int32Array) => void;
   /** There is work: the stream wants to stand in the line. */
   readonly wake: (stream: Stream) => void;
   readonly onReport: (report: SessionReport) => void;
@@ -92,6 +96,9 @@ export class Stream implements Task {
   readonly #queue = new TokenQueue();
   readonly #recent: RecentTokens;
   readonly #appends: Append[] = [];
+  readonly #heldBack: number;
+  /** Where in the stream what was appended last begins. */
+  #lastAppend = 0;
   #answer: Answering | null = null;
   #paused = false;
   /** Tokens that this step took. */
@@ -107,6 +114,7 @@ export class Stream implements Task {
     this.capacity = parts.capacity;
     this.before = parts.before ?? "nothing";
     this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
+    this.#heldBack = parts.heldBack ?? 1;
     if (parts.waiting) this.#queue.push(parts.waiting);
     this.cache.onChange((event) => parts.onChange(event));
   }
@@ -124,6 +132,11 @@ export class Stream implements Task {
   /** What waits to be run; valid until the stream changes. */
   get waiting(): Int32Array {
     return this.#queue.view();
+  }
+
+  /** What was appended last, as far as it waits; else all that waits. A copy. */
+  get question(): Int32Array {
+    return this.#queue.view().slice(Math.max(0, this.#lastAppend - this.cache.nextPosition));
   }
 
   get recent(): RecentTokens {
@@ -161,6 +174,7 @@ export class Stream implements Task {
       );
     }
     this.#queue.push(tokens);
+    this.#lastAppend = from;
     this.#appends.push({ id, from, end, listener });
     this.#settleAppends();
     this.#wake();
@@ -288,7 +302,7 @@ export class Stream implements Task {
 
   get pending(): number {
     if (this.#paused || this.#broken) return 0;
-    return this.#wantsLogits ? this.#queue.length : Math.max(0, this.#queue.length - 1);
+    return this.#wantsLogits ? this.#queue.length : Math.max(0, this.#queue.length - this.#heldBack);
   }
 
   get outputs(): Outputs {
@@ -314,6 +328,14 @@ export class Stream implements Task {
     this.#taken = count;
     const tokens = this.#queue.take(count);
     this.#recent.push(tokens);
+    const { onTake } = this.#parts;
+    if (onTake) {
+      const first = this.cache.nextPosition - count;
+      onTake(
+        Int32Array.from(tokens, (_, i) => first + i),
+        tokens,
+      );
+    }
     return tokens;
   }
 
@@ -349,7 +371,7 @@ export class Stream implements Task {
     this.breakOff();
   }
 
-  /** The tokens of the step are put back; of those that wait only the first stays, and what appended the others fails. */
+  /** The tokens of the step are put back; what appended those that wait fails, and they do not stay, save the first. */
   fail(error: MillraceError): void {
     try {
       const count = this.#taken;
@@ -368,10 +390,12 @@ export class Stream implements Task {
     const answer = this.#answer;
     this.#answer = null;
     const appends = this.#appends.splice(0);
-    if (appends.length > 0) this.#queue.remove(1, this.#queue.length - 1);
+    // One token must wait: else there would be nothing to go on from. What was told to be in stays too.
+    const kept = appends.length > 0 ? Math.max(1, appends[0]!.from - next) : 0;
+    if (kept > 0) this.#queue.remove(kept, this.#queue.length - kept);
     answer?.listener.fail(error);
     for (const { from, end, listener } of appends) {
-      const lost = end - Math.max(from, Math.min(end, next + 1));
+      const lost = end - Math.max(from, Math.min(end, next + kept));
       listener.fail(
         new MillraceError(error.code, error.message, { ...error.details, taken: end - from - lost }),
       );
@@ -433,10 +457,10 @@ export class Stream implements Task {
     return left === "gone" ? "approximate" : left;
   }
 
-  /** An append is in when at most its last token waits. */
+  /** An append is in when no more of it waits than may. */
   #settleAppends(): void {
     const next = this.cache.nextPosition;
-    while (this.#appends.length > 0 && this.#appends[0]!.end - 1 <= next)
+    while (this.#appends.length > 0 && this.#appends[0]!.end - this.#heldBack <= next)
       this.#appends.shift()!.listener.end();
   }
 

@@ -4,7 +4,7 @@
  * window (recalled.ts). After ReKV (ICLR 2025), InfLLM-V2 and LeoAM, as far as their ideas are known; they choose per
  * layer, here all lanes of a group choose together, so that a block is one read.
  */
-import { MillraceError } from "../../errors.js";
+import { type ErrorCode, MillraceError } from "../../errors.js";
 import { makeFolder } from "../../formats/cache-folder.js";
 import type { RopeRef, Tape } from "../../tape/tape.js";
 import type { CacheGroup, CacheLayout } from "../layout.js";
@@ -78,7 +78,7 @@ export interface TierReport extends StoreUsage {
   /** Tokens that are attended again now, of the group that has most. */
   readonly recalledTokens: number;
   /** Why blocks were lost last, other than by the budget; null while none were. */
-  readonly problem: MillraceError | null;
+  readonly problem: { readonly code: ErrorCode; readonly message: string } | null;
 }
 
 /** A recall's state beside its folder, as JSON. */
@@ -251,6 +251,17 @@ export class Recall implements LowerTier {
     };
   }
 
+  /**
+   * How much each token of a question tells, by how rare it is among all blocks, for `Probe.ask`; null where words are
+   * not looked at, or none was seen before.
+   */
+  weigh(ids: ArrayLike<number>): Float64Array | null {
+    const counts = this.#counts;
+    if (!counts) return null;
+    const weights = Float64Array.from(ids, (id) => counts.weight(id));
+    return weights.some((weight) => weight > 0) ? weights : null;
+  }
+
   /** Attends no recalled block any more. */
   forget(): void {
     for (const group of this.#groups) {
@@ -280,7 +291,7 @@ export class Recall implements LowerTier {
       summaryBytes,
       waitingTokens,
       recalledTokens,
-      problem: this.#problem,
+      problem: this.#problem && { code: this.#problem.code, message: this.#problem.message },
     };
   }
 
