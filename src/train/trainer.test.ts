@@ -67,6 +67,10 @@ describe("runTrainer", () => {
     expect(bits(resumed.weights)).toEqual(bits(straight.weights));
     expect(resumed.curve).toEqual(straight.curve);
     expect(resumed.tokens).toBe(320);
+    // A run that is done is done.
+    const again = await runTrainer(options(changes));
+    expect(bits(again.weights)).toEqual(bits(straight.weights));
+    expect(again.curve).toEqual(straight.curve);
   });
 
   it.each(["adamw", "muon", "apollo", "apollo-mini"] as const)("%s masters the task", async (name) => {
