@@ -51,7 +51,7 @@ export type { AnswerOptions, PromptInput } from "./engine/questions.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";
-export { Model, open, type SessionOptions } from "./session/model.js";
+export { Model, open, type RestoreOptions, type SessionOptions } from "./session/model.js";
 export { type AppendOptions, Session } from "./session/session.js";
 export type { ChatMessage } from "./tokenizer/chat.js";
 export type { Curve } from "./train/checkpoints.js";

@@ -108,6 +108,15 @@ class Host {
       case "openSession":
         this.#later(id, this.#opened().sessions.open(id, call.parameters));
         break;
+      case "restore":
+        this.#later(
+          id,
+          this.#opened().sessions.restore(id, call.parameters.path, call.parameters.memoryBytes),
+        );
+        break;
+      case "save":
+        this.#later(id, this.#opened().sessions.save(call.parameters.session, call.parameters.path));
+        break;
       case "fork":
         this.#later(id, this.#opened().sessions.fork(id, call.parameters.session));
         break;

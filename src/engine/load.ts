@@ -23,6 +23,7 @@ import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
 import { needHeadScores, readHeadScores } from "./heads.js";
+import { identify } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
@@ -162,6 +163,7 @@ export async function assemble(
           limits,
           requests: { program, pool, layout },
           cache: parameters.cache,
+          identity: await identify(checkpoint),
           heads: plan.heads,
           context: plan.context,
           spareBytes: budget === undefined ? null : budget - used,

@@ -186,8 +186,13 @@ export interface Calls {
     result: string;
   };
   usage: { parameters: null; result: EngineUsage };
-  /** The call's id is the session's from now on; likewise for `fork`. Later calls may come before the answer does. */
+  /** The call's id is the session's from now on; likewise for `restore` and `fork`. Later calls may come before the answer does. */
   openSession: { parameters: SessionParameters; result: SessionInfo };
+  restore: {
+    parameters: { readonly path: string; readonly memoryBytes: number | null };
+    result: SessionInfo;
+  };
+  save: { parameters: { readonly session: number; readonly path: string }; result: number };
   fork: { parameters: { readonly session: number }; result: SessionInfo };
   append: { parameters: { readonly session: number; readonly prompt: Prompt }; result: number };
   answer: {

@@ -6,12 +6,12 @@ import { resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
 import { type CacheEvent, type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
-import type { PlainState } from "../decoding/plain.js";
 import { MillraceError } from "../errors.js";
 import type { Limits } from "../scheduler/contract.js";
 import type { KvLayer } from "../tape/tape.js";
 import { formatBytes } from "./bytes.js";
 import type { Engine } from "./engine.js";
+import type { ModelIdentity } from "./identity.js";
 import type { Language } from "./language.js";
 import type { CacheSpec } from "./policies.js";
 import {
@@ -23,8 +23,16 @@ import {
   type SessionParameters,
   type SessionReport,
 } from "./protocol.js";
+import { RecentTokens } from "./recent-tokens.js";
+import { damaged, openSessionFile, type SessionFile, writeSessionFile } from "./session-file.js";
 import { defaultCache, fitSession, type SessionFit } from "./session-fit.js";
-import { Stream, type StreamParts } from "./stream.js";
+import {
+  readManifest,
+  type SessionManifest,
+  type UnfinishedAnswer,
+  writeManifest,
+} from "./session-manifest.js";
+import { MOST_TOKENS, REMEMBERED, Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
 export interface SessionsParts {
@@ -39,6 +47,8 @@ export interface SessionsParts {
   readonly cache: CacheSpec;
   /** Which heads retrieve, where that was ever measured. */
   readonly heads: HeadScores | null;
+  /** Which model and tokenizer these are, for saved sessions. */
+  readonly identity: ModelIdentity;
   /** Tokens that the model is set up for. */
   readonly context: number;
   /** Bytes that the model's budget leaves; null where it has none. */
@@ -53,13 +63,6 @@ export interface SessionsListener {
   wake(): void;
   report(session: number, report: SessionReport): void;
   change(session: number, event: CacheEvent): void;
-}
-
-/** An answer that was under way when its session was saved. */
-export interface UnfinishedAnswer {
-  readonly parameters: AnswerParameters & { readonly maxTokens: number };
-  readonly promptTokens: number;
-  readonly decoder: PlainState;
 }
 
 /** Pages that a session and its forks share, and what they may hold of them. */
@@ -78,6 +81,8 @@ interface Session {
   readonly withheld: Int32Array;
   unfinished: UnfinishedAnswer | null;
   watched: boolean;
+  /** While it is being saved it stands still. */
+  saving: Promise<unknown> | null;
 }
 
 interface SharedProgram {
@@ -237,6 +242,57 @@ export class Sessions {
     });
   }
 
+  /**
+   * Writes the session to one file, in place of what was there, or fails and leaves that. It stands still in the meantime;
+   * others go on. Resolves with the file's bytes. Throws WRITE_FAILED.
+   */
+  async save(session: number, path: string): Promise<number> {
+    const entry = await this.#session(session);
+    const { stream } = entry;
+    const { engine } = this.#parts;
+    const writing = engine.betweenSteps(() => {
+      stream.pause();
+      const { header, parts } = stream.cache.openSnapshot();
+      const [recent, waiting] = [stream.recent.toArray(), stream.waiting.slice()];
+      const manifest = writeManifest(this.#manifest(entry, header, recent.length, waiting.length));
+      const body = function* () {
+        yield bytesOf(recent);
+        yield bytesOf(waiting);
+        yield* parts;
+      };
+      return writeSessionFile(path, manifest, body(), () => {
+        if (!this.#open.has(entry)) throw closed();
+      });
+    });
+    const settled = writing.catch(() => {});
+    entry.saving = settled;
+    try {
+      return await writing;
+    } finally {
+      entry.saving = null;
+      if (this.#open.has(entry)) stream.resume();
+    }
+  }
+
+  /**
+   * A session `id` that goes on from a file exactly as the saved one. Throws FILE_NOT_FOUND, BAD_FORMAT for a damaged file,
+   * UNSUPPORTED_FORMAT for one of another version, WRONG_MODEL for one of another model, and what `open` throws.
+   */
+  restore(id: number, path: string, memoryBytes: number | null): Promise<SessionInfo> {
+    return this.#enter(id, async () => {
+      const file = await openSessionFile(path);
+      try {
+        const manifest = readManifest(path, file.manifest);
+        this.#checkIdentity(path, manifest.identity);
+        const home = await this.#makeHome(manifest.cache, memoryBytes ?? manifest.memoryBytes);
+        const make = () => this.#read(path, file, manifest, home);
+        return this.#join(id, home, make, 0, manifest.unfinished);
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
   /** The report by lane group. */
   async inspect(session: number): Promise<CacheReport> {
     const { stream } = await this.#session(session);
@@ -250,7 +306,7 @@ export class Sessions {
 
   /** Frees the session's pages. Unknown ids are those of sessions that are closed. */
   async close(session: number): Promise<void> {
-    const entry = await this.#sessions.get(session)?.catch(() => null);
+    const entry = await this.#session(session).catch(() => null);
     this.#sessions.delete(session);
     if (entry) await this.#parts.engine.betweenSteps(() => this.#leave(entry, closed()));
   }
@@ -261,10 +317,12 @@ export class Sessions {
     this.#sessions.clear();
   }
 
+  /** The session, once it is made and not being saved. */
   async #session(id: number): Promise<Session> {
-    const session = this.#sessions.get(id);
-    if (session) return session;
-    throw closed();
+    const session = await this.#sessions.get(id);
+    if (!session) throw closed();
+    while (session.saving) await session.saving;
+    return session;
   }
 
   /** Notes session `id` while it is being made, so that calls which come in the meantime wait for it. */
@@ -284,6 +342,56 @@ export class Sessions {
     };
   }
 
+  #manifest(session: Session, header: string, recent: number, waiting: number): SessionManifest {
+    const { stream, home, unfinished } = session;
+    const answer = stream.answer && {
+      parameters: stream.answer.parameters,
+      promptTokens: stream.answer.promptTokens,
+      decoder: stream.answer.decoder.save(),
+    };
+    return {
+      identity: this.#parts.identity,
+      cache: home.cache,
+      memoryBytes: home.fit.memoryBytes,
+      header,
+      before: stream.before,
+      recent,
+      waiting,
+      unfinished: answer ?? unfinished,
+    };
+  }
+
+  /** What a stream is made of, from a file that is whole. */
+  #read(path: string, file: SessionFile, manifest: SessionManifest, { place }: Home) {
+    const [recent, waiting] = [new Int32Array(manifest.recent), new Int32Array(manifest.waiting)];
+    for (const tokens of [recent, waiting]) {
+      if (tokens.byteLength > file.body.left) throw damaged(path, "it has fewer tokens than it claims");
+      file.body.read(tokens);
+      this.#parts.engine.checkTokens(tokens);
+    }
+    const cache = SequenceCache.restore(place.pool, place.layout, {
+      header: manifest.header,
+      bytes: file.body,
+    });
+    const end = cache.nextPosition;
+    if (cache.length !== end || recent.length > end || end + waiting.length > MOST_TOKENS) {
+      cache.dispose();
+      throw damaged(path, "its tokens do not add up");
+    }
+    return { cache, waiting, recent: RecentTokens.from(REMEMBERED, end, recent), before: manifest.before };
+  }
+
+  #checkIdentity(path: string, { model, tokenizer }: ModelIdentity): void {
+    const { identity } = this.#parts;
+    if (model === identity.model && tokenizer === identity.tokenizer) return;
+    throw new MillraceError(
+      "WRONG_MODEL",
+      `${path} is the session of another ${model === identity.model ? "tokenizer" : "model"} (${model}); this one is ` +
+        `${identity.model}. Open the model that it was saved with, or start anew.`,
+      { path, got: model, expected: identity.model },
+    );
+  }
+
   #join(
     id: number,
     home: Home,
@@ -300,6 +408,7 @@ export class Sessions {
         withheld: ballast,
         unfinished,
         watched: false,
+        saving: null,
         stream: new Stream({
           ...make(),
           id,
@@ -410,5 +519,8 @@ export class Sessions {
     return closes && isEnd ? tokens.subarray(1) : tokens;
   }
 }
+
+const bytesOf = (values: Int32Array): Uint8Array =>
+  new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
 const closed = (): MillraceError => new MillraceError("CLOSED", "The session was closed.");

@@ -156,6 +156,14 @@ export class FileWriter {
     }
   }
 
+  /** Writes over what stands at `position`; the end of the file stays where it is. */
+  async writeAt(position: number, bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.length; ) {
+      const { bytesWritten } = await this.#handle.write(bytes, done, bytes.length - done, position + done);
+      done += bytesWritten;
+    }
+  }
+
   /** Writes exactly `byteLength` bytes of tensor `name`. Throws INVALID_ARGUMENT where the chunks make another length. */
   async writeTensor(name: string, byteLength: number, chunks: ByteChunks): Promise<void> {
     const start = this.#position;

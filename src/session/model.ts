@@ -1,9 +1,10 @@
 /** Models with sessions: the public face of both. */
+import { resolve } from "node:path";
 import { CODEC_NAMES } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
 import { parseBytes } from "../engine/bytes.js";
 import { Model as EngineModel, type MakeModel, type OpenOptions, openAs } from "../engine/model.js";
-import { oneOf, refuseUnknown } from "../engine/options.js";
+import { invalid, oneOf, refuseUnknown } from "../engine/options.js";
 import { type CacheSpec, cacheSpec } from "../engine/policies.js";
 import type { SessionParameters } from "../engine/protocol.js";
 import { Session } from "./session.js";
@@ -23,6 +24,12 @@ export interface SessionOptions {
   readonly cache?: PolicySpec | Partial<CacheSpec>;
 }
 
+/** What `Model.restore` may be told. */
+export interface RestoreOptions {
+  /** As for a new session. Default: what the saved session had. */
+  readonly memory?: number | string;
+}
+
 /** A loaded model. All its methods may be called at once, any number of times; requests and sessions share the engine's steps. */
 export class Model extends EngineModel {
   /**
@@ -34,6 +41,23 @@ export class Model extends EngineModel {
    */
   session(options: SessionOptions = {}): Session {
     return new Session(this.connection, this.info, this.connection.call("openSession", parameters(options)));
+  }
+
+  /**
+   * The session that was saved in a file; it goes on exactly as that would have, on the same backend. All of the file is
+   * checked before any of it is used.
+   *
+   * Throws FILE_NOT_FOUND, BAD_FORMAT for a file that is damaged or no session, UNSUPPORTED_FORMAT for one of another
+   * version, WRONG_MODEL for one of another model or tokenizer, OUT_OF_BUDGET as `session`, INVALID_ARGUMENT.
+   */
+  async restore(path: string, options: RestoreOptions = {}): Promise<Session> {
+    refuseUnknown("restore", options, ["memory"]);
+    if (typeof path !== "string" || path === "") throw invalid("path", path, "the path of a file");
+    const memoryBytes = options.memory === undefined ? null : parseBytes(options.memory);
+    const opening = this.connection.call("restore", { path: resolve(path), memoryBytes });
+    const session = new Session(this.connection, this.info, opening);
+    await session.opened;
+    return session;
   }
 }
 

@@ -1,4 +1,5 @@
 /** One endless sequence, as the caller sees it. */
+import { resolve } from "node:path";
 import type { CacheEvent, CacheReport } from "../cache/sequence.js";
 import type { Connection } from "../engine/connection.js";
 import { Generation, type Question } from "../engine/generation.js";
@@ -161,6 +162,16 @@ export class Session implements AsyncDisposable {
     const left = await this.#ask("rewind", { session: this.#id, to });
     this.#unfinished = false;
     return left;
+  }
+
+  /**
+   * Writes the session to one file, with all that it needs to go on exactly as it would have: also in the middle of an
+   * answer. What `path` held before stays until the new file is whole and on the disk, whatever happens. The session stands
+   * still in the meantime. Resolves with the file's bytes. Rejects with WRITE_FAILED.
+   */
+  async save(path: string): Promise<number> {
+    if (typeof path !== "string" || path === "") throw invalid("path", path, "the path of a file");
+    return this.#ask("save", { session: this.#id, path: resolve(path) });
   }
 
   /** The report of this moment, by group of lanes that share a policy. */
