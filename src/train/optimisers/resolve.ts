@@ -25,7 +25,7 @@ export const OPTIMISER_NAMES = [
 /** The learning rate that each starts well with on small models trained from scratch. */
 export const DEFAULT_RATES: Readonly<Record<OptimiserName, number>> = {
   adamw: 3e-3,
-  muon: 3e-3,
+  muon: 1e-2,
   apollo: 1e-2,
   "apollo-mini": 1e-2,
   mezo: 1e-5,
