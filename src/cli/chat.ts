@@ -1,6 +1,7 @@
 /** `millrace chat`: a conversation, turn by turn. */
 import { basename } from "node:path";
 import { Command, Option } from "commander";
+import { formatPolicy } from "../cache/policies/resolve.js";
 import { formatBytes } from "../engine/bytes.js";
 import type { GenerationResult } from "../engine/generation.js";
 import type { Model } from "../engine/model.js";
@@ -97,9 +98,11 @@ const FORMATS = {
 };
 
 function banner({ path, architecture, backend, context, cache, tokenizer }: ModelInfo): string {
-  const holds = cache.policy.policy === "full" ? plural(context, "token") : `endless, ${cache.policy.policy}`;
+  const policy = formatPolicy(cache.policy);
+  const holds = policy === "full" ? plural(context, "token") : `${plural(context, "token")}, cache ${policy}`;
   return [
     `${basename(path)} (${architecture}; ${backend.description}; context ${holds})`,
+    ...(cache.why === undefined ? [] : [dim(cache.why)]),
     dim(`Chat template: ${FORMATS[tokenizer.chatFormat ?? "plain"]}`),
     dim("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."),
     "",

@@ -3,8 +3,9 @@ import { totalmem } from "node:os";
 import type { Backend } from "../backends/contract.js";
 import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
+import { chooseAuto } from "../cache/policies/auto.js";
 import type { HeadScores } from "../cache/policies/razor.js";
-import { resolvePolicy } from "../cache/policies/resolve.js";
+import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
 import { MillraceError } from "../errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
@@ -26,6 +27,7 @@ import { needHeadScores, readHeadScores } from "./heads.js";
 import { identify } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
+import type { CacheSpec } from "./policies.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
 import { Sessions, type SessionsListener } from "./sessions.js";
 
@@ -70,6 +72,8 @@ export interface ModelPlan {
   readonly layout: CacheLayout;
   /** Which heads retrieve, where that was ever measured. */
   readonly heads: HeadScores | null;
+  /** What was asked for, or chosen where that was "auto". */
+  readonly cache: CacheSpec;
   readonly weightBytes: number;
   readonly fit: Fit;
   /** The policy bounds the cache of any stream. */
@@ -97,22 +101,37 @@ export async function planModel(
   const limits = stepLimits(sequences, wanted, tape.logits.width);
   const { maxTokens, maxOutputs } = limits;
   const heads = await readHeadScores(source, plain);
-  const policy = resolvePolicy(cache.policy, heads);
-  const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
-  const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
-  const { weightBytes, scratchBytes } = backend.plan(tape, { maxTokens, maxOutputs, kv: layout });
-  const fit = fitMemory({
-    layout,
-    weightBytes,
-    scratchBytes,
-    context: endless ? Number.POSITIVE_INFINITY : wanted,
-    contextIsFixed: endless || asked !== undefined,
-    sequences,
-    budgetBytes: memoryBytes ?? null,
-    machineBytes: machineMemory(),
-  });
-  const context = endless ? wanted : fit.context;
-  return { config, tape, checkpoint, limits, layout, heads, weightBytes, fit, endless, trained, context };
+  const planWith = (spec: PolicySpec, contextIsFixed: boolean) => {
+    const policy = resolvePolicy(spec, heads);
+    const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
+    const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
+    const { weightBytes, scratchBytes } = backend.plan(tape, { maxTokens, maxOutputs, kv: layout });
+    const fit = fitMemory({
+      layout,
+      weightBytes,
+      scratchBytes,
+      context: endless ? Number.POSITIVE_INFINITY : wanted,
+      contextIsFixed: endless || contextIsFixed,
+      sequences,
+      budgetBytes: memoryBytes ?? null,
+      machineBytes: machineMemory(),
+    });
+    return { layout, weightBytes, fit, endless, context: endless ? wanted : fit.context };
+  };
+  const fits = (spec: PolicySpec) => {
+    try {
+      return planWith(spec, true) !== null;
+    } catch (error) {
+      if (error instanceof MillraceError && error.code === "OUT_OF_BUDGET") return false;
+      throw error;
+    }
+  };
+  const chosen: CacheSpec =
+    cache.policy.policy === "auto"
+      ? { ...cache, ...chooseAuto({ endless: false, context: wanted, hasHeads: heads !== null, fits }) }
+      : cache;
+  const plan = planWith(chosen.policy, asked !== undefined);
+  return { config, tape, checkpoint, limits, heads, cache: chosen, trained, ...plan };
 }
 
 /** Loads `checkpoint` on a backend, which the model then owns; it is disposed of where loading fails. */
@@ -162,7 +181,7 @@ export async function assemble(
           kv: tape.kv,
           limits,
           requests: { program, pool, layout },
-          cache: parameters.cache,
+          cache: plan.cache,
           identity: await identify(checkpoint),
           heads: plan.heads,
           context: plan.context,
@@ -196,7 +215,7 @@ export async function assemble(
           threads: backend.numThreads,
           reason,
         },
-        cache: parameters.cache,
+        cache: plan.cache,
         adapters: Object.keys(parameters.adapters ?? {}),
         memory: {
           weightBytes: plan.weightBytes,

@@ -18,11 +18,21 @@ import { invalid, oneOf, refuseUnknown } from "./options.js";
 export interface CacheSpec {
   readonly policy: PolicySpec;
   readonly codec: CodecName;
+  /** Where the policy was chosen by `auto`: why, in one sentence. */
+  readonly why?: string;
 }
 
 /** Keeps every token; a request that cannot fit is refused before it runs. The default. */
 export function full(): LanePolicySpec {
   return { policy: "full" };
+}
+
+/**
+ * Chooses when the model is opened: everything where the budget holds it; else `razor` where head scores are known and it
+ * fits, else `sinks` with the longest window that does. `ModelInfo.cache` says what was chosen, and why.
+ */
+export function auto(): PolicySpec {
+  return { policy: "auto" };
 }
 
 /** Keeps the last `tokens` tokens of each sequence, so that streams of any length run in bounded memory. */
@@ -85,7 +95,7 @@ export function perHead(heads: readonly (readonly LanePolicySpec[])[]): PolicySp
 
 /** What `open` was given for `cache`, with defaults: everything kept, as f16. Throws INVALID_ARGUMENT. */
 export function cacheSpec(options: Partial<CacheSpec> = {}): CacheSpec {
-  refuseUnknown("cache", options, ["policy", "codec"]);
+  refuseUnknown("cache", options, ["policy", "codec", "why"]);
   return {
     policy: checked(options.policy ?? full()),
     codec: oneOf("cache.codec", options.codec, CODEC_NAMES) ?? "f16",

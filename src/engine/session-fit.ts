@@ -2,7 +2,8 @@
 import type { CodecName } from "../cache/codecs/contract.js";
 import type { CacheGroup, CacheLayout } from "../cache/layout.js";
 import { pagesFor, planLayout } from "../cache/layout.js";
-import { resolvePolicy } from "../cache/policies/resolve.js";
+import { chooseAuto } from "../cache/policies/auto.js";
+import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { MillraceError } from "../errors.js";
 import type { KvLayer } from "../tape/tape.js";
 import { formatBytes } from "./bytes.js";
@@ -57,13 +58,9 @@ export function defaultCache(
   memoryBytes: number | null,
   context: number,
 ): CacheSpec {
-  const specOf = (window: number): CacheSpec => ({
-    policy: { policy: "sinks", window, sinks: SINKS },
-    codec,
-  });
-  const fits = (window: number) => {
+  const fits = (policy: PolicySpec) => {
     if (memoryBytes === null) return true;
-    const layout = planLayout({ kv, policy: resolvePolicy(specOf(window).policy), codec, step });
+    const layout = planLayout({ kv, policy: resolvePolicy(policy), codec, step });
     try {
       fitSession(layout, memoryBytes, context);
       return true;
@@ -71,10 +68,8 @@ export function defaultCache(
       return false;
     }
   };
-  return specOf(largest(1, Math.max(1, context - SINKS), fits));
+  return { codec, ...chooseAuto({ endless: true, context, hasHeads: false, fits }) };
 }
-
-const SINKS = 4;
 
 /** The largest whole number in [low, high] for which `holds` does, given that it does up to some number; else `low`. */
 function largest(low: number, high: number, holds: (value: number) => boolean): number {
@@ -104,7 +99,8 @@ function tables({ groups }: CacheLayout, rowsOfGroup: (group: CacheGroup) => num
     const rows = Math.max(4, 2 ** Math.ceil(Math.log2(Math.max(1, rowsOfGroup(group)))));
     const table = 64 + 4 * rows * (lanes.length + pageTokens + 1);
     const mass = policy.mass ? 4 * rows * lanes.length * pageTokens : 0;
-    bytes += Math.ceil(1.5 * (table + mass));
+    const counts = policy.merges ? 4 * rows * pageTokens : 0;
+    bytes += Math.ceil(1.5 * (table + mass + counts));
   }
   return bytes;
 }

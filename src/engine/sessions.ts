@@ -117,9 +117,10 @@ export class Sessions {
     return this.#enter(id, async () => {
       const { kv, limits, context } = this.#parts;
       const codec = cache.codec ?? this.#parts.cache.codec;
-      const spec = cache.policy
-        ? { policy: cache.policy, codec }
-        : defaultCache(kv, codec, limits.maxTokens, memoryBytes, context);
+      const spec =
+        cache.policy && cache.policy.policy !== "auto"
+          ? { policy: cache.policy, codec }
+          : defaultCache(kv, codec, limits.maxTokens, memoryBytes, context);
       const home = await this.#makeHome(spec, memoryBytes);
       return this.#join(id, home, () => ({
         cache: new SequenceCache(home.place.pool, home.place.layout),

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { viewOf } from "../../../test/support/lane-view.js";
 import { byScore, keepHighest } from "../score.js";
 import { full } from "./full.js";
-import { parsePolicy, resolvePolicy } from "./resolve.js";
+import { formatPolicy, parsePolicy, resolvePolicy } from "./resolve.js";
 import { visible } from "./visible.js";
 import { window } from "./window.js";
 
@@ -104,7 +104,7 @@ describe("resolvePolicy", () => {
       ["h3o", /"h3o".*"full", "window", "sinks", .*"perHead"/],
       [{ policy: "toString" }, /"toString"/],
       [null, /null/],
-      [{ tokens: 3 }, /known are "full"/],
+      [{ tokens: 3 }, /known are "auto", "full"/],
       [{ policy: "window", tokens: 3, sinks: 4 }, /no option "sinks"; it has tokens/],
       [{ policy: "sinks", window: 0 }, /window is 0; a whole number from 1/],
       [{ policy: "sinks", window: 8, sinks: -1 }, /sinks is -1; a whole number from 0/],
@@ -129,11 +129,15 @@ describe("parsePolicy", () => {
     expect(parsePolicy("sinks: sinks=2, window=30")).toEqual({ policy: "sinks", window: 30, sinks: 2 });
     const spec = { policy: "perLayer", layers: [{ policy: "full" }, { policy: "window", tokens: 8 }] };
     expect(parsePolicy(JSON.stringify(spec))).toEqual(spec);
+    for (const text of ["auto", "full", "sinks:window=30,sinks=2", "h2o:heavy=8,recent=8,weigh=sum"]) {
+      expect(formatPolicy(parsePolicy(text))).toBe(text);
+    }
+    expect(parsePolicy(formatPolicy(parsePolicy(JSON.stringify(spec))))).toEqual(spec);
   });
 
   it("refuses the rest, saying what is wanted", () => {
     const wrong: [string, RegExp][] = [
-      ["none", /Unknown cache policy "none"; known are "full"/],
+      ["none", /Unknown cache policy "none"; known are "auto", "full"/],
       ["full:3", /"3" stands where an option of cache policy "full"/],
       ["window:", /such as "window:tokens=N"/],
       ["window:4,5", /"5" stands where an option/],

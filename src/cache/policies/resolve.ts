@@ -26,6 +26,8 @@ export type LanePolicySpec =
 /** Policies of a whole model. */
 export type PolicySpec =
   | LanePolicySpec
+  /** Chosen for the model and the budget when it is opened: see auto.ts. */
+  | { readonly policy: "auto" }
   | ({ readonly policy: "razor" } & RazorOptions)
   | ({ readonly policy: "lacache" } & LaCacheOptions)
   | { readonly policy: "perLayer"; readonly layers: readonly LanePolicySpec[] }
@@ -33,6 +35,7 @@ export type PolicySpec =
 
 /** What may stand beside `policy` in the spec of each. */
 const OPTIONS = {
+  auto: [],
   full: [],
   window: ["tokens"],
   sinks: ["window", "sinks"],
@@ -58,6 +61,8 @@ export function resolvePolicy(
 ): CachePolicy | PolicyOfLane {
   const known = checked(typeof spec === "string" ? { policy: spec } : spec);
   switch (known.policy) {
+    case "auto":
+      return undecided;
     case "lacache":
       return lacache(known);
     case "razor":
@@ -71,6 +76,10 @@ export function resolvePolicy(
   }
 }
 
+const undecided: PolicyOfLane = () => {
+  throw new MillraceError("INTERNAL", "The cache policy is still to be chosen: see chooseAuto.");
+};
+
 /**
  * Reads a spec written as text: a name alone ("full"), with its first option ("window:512"), with options by name
  * ("sinks:window=512,sinks=4"), or JSON. Throws INVALID_ARGUMENT as `resolvePolicy`.
@@ -79,6 +88,15 @@ export function parsePolicy(text: string): PolicySpec {
   const spec = text.trimStart().startsWith("{") ? parseJson(text) : parseShort(text);
   resolvePolicy(spec);
   return spec;
+}
+
+/** A spec as `parsePolicy` reads it. */
+export function formatPolicy(spec: PolicySpec): string {
+  if (spec.policy === "perLayer" || spec.policy === "perHead") return JSON.stringify(spec);
+  const options = Object.entries(spec)
+    .filter(([key, value]) => key !== "policy" && value !== undefined)
+    .map(([key, value]) => `${key}=${value}`);
+  return options.length === 0 ? spec.policy : `${spec.policy}:${options.join(",")}`;
 }
 
 function parseJson(text: string): PolicySpec {
@@ -136,6 +154,7 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return kvmerger(known);
     case "compensated":
       return compensated(known);
+    case "auto":
     case "lacache":
     case "razor":
     case "perLayer":

@@ -3,6 +3,7 @@ import { freemem } from "node:os";
 import type { Backend } from "../../backends/contract.js";
 import { createBackend } from "../../backends/resolve.js";
 import { bytesPerToken } from "../../cache/layout.js";
+import type { PolicySpec } from "../../cache/policies/resolve.js";
 import { formatBytes } from "../../engine/bytes.js";
 import { planModel } from "../../engine/load.js";
 import type { OpenParameters } from "../../engine/protocol.js";
@@ -36,7 +37,7 @@ export async function needs(checkpoint: Checkpoint, tape: Tape, parameters: Open
       scratchBytes,
       context,
       sequences: parameters.sequences,
-      cache: { policy: parameters.cache.policy, codec: parameters.cache.codec },
+      cache: { policy: plan.policy ?? parameters.cache.policy, codec: parameters.cache.codec },
       backend: backend.description,
     };
     return { facts, refusal: fits ? null : (plan.refusal ?? shortOf(neededBytes, free)) };
@@ -46,6 +47,8 @@ export async function needs(checkpoint: Checkpoint, tape: Tape, parameters: Open
 }
 
 interface Needs {
+  /** What is kept; null where nothing fits. */
+  readonly policy: PolicySpec | null;
   readonly weightBytes: number;
   readonly cacheBytes: number;
   readonly scratchBytes: number;
@@ -57,14 +60,23 @@ interface Needs {
 /** The engine's own plan, or the numbers with which it refuses. */
 async function planned(checkpoint: Checkpoint, backend: Backend, parameters: OpenParameters): Promise<Needs> {
   try {
-    const { weightBytes, fit, endless, context } = await planModel(checkpoint, backend, parameters);
+    const { weightBytes, fit, endless, context, cache } = await planModel(checkpoint, backend, parameters);
     const { cacheBytes, scratchBytes } = fit;
-    return { weightBytes, cacheBytes, scratchBytes, context: endless ? null : context, refusal: null };
+    const { policy } = cache;
+    return {
+      policy,
+      weightBytes,
+      cacheBytes,
+      scratchBytes,
+      context: endless ? null : context,
+      refusal: null,
+    };
   } catch (error) {
     if (!(error instanceof MillraceError) || error.code !== "OUT_OF_BUDGET") throw error;
     const number = (name: keyof ErrorDetails) => Number(error.details[name] ?? 0);
     const context = number("context");
     return {
+      policy: null,
       weightBytes: number("weightBytes"),
       cacheBytes: number("cacheBytes"),
       scratchBytes: number("scratchBytes"),

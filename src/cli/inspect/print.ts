@@ -1,4 +1,5 @@
 /** `millrace inspect` for people. */
+import { formatPolicy } from "../../cache/policies/resolve.js";
 import { formatBytes } from "../../engine/bytes.js";
 import { bold, cut, oneLine, plural, printable, table } from "../terminal.js";
 import type { Report } from "./report.js";
@@ -122,8 +123,7 @@ function tokenizerSection({ tokenizer }: Report): string {
 
 function memorySection(memory: NonNullable<Report["memory"]>): string {
   const { context, sequences, cache, budgetBytes, fits } = memory;
-  const policy =
-    cache.policy.policy === "window" ? `window of ${plural(cache.policy.tokens, "token")}` : "full";
+  const policy = formatPolicy(cache.policy);
   const streams = sequences > 1 ? `${sequences} x ` : "";
   const holds = `${streams}${context === null ? "endless streams" : plural(context, "token")}`;
   const rows = [
