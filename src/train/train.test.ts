@@ -3,13 +3,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { localThread } from "../../test/support/local-thread.js";
+import { findCompiler } from "../backends/native/build.js";
 import { loadModel } from "../engine/load.js";
 import { type Model, openOn, openParameters } from "../engine/model.js";
 import { openCheckpoint } from "../formats/open.js";
 import { parseLengths, stepsOf } from "./lengths.js";
+import { OPTIMISER_NAMES } from "./optimisers/resolve.js";
 import { type TrainOptions, type TrainStart, train } from "./train.js";
 import type { TrainEvent } from "./trainer.js";
 import { type TrainingData, textFiles } from "./training-data.js";
+
+const hasCompiler = await findCompiler().then(
+  () => true,
+  () => false,
+);
 
 let folder: string;
 let data: TrainingData;
@@ -116,6 +123,23 @@ describe("train", () => {
       message: expect.stringMatching(/width 16.*there.*width 32.*now/),
     });
   });
+
+  it.skipIf(!hasCompiler).each(OPTIMISER_NAMES)(
+    "native, %s (skipped where no C compiler runs): the same file whatever the threads, stopped or not",
+    async (optimiser) => {
+      const changes = { backend: "native", optimiser, rate: 0.01, steps: 6 } as const;
+      const straight = await train(options({ ...changes, threads: 2, out: join(folder, "two.gguf") }));
+      const checkpoint = { folder: join(folder, `native-${optimiser}`), every: 2 };
+      const stop = new AbortController();
+      const onEvent = (event: TrainEvent | TrainStart) =>
+        event.kind === "step" && event.step === 3 && stop.abort();
+      const first = train(options({ ...changes, threads: 1, checkpoint, onEvent, signal: stop.signal }));
+      await expect(first).rejects.toMatchObject({ code: "ABORTED" });
+      const out = join(folder, "one.gguf");
+      await train(options({ ...changes, threads: 1, out, checkpoint: { ...checkpoint, resume: true } }));
+      expect(await readFile(out)).toEqual(await readFile(straight.out));
+    },
+  );
 
   const refused: [what: string, changes: object, said: string][] = [
     ["an option that does not exist", { stepz: 3 }, 'Did you mean "steps"'],
