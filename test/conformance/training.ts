@@ -86,9 +86,9 @@ const MULTIPLIES = [
   [13, 33, 17],
   [96, 64, 256],
   [97, 31, 257],
-  [200, 130, 40],
-  [30, 600, 70],
-  [300, 48, 520],
+  [270, 40, 30],
+  [20, 530, 20],
+  [50, 20, 450],
 ].flatMap(([rows = 0, columns = 0, inner = 0]) =>
   [0, 1, 2, 3].map((transposes): Case => {
     const transposeA = (transposes & 1) > 0;
@@ -303,11 +303,11 @@ const DECODER: Case[] = [
     tolerance: 1e-6,
     run(world) {
       for (const type of Object.keys(LAYOUTS) as TensorType[]) {
-        const bytes = new Uint8Array(37 * rowBytes(type, 256));
-        blockFormat(type).encode?.(world.random.floats(37 * 256), bytes);
-        const stored = world.t.store(type, 37, 256, bytes);
-        world.t.decode(stored, 0, world.matrix(37, 256));
-        world.t.decode(stored, 19, world.matrix(5, 256));
+        const bytes = new Uint8Array(21 * rowBytes(type, 256));
+        blockFormat(type).encode?.(world.random.floats(21 * 256), bytes);
+        const stored = world.t.store(type, 21, 256, bytes);
+        world.t.decode(stored, 0, world.matrix(21, 256));
+        world.t.decode(stored, 14, world.matrix(5, 256));
       }
       const odd = new Float32Array(5 * 9).map((_, i) => i);
       const stored = world.t.store("F32", 5, 9, new Uint8Array(odd.buffer));
@@ -316,10 +316,18 @@ const DECODER: Case[] = [
   },
 ];
 
+const answers = new Map<Case, Promise<ArrayLike<number>[]>>();
+
+/** What the reference makes of a script, computed once for all backends. */
+function answerTo(script: Case): Promise<ArrayLike<number>[]> {
+  const known = answers.get(script) ?? play(createReferenceTraining(), script);
+  answers.set(script, known);
+  return known;
+}
+
 /** Runs the suite; `create` opens the backend with so many threads. */
 export function describeTraining(create: (threads: number) => Promise<Backend>): void {
   describe("training arithmetic", () => {
-    const reference = createReferenceTraining();
     const backends: Backend[] = [];
     let one: TrainingArithmetic;
     let three: TrainingArithmetic;
@@ -338,7 +346,7 @@ export function describeTraining(create: (threads: number) => Promise<Backend>):
 
     test.each([...MULTIPLIES, ...ATTENTIONS, ...ELEMENTWISE, ...DECODER])("$name", async (script) => {
       const got = await play(one, script);
-      compare(got, await play(reference, script), script.tolerance ?? 1e-5);
+      compare(got, await answerTo(script), script.tolerance ?? 1e-5);
       expect(await play(three, script)).toEqual(got);
     });
 
