@@ -59,7 +59,11 @@ function makeSchema() {
   });
   return z.strictObject({
     identity: z.strictObject({ model: z.string(), tokenizer: z.string() }),
-    cache: z.strictObject({ policy: z.looseObject({ policy: z.string() }), codec: z.enum(CODEC_NAMES) }),
+    cache: z.strictObject({
+      policy: z.looseObject({ policy: z.string() }),
+      codec: z.enum(CODEC_NAMES),
+      why: z.string().optional(),
+    }),
     memoryBytes: count,
     header: z.string(),
     before: z.enum(BEFORE),

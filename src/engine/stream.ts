@@ -263,10 +263,10 @@ export class Stream implements Task {
     }
     const left = this.#truncate(to);
     for (const append of this.#appends.splice(0)) {
-      append.listener.fail(
-        new MillraceError("ABORTED", "The session was rewound before these tokens were in."),
-      );
+      if (append.end <= to) this.#appends.push(append);
+      else append.listener.fail(new MillraceError("ABORTED", "The session was rewound to before these tokens."));
     }
+    this.#settleAppends();
     if (to === 0) this.before = "nothing";
     this.#report();
     return left;
