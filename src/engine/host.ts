@@ -123,6 +123,11 @@ class Host {
       case "append":
         this.#later(id, this.#opened().sessions.append(id, call.parameters.session, call.parameters.prompt));
         break;
+      case "appendScored": {
+        const { session, prompt } = call.parameters;
+        this.#later(id, this.#opened().sessions.appendScored(id, session, prompt));
+        break;
+      }
       case "answer": {
         const { session, answer } = call.parameters;
         const emit = (piece: Emission) => this.#pieces.push({ id, piece });

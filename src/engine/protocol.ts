@@ -168,6 +168,14 @@ export interface SessionInfo {
   readonly unfinished: boolean;
 }
 
+/** Tokens that a session took in, and what its model gave to each. */
+export interface Scores {
+  /** [n] */
+  readonly tokens: Int32Array;
+  /** [n] natural log of each token's probability, given all before it; NaN for the stream's first. */
+  readonly logprobs: Float32Array;
+}
+
 /** Calls that the worker answers: parameters and result of each. */
 export interface Calls {
   open: { parameters: OpenParameters; result: LoadedInfo };
@@ -195,6 +203,7 @@ export interface Calls {
   save: { parameters: { readonly session: number; readonly path: string }; result: number };
   fork: { parameters: { readonly session: number }; result: SessionInfo };
   append: { parameters: { readonly session: number; readonly prompt: Prompt }; result: number };
+  appendScored: { parameters: { readonly session: number; readonly prompt: Prompt }; result: Scores };
   answer: {
     parameters: { readonly session: number; readonly answer: AnswerParameters | "resume" };
     result: GenerationEnd;

@@ -19,6 +19,7 @@ import {
   type GenerationEnd,
   MAX_UNREAD_PIECES,
   type Prompt,
+  type Scores,
   type SessionInfo,
   type SessionParameters,
   type SessionReport,
@@ -32,7 +33,7 @@ import {
   type UnfinishedAnswer,
   writeManifest,
 } from "./session-manifest.js";
-import { MOST_TOKENS, REMEMBERED, Stream, type StreamParts } from "./stream.js";
+import { type AppendListener, MOST_TOKENS, REMEMBERED, Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
 export interface SessionsParts {
@@ -151,6 +152,16 @@ export class Sessions {
 
   /** Takes tokens in; resolves, with how many they are, once at most the last of them waits. Throws as `Stream.append`. */
   async append(id: number, session: number, prompt: Prompt): Promise<number> {
+    const { tokens } = await this.#append(id, session, prompt, false);
+    return tokens.length;
+  }
+
+  /** Likewise, with what the model gave to each token. */
+  appendScored(id: number, session: number, prompt: Prompt): Promise<Scores> {
+    return this.#append(id, session, prompt, true);
+  }
+
+  async #append(id: number, session: number, prompt: Prompt, scored: boolean): Promise<Scores> {
     const { stream } = await this.#session(session);
     const { engine } = this.#parts;
     return new Promise((resolve, reject) => {
@@ -162,10 +173,13 @@ export class Sessions {
           then();
         };
         this.#appends.set(id, stream);
-        stream.append(id, tokens, {
-          end: () => settle(() => resolve(tokens.length)),
+        const logprobs = new Float32Array(scored ? tokens.length : 0).fill(Number.NaN);
+        const scores = { tokens, logprobs };
+        const listener: AppendListener = {
+          end: () => settle(() => resolve(scores)),
           fail: (error) => settle(() => reject(error)),
-        });
+        };
+        stream.append(id, tokens, listener, scored ? scores : null);
         if (prompt instanceof Int32Array || typeof prompt === "string") {
           if (stream.before === "nothing") stream.before = "text";
         } else stream.before = prompt.options.addGenerationPrompt === false ? "turn" : "answer";

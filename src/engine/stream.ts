@@ -8,10 +8,11 @@
 import type { CacheEvent, SequenceCache } from "../cache/sequence.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { PlainDecoder } from "../decoding/plain.js";
+import { logProbability } from "../decoding/score.js";
 import { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
 import type { Before } from "./language.js";
-import type { AnswerParameters, SessionReport } from "./protocol.js";
+import type { AnswerParameters, Scores, SessionReport } from "./protocol.js";
 import { RecentTokens } from "./recent-tokens.js";
 import type { RequestEnd } from "./request.js";
 import type { Place, Task } from "./task.js";
@@ -42,6 +43,7 @@ interface Append {
   from: number;
   end: number;
   readonly listener: AppendListener;
+  readonly scores: Scores | null;
 }
 
 /** An answer under way, in the form that another stream can take up. */
@@ -103,6 +105,8 @@ export class Stream implements Task {
   #paused = false;
   /** Tokens that this step took. */
   #taken = 0;
+  /** Position of the token whose logits come next. */
+  #row = 0;
   /** Why nothing can be done with it any more. */
   #broken: MillraceError | null = null;
 
@@ -159,9 +163,9 @@ export class Stream implements Task {
 
   /**
    * Tokens that follow all others. Throws PROMPT_TOO_LONG where they do not fit what the cache can hold, OUT_OF_BUDGET
-   * while too many wait.
+   * while too many wait. `scores` are those of these tokens, and filled in when the listener hears of the end.
    */
-  append(id: number, tokens: Int32Array, listener: AppendListener): void {
+  append(id: number, tokens: Int32Array, listener: AppendListener, scores: Scores | null = null): void {
     this.#checkUsable();
     const from = this.length;
     const end = from + tokens.length;
@@ -175,7 +179,7 @@ export class Stream implements Task {
     }
     this.#queue.push(tokens);
     this.#lastAppend = from;
-    this.#appends.push({ id, from, end, listener });
+    this.#appends.push({ id, from, end, listener, scores });
     this.#settleAppends();
     this.#wake();
   }
@@ -264,7 +268,8 @@ export class Stream implements Task {
     const left = this.#truncate(to);
     for (const append of this.#appends.splice(0)) {
       if (append.end <= to) this.#appends.push(append);
-      else append.listener.fail(new MillraceError("ABORTED", "The session was rewound to before these tokens."));
+      else
+        append.listener.fail(new MillraceError("ABORTED", "The session was rewound to before these tokens."));
     }
     this.#settleAppends();
     if (to === 0) this.before = "nothing";
@@ -302,10 +307,13 @@ export class Stream implements Task {
 
   get pending(): number {
     if (this.#paused || this.#broken) return 0;
-    return this.#wantsLogits ? this.#queue.length : Math.max(0, this.#queue.length - this.#heldBack);
+    if (this.#wantsLogits) return this.#queue.length;
+    const scored = this.#scoredEnd - 1 - this.cache.nextPosition;
+    return Math.max(0, scored, this.#queue.length - this.#heldBack);
   }
 
   get outputs(): Outputs {
+    if (this.#scoredEnd > 0) return "all";
     return this.#wantsLogits ? "last" : "none";
   }
 
@@ -326,6 +334,7 @@ export class Stream implements Task {
   take(count: number): Int32Array {
     if (this.#answer && Number.isNaN(this.#answer.startedAt)) this.#answer.startedAt = performance.now();
     this.#taken = count;
+    this.#row = this.cache.nextPosition - (this.#scoredEnd > 0 ? count : 1);
     const tokens = this.#queue.take(count);
     this.#recent.push(tokens);
     const { onTake } = this.#parts;
@@ -340,6 +349,21 @@ export class Stream implements Task {
   }
 
   accept(logits: Float32Array, now: number): void {
+    const position = this.#row++;
+    this.#score(position + 1, logits);
+    // What the stream holds back has not run: nothing goes on from here yet.
+    if (position === this.cache.nextPosition - 1 && this.#queue.length === 0) this.#say(logits, now);
+  }
+
+  #score(position: number, logits: Float32Array): void {
+    const append = this.#appends.find(({ from, end }) => position >= from && position < end);
+    if (!append?.scores) return;
+    const { tokens, logprobs } = append.scores;
+    const at = position - append.from;
+    logprobs[at] = logProbability(logits, tokens[at]!);
+  }
+
+  #say(logits: Float32Array, now: number): void {
     const answer = this.#answer;
     // It was broken off while the step was under way.
     if (!answer) return;
@@ -403,6 +427,11 @@ export class Stream implements Task {
     this.#report();
   }
 
+  /** Where the last of what is to be scored ends; 0 where nothing is. */
+  get #scoredEnd(): number {
+    return this.#appends.findLast(({ scores }) => scores !== null)?.end ?? 0;
+  }
+
   get #wantsLogits(): boolean {
     return this.#answer !== null && this.#answer.credit > 0;
   }
@@ -460,8 +489,11 @@ export class Stream implements Task {
   /** An append is in when no more of it waits than may. */
   #settleAppends(): void {
     const next = this.cache.nextPosition;
-    while (this.#appends.length > 0 && this.#appends[0]!.end - this.#heldBack <= next)
-      this.#appends.shift()!.listener.end();
+    for (let append = this.#appends[0]; append !== undefined; append = this.#appends[0]) {
+      if (append.end - (append.scores ? 1 : this.#heldBack) > next) break;
+      this.#appends.shift();
+      append.listener.end();
+    }
   }
 
   #wake(): void {

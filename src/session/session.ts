@@ -9,6 +9,7 @@ import type {
   Calls,
   ModelInfo,
   RenderOptions,
+  Scores,
   SessionInfo,
   SessionReport,
 } from "../engine/protocol.js";
@@ -105,18 +106,15 @@ export class Session implements AsyncDisposable {
    * then stands as before, save for what `details.taken` says is in.
    */
   append(input: PromptInput, options: AppendOptions = {}): Promise<number> {
-    refuseUnknown("append", options, ["chat", "signal"]);
-    const { chat, signal } = options;
-    checkSignal(signal);
-    const prompt = checkedPrompt(input, chat, this.#model.vocabularySize);
-    if (signal?.aborted) {
-      const message = "The caller's signal ended the append: none of its tokens are in.";
-      return Promise.reject(new MillraceError("ABORTED", message, { taken: 0 }));
-    }
-    const { id, result } = this.#connection.call("append", { session: this.#id, prompt });
-    const cancel = () => this.#connection.tell({ type: "cancel", id });
-    signal?.addEventListener("abort", cancel);
-    return this.#connection.hold(result.finally(() => signal?.removeEventListener("abort", cancel)));
+    return this.#append("append", input, options);
+  }
+
+  /**
+   * As `append`, and tells what the model gave to each of the tokens: perplexity of streams of any length. All of them
+   * but the very last are run at once, whatever the session holds back for recall.
+   */
+  score(input: PromptInput, options: AppendOptions = {}): Promise<Scores> {
+    return this.#append("appendScored", input, options);
   }
 
   /**
@@ -203,6 +201,25 @@ export class Session implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #append<N extends "append" | "appendScored">(
+    name: N,
+    input: PromptInput,
+    options: AppendOptions,
+  ): Promise<Calls[N]["result"]> {
+    refuseUnknown(name === "append" ? "append" : "score", options, ["chat", "signal"]);
+    const { chat, signal } = options;
+    checkSignal(signal);
+    const prompt = checkedPrompt(input, chat, this.#model.vocabularySize);
+    if (signal?.aborted) {
+      const message = "The caller's signal ended the append: none of its tokens are in.";
+      return Promise.reject(new MillraceError("ABORTED", message, { taken: 0 }));
+    }
+    const { id, result } = this.#connection.call(name, { session: this.#id, prompt });
+    const cancel = () => this.#connection.tell({ type: "cancel", id });
+    signal?.addEventListener("abort", cancel);
+    return this.#connection.hold(result.finally(() => signal?.removeEventListener("abort", cancel)));
   }
 
   #answer(
