@@ -99,7 +99,10 @@ export function readManifest(path: string, text: string): SessionManifest {
   try {
     return {
       ...rest,
-      cache: cacheSpec({ policy: cache.policy as unknown as PolicySpec, codec: cache.codec }),
+      cache: {
+        ...cacheSpec({ policy: cache.policy as unknown as PolicySpec, codec: cache.codec }),
+        ...(cache.why === undefined ? {} : { why: cache.why }),
+      },
       unfinished: unfinished as UnfinishedAnswer | null,
     };
   } catch (cause) {
