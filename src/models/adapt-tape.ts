@@ -5,7 +5,7 @@ import type { LowRankPair, Op, Tape, VectorRef, WeightRef } from "../tape/tape.j
 import type { LowRank, LowRanks } from "./low-rank.js";
 
 /**
- * The tape with an operation behind every matrix that one of the adapters changes, and a checkpoint that also has the
+ * The tape with an operation behind every product with a matrix that one of the adapters changes, and a checkpoint that also has the
  * adapters' numbers. Spans name an adapter by its place in `adapters`.
  */
 export function adaptTape(
@@ -34,11 +34,20 @@ export function adaptTape(
       return [{ adapter: number, rank: change.rank, down, up }];
     });
   };
-  const ops = tape.ops.flatMap((op): Op[] => {
-    if (op.op !== "matmul") return [op];
+  const ops: Op[] = [];
+  /** Changes of the products that were just written: side by side, they wait for each other less. */
+  let pending: Extract<Op, { op: "lowRank" }>[] = [];
+  for (const op of tape.ops) {
+    if (op.op !== "matmul" || pending.some(({ out }) => out === op.x || out === op.out)) {
+      ops.push(...pending);
+      pending = [];
+    }
+    ops.push(op);
+    if (op.op !== "matmul") continue;
     const pairs = pairsOf(op.weight);
-    return pairs.length === 0 ? [op] : [op, { op: "lowRank", x: op.x, pairs, out: op.out }];
-  });
+    if (pairs.length > 0) pending.push({ op: "lowRank", x: op.x, pairs, out: op.out });
+  }
+  ops.push(...pending);
   return { tape: { ...tape, ops, vectors }, checkpoint: overlayCheckpoint(checkpoint, tensors) };
 }
 

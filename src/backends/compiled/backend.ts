@@ -91,7 +91,7 @@ export class CompiledBackend implements Backend {
 }
 
 /** Offsets in the control region: what the interpreter reads besides the step. */
-function controlLayout(tape: Tape, { instructions, lowRanks }: Lowered) {
+function controlLayout(tape: Tape, { instructions, plain, lowRanks }: Lowered) {
   let bytes = 0;
   const take = (length: number): number => {
     const at = bytes;
@@ -103,6 +103,7 @@ function controlLayout(tape: Tape, { instructions, lowRanks }: Lowered) {
     barrier: take(BARRIER_WORDS * 4),
     counters: take(instructions.length * 4),
     ops: take(instructions.length * OP_RECORD.bytes),
+    plainOps: take(plain.length * OP_RECORD.bytes),
     /** By layer: int32 [numKvHeads][2]. */
     laneMaps: tape.kv.map(({ numKvHeads }) => take(numKvHeads * 8)),
     /** By op: LowRank [adapters]. */
@@ -159,6 +160,7 @@ class CompiledProgram implements Program {
     if (this.#steps.write(step)) this.#writeOps();
     const { counters, program } = this.#layout;
     this.#control.int32(counters, this.#lowered.instructions.length).fill(0);
+    this.#chooseOps(step.spans.some(({ adapter }) => adapter !== undefined));
     this.#machine.run(this.#control.address + program);
     this.#numTokens = step.tokens.length;
     this.#numOutputs = step.outputs.length;
@@ -198,12 +200,19 @@ class CompiledProgram implements Program {
     const at = this.#layout;
     const { address } = this.#control;
     const words = this.#control.int32(at.program, PROGRAM.bytes >> 2);
-    putAddress(words, PROGRAM.ops >> 2, address + at.ops);
     putAddress(words, PROGRAM.step >> 2, this.#steps.address);
     putAddress(words, PROGRAM.counters >> 2, address + at.counters);
     putAddress(words, PROGRAM.barrier >> 2, address + at.barrier);
-    words[PROGRAM.numOps >> 2] = this.#lowered.instructions.length;
     words[PROGRAM.threads >> 2] = this.#machine.numThreads;
+  }
+
+  /** What the next run executes: all, or what is left where no sequence has an adapter. */
+  #chooseOps(withAdapters: boolean): void {
+    const { program, ops, plainOps } = this.#layout;
+    const { instructions, plain } = this.#lowered;
+    const words = this.#control.int32(program, PROGRAM.bytes >> 2);
+    putAddress(words, PROGRAM.ops >> 2, this.#control.address + (withAdapters ? ops : plainOps));
+    words[PROGRAM.numOps >> 2] = (withAdapters ? instructions : plain).length;
   }
 
   /** Which group of the cache's layout holds a layer's head, and at which lane. */
@@ -230,8 +239,8 @@ class CompiledProgram implements Program {
   }
 
   #writeOps(): void {
-    const { ops, laneMaps, lowRanks } = this.#layout;
-    const { instructions } = this.#lowered;
+    const { ops, plainOps, laneMaps, lowRanks } = this.#layout;
+    const { instructions, plain } = this.#lowered;
     const at = {
       scratch: this.#scratch.address,
       weights: this.#weights.addresses,
@@ -241,5 +250,6 @@ class CompiledProgram implements Program {
       lowRanks: lowRanks.map((offset) => this.#control.address + offset),
     };
     encode(this.#lowered, at, this.#control.bytes(ops, instructions.length * OP_RECORD.bytes));
+    encode(this.#lowered, at, this.#control.bytes(plainOps, plain.length * OP_RECORD.bytes), plain);
   }
 }

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { TestRandom } from "../../../test/support/random.js";
-import type { RopeRef, Tape, WeightSpec } from "../../tape/tape.js";
+import type { Op, RopeRef, Tape, WeightSpec } from "../../tape/tape.js";
 import { TapeBuilder } from "../../tape/tape.js";
 import type { ProgramLimits } from "../contract.js";
 import {
@@ -337,6 +337,26 @@ describe("lower", () => {
     tape.matmul(x, weight("b"), { addTo: first });
     const result = lowered(tape.finish(tape.select(first)));
     expect(listing(result)).toBe("EMBED | QUANTIZE | MATMUL RMS_NORM | QUANTIZE | MATMUL | SELECT");
+  });
+
+  test("what adapters add is left out where no sequence has one", () => {
+    const tape = modelTape("Q4_0", 1);
+    const vector = (width: number) => ({ ...tape.vectors[0]!, width });
+    const change = (op: Op): Op[] => {
+      if (op.op !== "matmul") return [];
+      const pair = { adapter: 0, rank: 2, down: vector(2 * op.x.width), up: vector(2 * op.out.width) };
+      return [{ op: "lowRank", x: op.x, pairs: [pair], out: op.out }];
+    };
+    const rope = tape.ops.findIndex(({ op }) => op === "rope");
+    const before = tape.ops.slice(0, rope);
+    const ops = [...before, ...before.flatMap(change), ...tape.ops.slice(rope)];
+    const result = lowered({ ...tape, ops });
+    expect(listing(result)).toContain(
+      "| MATMUL MATMUL MATMUL | LOW_RANK_DOWN LOW_RANK_DOWN LOW_RANK_DOWN " +
+        "| LOW_RANK_UP LOW_RANK_UP LOW_RANK_UP | ROPE",
+    );
+    expect(listing({ ...result, instructions: result.plain })).toBe(listing(lowered(tape)));
+    expect(lowered(tape).plain).toEqual(lowered(tape).instructions);
   });
 
   test("no two ops between two barriers conflict, by any range that they touch", () => {

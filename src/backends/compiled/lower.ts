@@ -50,6 +50,8 @@ export interface Instruction {
 
 export interface Lowered {
   readonly instructions: readonly Instruction[];
+  /** The same without what adapters add, for steps in which no sequence has one. */
+  readonly plain: readonly Instruction[];
   /** What each instruction reads and writes: scratch bytes, and one imaginary byte per layer's pages after them. */
   readonly accesses: readonly Access[];
   /** Offset in scratch of every scratch operand. */
@@ -94,6 +96,19 @@ const ropeTable = (ref: RopeRef | null): Operand => (ref ? { kind: "rope", id: r
 export const tableLength = (pairs: readonly LowRankPair[]): number =>
   1 + Math.max(-1, ...pairs.map(({ adapter }) => adapter));
 
+/** The ops one by one, save that changes of low rank that follow each other run phase by phase, to wait only once. */
+function togetherOf(ops: readonly Op[]): Op[][] {
+  const runs: Op[][] = [];
+  for (const op of ops) {
+    const run = runs.at(-1);
+    const joins = (other: Op): boolean =>
+      op.op === "lowRank" && other.op === "lowRank" && other.out !== op.x && other.out !== op.out;
+    if (run?.every(joins)) run.push(op);
+    else runs.push([op]);
+  }
+  return runs;
+}
+
 /** Writes the drafts: instructions without barriers, and the scratch objects they name. */
 class Drafting {
   readonly drafts: Draft[] = [];
@@ -120,7 +135,12 @@ class Drafting {
       weights: this.#object(maxTokens * perToken * 4),
       lists: this.#object((experts + 1 + maxTokens * perToken) * 4),
     }));
-    for (const op of tape.ops) for (const draft of this.#translate(op)) this.#push(draft);
+    for (const run of togetherOf(tape.ops)) {
+      const drafts = run.map((op) => this.#translate(op));
+      for (let phase = 0; drafts.some(({ length }) => phase < length); phase++) {
+        for (const draft of drafts.flatMap((list) => list[phase] ?? [])) this.#push(draft);
+      }
+    }
   }
 
   #object(bytes: number): ScratchId {
@@ -376,9 +396,19 @@ export function lower(
       writes: [...writes.map(range), ...pages(writesPages)],
     }),
   );
-  const waits = barriers(accesses);
+  const instructionsOf = (indexes: readonly number[]): Instruction[] => {
+    const waits = barriers(indexes.map((index) => accesses[index]!));
+    return indexes.map((index, k) => {
+      const { code, i, f, p } = drafts[index]!;
+      return { code, i, f, p, barrier: waits[k]! };
+    });
+  };
+  const all = drafts.map((_, index) => index);
+  const isPlain = (index: number): boolean =>
+    drafts[index]!.code !== OP.LOW_RANK_DOWN && drafts[index]!.code !== OP.LOW_RANK_UP;
   return {
-    instructions: drafts.map(({ code, i, f, p }, index) => ({ code, i, f, p, barrier: waits[index]! })),
+    instructions: instructionsOf(all),
+    plain: instructionsOf(all.filter(isPlain)),
     accesses,
     scratchOffsets: offsets,
     scratchBytes: align(bytes),
@@ -416,10 +446,15 @@ function resolve(operand: Operand, lowered: Lowered, at: Addresses): number {
   }
 }
 
-/** Writes the instructions as `Op` structs, OP_RECORD.bytes each, into `out`. */
-export function encode(lowered: Lowered, at: Addresses, out: Uint8Array): void {
+/** Writes instructions of `lowered` as `Op` structs, OP_RECORD.bytes each, into `out`. */
+export function encode(
+  lowered: Lowered,
+  at: Addresses,
+  out: Uint8Array,
+  instructions: readonly Instruction[] = lowered.instructions,
+): void {
   const view = new DataView(out.buffer, out.byteOffset, out.byteLength);
-  lowered.instructions.forEach(({ code, barrier, i, f, p }, index) => {
+  instructions.forEach(({ code, barrier, i, f, p }, index) => {
     if (i.length > OP_RECORD.numI || f.length > OP_RECORD.numF || p.length > OP_RECORD.numP) {
       throw new MillraceError("INTERNAL", `Op ${code} has more fields than a record.`, { code });
     }
