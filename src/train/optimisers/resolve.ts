@@ -28,7 +28,7 @@ export const DEFAULT_RATES: Readonly<Record<OptimiserName, number>> = {
   muon: 1e-2,
   apollo: 1e-2,
   "apollo-mini": 1e-2,
-  mezo: 1e-5,
+  mezo: 1e-3,
 };
 
 /** The optimiser of `parameters` that `spec` asks for, with zeroed state. Throws OUT_OF_BUDGET. */
