@@ -184,11 +184,14 @@ export function damaged(path: string, what: string, options?: ErrorOptions): Mil
   );
 }
 
-/** Reads on where it stands, at once: nothing else runs in between. */
+/** Reads on where it stands, at once: nothing else runs in between. Small parts come out of one chunk. */
 class FileSource implements SnapshotSource {
   readonly #file: OpenFile;
   #at: number;
   readonly #end: number;
+  /** What was read ahead: from `#used` on, bytes of the file from `#at` on. */
+  #chunk = new Uint8Array();
+  #used = 0;
 
   constructor(file: OpenFile, start: number, end: number) {
     this.#file = file;
@@ -204,10 +207,20 @@ class FileSource implements SnapshotSource {
     const into = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
     if (into.length > this.left) throw damaged(this.#file.path, "its body ends too early");
     for (let done = 0; done < into.length; ) {
-      const count = readSync(this.#file.handle.fd, into, done, into.length - done, this.#at);
-      if (count === 0) throw damaged(this.#file.path, "it was cut short while it was read");
-      done += count;
-      this.#at += count;
+      if (this.#used === this.#chunk.length) this.#readAhead();
+      const part = this.#chunk.subarray(this.#used, this.#used + into.length - done);
+      into.set(part, done);
+      done += part.length;
+      this.#used += part.length;
+      this.#at += part.length;
     }
+  }
+
+  #readAhead(): void {
+    const chunk = this.#chunk.buffer.byteLength > 0 ? new Uint8Array(this.#chunk.buffer) : new Uint8Array(CHUNK_BYTES);
+    const count = readSync(this.#file.handle.fd, chunk, 0, Math.min(chunk.length, this.left), this.#at);
+    if (count === 0) throw damaged(this.#file.path, "it was cut short while it was read");
+    this.#chunk = chunk.subarray(0, count);
+    this.#used = 0;
   }
 }
