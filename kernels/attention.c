@@ -180,8 +180,10 @@ static inline uint32_t between(i32x16 positions, int32_t after, int32_t last) {
 // Sets what the rows see of a group; 0 where they see nothing.
 static inline int look(const Sight *sight, Group16 *group) {
   i32x16 positions = i32x16_load(group->positions);
-  group->live = between(positions, edge(sight->low, sight->window), sight->high);
-  group->masked = between(positions, edge(sight->high, sight->window), sight->low) != 0xffff;
+  uint32_t shown = 0xffff;  // a log count below zero is that of no token: minus infinity
+  if (group->log_counts) shown = mask16_bits(i32x16_gt(i32x16_load((const int32_t *)group->log_counts), i32x16_set1(-1)));
+  group->live = between(positions, edge(sight->low, sight->window), sight->high) & shown;
+  group->masked = (between(positions, edge(sight->high, sight->window), sight->low) & shown) != 0xffff;
   return group->live != 0;
 }
 
@@ -232,13 +234,13 @@ static int next_block(Walk *walk, const Sight *sight, Block *block) {
       }
       Group16 *group = &block->group[block->groups];
       group->positions = positions + walk->slot;
+      group->log_counts = log_counts ? log_counts + walk->slot : 0;
       if (look(sight, group)) {
         const uint8_t *at = group_address(walk->step, view, walk->lane, page, walk->slot, bytes);
         group->keys = at + keys_at;
         group->values = at + values_at;
         group->scales = keys_at ? (const float *)at : 0;
         group->mass = mass ? mass + walk->slot : 0;
-        group->log_counts = log_counts ? log_counts + walk->slot : 0;
         group->ahead = 0;
         block->groups++;
       }

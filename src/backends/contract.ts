@@ -64,7 +64,8 @@ export interface KvView {
   /** Where attention adds up the probability that each slot receives. Null: nobody asked. */
   readonly mass: KvMass | null;
   /**
-   * f32 [numPages x pageTokens]: natural log of how many tokens a slot stands for (0: one), added to its scores.
+   * f32 [numPages x pageTokens]: natural log of how many tokens a slot stands for, added to its scores: 0 for one, more
+   * for several, -Infinity for a slot that is not to be seen.
    * Null: every slot holds one token.
    */
   readonly logCounts: Region | null;

@@ -4,11 +4,12 @@
  * counted in the report and told to listeners.
  *
  * A policy is one file in policies/ and one line in policies/resolve.ts. Most write only a score and let `byScore`
- * (score.ts) make the plan; those that need more (their own segment, moves) write `plan`, most simply within `inBlocks`
- * (blocks.ts). Policies compose by wrapping (policies/visible.ts) and by giving lanes policies of their own (`perLayer`,
- * `perHead` in lanes.ts), never by flags. test/support/cache-suite.ts holds what every one of them must.
+ * (score.ts) make the plan, or `selecting` (select.ts) the choice of what is attended; those that need more (their own
+ * segment, moves, merges) write `plan`, most simply within `inBlocks` (blocks.ts). Policies compose by wrapping
+ * (policies/visible.ts) and by giving lanes policies of their own (`perLayer`, `perHead` in lanes.ts), never by flags.
+ * test/support/cache-suite.ts holds what every one of them must.
  *
- * To add a kind of plan step (merge, demote, recode): add it to `PlanStep`; take its tokens out in `LaneTable.stage`,
+ * To add a kind of plan step (to recode, say): add it to `PlanStep`; take its tokens out in `LaneTable.stage`,
  * so that it can be undone, and carry it out in `LaneTable.evict`; count it in `LaneCounts` and tell it as a
  * `CacheEvent`; give it a policy in test/support/cache-policies.ts. The union holds only what is carried out.
  */
@@ -104,6 +105,18 @@ export interface MassSpec {
   tempered?(seen: number): Tempered;
 }
 
+/** Attention to a part of the tokens that are held. None goes: what is not attended now may be later. */
+export interface Selects {
+  /**
+   * What a step attends to when `seen` tokens have been stored: all; what `choose` says; or as the step before. Tokens
+   * stored since the last choice are attended in any case. To depend on `seen` alone, steps must end where this changes
+   * from or to "all" (`maxIncoming`).
+   */
+  at(seen: number): "all" | "choose" | "keep";
+  /** Slots to attend. Pure, as `CachePolicy.plan`. */
+  choose(view: LaneView): Iterable<number>;
+}
+
 /** Lanes that decide together and so hold the same tokens: all, those of a layer, or each alone. */
 export type Scope = "model" | "layer" | "head";
 
@@ -114,6 +127,8 @@ export interface CachePolicy {
   readonly per?: Scope;
   /** First tokens of the stream that get a segment of their own. Default 0. */
   readonly sinks?: number;
+  /** Lets steps attend to a part of what is held. Default: to all. */
+  readonly selects?: Selects;
   /** Whether plans merge tokens. Default false; nobody pays otherwise. */
   readonly merges?: boolean;
   /** Asks attention to keep the mass that each slot receives. Default: it does not, and nobody pays. */

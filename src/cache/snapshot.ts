@@ -2,7 +2,7 @@
  * The raw state of a sequence's cache, as a header (JSON) and bytes: per group of the layout, in order,
  *   positions  int32 [rows, pageTokens]
  *   mass       f32 [lanes, rows x pageTokens], where the group's policy asks for it
- *   counts     int32 [rows, pageTokens], tokens that slots stand for, where the group's policy merges
+ *   counts     int32 [rows, pageTokens], tokens that slots stand for, negative where unseen, if the policy merges or selects
  *   pages      [rows, lanes] of pageBytes each
  * all little-endian. Restored slots are those that were saved, so what follows is the same to the last bit.
  */

@@ -50,7 +50,8 @@ export function restoreTable(
       throw badSnapshot("its attention mass is not a number");
     }
   }
-  const counts = group.policy.merges ? new Int32Array(slots) : null;
+  const { merges, selects } = group.policy;
+  const counts = merges || selects ? new Int32Array(slots) : null;
   if (counts) {
     reader.read(counts);
     checkCounts(counts, positions, state);
@@ -106,8 +107,9 @@ function checkTokens(state: TableState, group: CacheGroup, used: Int32Array, las
 function checkCounts(counts: Int32Array, positions: Int32Array, { merged, demoted }: TableState): void {
   let more = 0;
   for (const [slot, count] of counts.entries()) {
-    if (count < 1) throw badSnapshot(`slot ${slot} stands for ${count} tokens`);
-    if (positions[slot]! >= 0) more += count - 1;
+    if (positions[slot]! < 0) continue;
+    if (count === 0) throw badSnapshot(`slot ${slot} stands for no token`);
+    more += Math.abs(count) - 1;
   }
   // What was merged into tokens that are demoted now is counted nowhere else.
   if (more > merged || (more < merged && demoted === 0)) throw badSnapshot("its merged tokens do not add up");

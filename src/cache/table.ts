@@ -97,7 +97,7 @@ export class LaneTable {
   /** By slot: neighbours in order of position. */
   #older: Int32Array;
   #newer: Int32Array;
-  /** By slot: tokens that it stands for; null where the policy never merges. */
+  /** By slot: tokens that it stands for, negative while it is not attended; null where the policy needs none. */
   #counts: Int32Array | null = null;
   #oldest = NONE;
   #newest = NONE;
@@ -142,7 +142,7 @@ export class LaneTable {
     this.#cursor = new Int32Array(maxRows);
     this.#older = new Int32Array(maxRows * group.pageTokens);
     this.#newer = new Int32Array(maxRows * group.pageTokens);
-    if (group.policy.merges) this.#counts = new Int32Array(maxRows * group.pageTokens).fill(1);
+    if (this.view.counted) this.#counts = new Int32Array(maxRows * group.pageTokens).fill(1);
   }
 
   /** Tokens held. */
@@ -198,7 +198,7 @@ export class LaneTable {
         const message = `Policy ${this.group.policy.id} reads attention mass but does not declare "mass".`;
         throw new MillraceError("INTERNAL", message);
       },
-      countOf: (slot) => this.#counts?.[slot] ?? 1,
+      countOf: (slot) => Math.abs(this.#counts?.[slot] ?? 1),
       keys: (slots) => this.#keys(slots),
     };
   }
@@ -295,6 +295,7 @@ export class LaneTable {
    */
   append(positions: Int32Array, slots: Int32Array): void {
     this.#map();
+    this.#select(positions);
     this.#aimMass(positions);
     for (let i = 0; i < positions.length; i++) {
       const index = this.#seen < (this.group.policy.sinks ?? 0) ? 0 : 1;
@@ -314,6 +315,21 @@ export class LaneTable {
     this.#settle();
     for (const values of this.view.values) for (const slot of slots) values.clear(slot);
     if (this.#counts) for (const slot of slots) this.#counts[slot] = 1;
+  }
+
+  /** Hides what the policy wants unseen in this step. */
+  #select(positions: Int32Array): void {
+    const { selects } = this.group.policy;
+    const when = selects?.at(this.#seen) ?? "keep";
+    if (!selects || when === "keep") return;
+    const counts = this.#counts!;
+    const logs = this.view.counted!.values();
+    const view = this.look(positions.length, positions[0]!, Number.POSITIVE_INFINITY);
+    const shown = new Set(when === "choose" ? selects.choose(view) : view.oldest());
+    for (const slot of view.oldest()) {
+      counts[slot] = shown.has(slot) ? Math.abs(counts[slot]!) : -Math.abs(counts[slot]!);
+      logs[slot] = logOf(counts[slot]!);
+    }
   }
 
   /** Says which of the step's queries give mass, and forgets what others gave where these are the first to count. */
@@ -488,7 +504,7 @@ export class LaneTable {
     if (mass) table.view.received?.values().set(mass);
     if (counts) {
       table.#counts?.set(counts);
-      table.view.counted?.values().set(Float32Array.from(counts, Math.log));
+      table.view.counted?.values().set(Float32Array.from(counts, logOf));
     }
     return table;
   }
@@ -565,7 +581,7 @@ export class LaneTable {
         { slot },
       );
     }
-    this.#removals.push({ kind, slot, position, count: this.#counts?.[slot] ?? 1 });
+    this.#removals.push({ kind, slot, position, count: Math.abs(this.#counts?.[slot] ?? 1) });
     this.#remove(slot);
   }
 
@@ -767,6 +783,9 @@ export class LaneTable {
     for (const values of this.view.values) values.resize(this.#numRows);
   }
 }
+
+/** What is added to the scores of a slot that counts as so many tokens; negative counts are hidden. */
+const logOf = (count: number): number => (count < 0 ? Number.NEGATIVE_INFINITY : Math.log(count));
 
 /** Rows that a table has room for when it must hold `rows`: it grows by doubling. */
 function roomFor(rows: number): number {

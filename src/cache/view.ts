@@ -27,7 +27,8 @@ export class TableView implements KvView {
     this.#backend = backend;
     this.region = this.#cut();
     this.received = group.policy.mass ? new Mass(backend, this.lanes, this.pageTokens, maxRows) : null;
-    this.counted = group.policy.merges ? new SlotValues(backend, 1, this.pageTokens, maxRows) : null;
+    const counts = group.policy.merges || group.policy.selects;
+    this.counted = counts ? new SlotValues(backend, 1, this.pageTokens, maxRows) : null;
   }
 
   get mass(): KvMass | null {

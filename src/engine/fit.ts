@@ -87,7 +87,7 @@ function tableBytes(layout: CacheLayout, tokens: number): number {
   for (const { policy, lanes, pageTokens } of layout.groups) {
     const pages = Math.ceil(policy.capacity({ tokens, step: layout.step }) / pageTokens) + 1;
     const mass = policy.mass ? lanes.length * pageTokens : 0;
-    const counts = policy.merges ? pageTokens : 0;
+    const counts = policy.merges || policy.selects ? pageTokens : 0;
     bytes += 2 * 4 * pages * (lanes.length + pageTokens + 1 + mass + counts);
   }
   return bytes;

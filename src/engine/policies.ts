@@ -9,9 +9,11 @@ import type { KeyformerOptions } from "../cache/policies/keyformer.js";
 import type { KvMergerOptions } from "../cache/policies/kvmerger.js";
 import type { LaCacheOptions } from "../cache/policies/lacache.js";
 import type { RazorOptions } from "../cache/policies/razor.js";
+import type { RecycledOptions } from "../cache/policies/recycled.js";
 import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
 import type { SnapKvOptions } from "../cache/policies/snapkv.js";
+import type { TokenSelectOptions } from "../cache/policies/tokenselect.js";
 import { invalid, oneOf, refuseUnknown } from "./options.js";
 
 /** Which keys and values are kept, and how they are written. */
@@ -71,6 +73,16 @@ export function kvmerger(options: KvMergerOptions): LanePolicySpec {
 /** Keeps the first tokens, the last ones, and one token that stands for all between. */
 export function compensated(options: CompensatedOptions): LanePolicySpec {
   return checked({ policy: "compensated", ...options });
+}
+
+/** Keeps everything, and attends in most steps only to what the last full step attended to most. */
+export function recycled(options: RecycledOptions): LanePolicySpec {
+  return checked({ policy: "recycled", ...options });
+}
+
+/** Keeps everything, and attends to the first tokens, the newest, and those that the heads of a layer vote for. */
+export function tokenselect(options: TokenSelectOptions): LanePolicySpec {
+  return checked({ policy: "tokenselect", ...options });
 }
 
 /** `full` for the heads that retrieve, `compensated` for all others. Which these are is measured once per model. */

@@ -22,7 +22,7 @@ export interface KvShape {
   /** Only this many last queries of each span give mass. */
   readonly givers?: number;
   readonly tempered?: Tempered;
-  /** Slots stand for up to this many tokens. */
+  /** Slots stand for up to this many tokens, some for none. */
   readonly mostCounts?: number;
   /** Added to every position. */
   readonly shift?: number;

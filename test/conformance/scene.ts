@@ -284,7 +284,7 @@ export function makeTable(
     wantsMass?: boolean;
     massFrom?: number;
     tempered?: Tempered;
-    /** Most tokens that a slot stands for; random counts up to it. */
+    /** Most tokens that a slot stands for; random counts up to it, a fifth of the slots hidden. */
     mostCounts?: number;
     next?: Table;
   },
@@ -311,7 +311,11 @@ export function makeTable(
     ...(options.tempered === undefined ? {} : { tempered: options.tempered }),
     ...(options.mostCounts === undefined
       ? {}
-      : { logCounts: Float32Array.from(filled, () => Math.log(1 + random.below(options.mostCounts!))) }),
+      : {
+          logCounts: Float32Array.from(filled, () =>
+            Math.log(random.below(5) && 1 + random.below(options.mostCounts!)),
+          ),
+        }),
     ...(options.next ? { next: options.next } : {}),
   };
 }

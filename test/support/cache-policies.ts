@@ -6,8 +6,10 @@ import { keyformer } from "../../src/cache/policies/keyformer.js";
 import { kvmerger } from "../../src/cache/policies/kvmerger.js";
 import { lacache } from "../../src/cache/policies/lacache.js";
 import { razor } from "../../src/cache/policies/razor.js";
+import { recycled } from "../../src/cache/policies/recycled.js";
 import { sinks } from "../../src/cache/policies/sinks.js";
 import { snapkv } from "../../src/cache/policies/snapkv.js";
+import { tokenselect } from "../../src/cache/policies/tokenselect.js";
 import { window } from "../../src/cache/policies/window.js";
 import type { PolicyCase } from "./cache-suite.js";
 
@@ -27,6 +29,11 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "kvmerger", create: (tokens) => kvmerger({ tokens }) },
   { name: "compensated", create: (tokens) => compensated({ window: tokens - 5 }) },
   { name: "razor", create: (tokens) => razor({ window: tokens - 5 }, { echo: SCORES, induction: SCORES }) },
+  { name: "recycled", create: (tokens) => recycled({ tokens, stride: 6, kernel: 3 }) },
+  {
+    name: "tokenselect",
+    create: (tokens) => tokenselect({ tokens: tokens - 8, init: 2, local: 6, stride: 5 }),
+  },
   { name: "lacache", create: (tokens) => lacache({ tokens }) },
 ];
 

@@ -91,6 +91,7 @@ function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
         const value = new Float32Array(width);
         codecs[codec].load(bytes, slot % pageTokens, key, value);
         const logCount = logCounts?.[slot] ?? 0;
+        if (logCount === Number.NEGATIVE_INFINITY) continue;
         stored.push({ position, rotation: rotations[page]!, key, value, slot, logCount, mass });
       }
     }

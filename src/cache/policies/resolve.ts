@@ -8,8 +8,10 @@ import { type KeyformerOptions, keyformer } from "./keyformer.js";
 import { type KvMergerOptions, kvmerger } from "./kvmerger.js";
 import { type LaCacheOptions, lacache } from "./lacache.js";
 import { type HeadScores, type RazorOptions, razor } from "./razor.js";
+import { type RecycledOptions, recycled } from "./recycled.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
+import { type TokenSelectOptions, tokenselect } from "./tokenselect.js";
 import { window } from "./window.js";
 
 /** One policy for a lane, as plain data: what files hold and messages carry. */
@@ -21,7 +23,9 @@ export type LanePolicySpec =
   | ({ readonly policy: "snapkv" } & SnapKvOptions)
   | ({ readonly policy: "keyformer" } & KeyformerOptions)
   | ({ readonly policy: "kvmerger" } & KvMergerOptions)
-  | ({ readonly policy: "compensated" } & CompensatedOptions);
+  | ({ readonly policy: "compensated" } & CompensatedOptions)
+  | ({ readonly policy: "recycled" } & RecycledOptions)
+  | ({ readonly policy: "tokenselect" } & TokenSelectOptions);
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -44,6 +48,8 @@ const OPTIONS = {
   keyformer: ["heavy", "recent", "noise", "temperature", "warming", "maxTemperature", "seed", "per"],
   kvmerger: ["tokens", "recent", "heavy", "similarity", "per"],
   compensated: ["window", "sinks"],
+  recycled: ["tokens", "stride", "kernel", "sinks", "per"],
+  tokenselect: ["tokens", "init", "local", "stride", "per"],
   razor: ["window", "sinks", "echo", "induction"],
   lacache: ["tokens", "sinks", "span", "overlap"],
   perLayer: ["layers"],
@@ -154,6 +160,10 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return kvmerger(known);
     case "compensated":
       return compensated(known);
+    case "recycled":
+      return recycled(known);
+    case "tokenselect":
+      return tokenselect(known);
     case "auto":
     case "lacache":
     case "razor":
