@@ -217,7 +217,8 @@ class FileSource implements SnapshotSource {
   }
 
   #readAhead(): void {
-    const chunk = this.#chunk.buffer.byteLength > 0 ? new Uint8Array(this.#chunk.buffer) : new Uint8Array(CHUNK_BYTES);
+    const chunk =
+      this.#chunk.buffer.byteLength > 0 ? new Uint8Array(this.#chunk.buffer) : new Uint8Array(CHUNK_BYTES);
     const count = readSync(this.#file.handle.fd, chunk, 0, Math.min(chunk.length, this.left), this.#at);
     if (count === 0) throw damaged(this.#file.path, "it was cut short while it was read");
     this.#chunk = chunk.subarray(0, count);
