@@ -25,6 +25,7 @@ export type {
   TokenizeOptions,
 } from "./engine/model.js";
 export {
+  auto,
   type CacheSpec,
   compensated,
   full,
@@ -35,8 +36,10 @@ export {
   perHead,
   perLayer,
   razor,
+  recycled,
   sinks,
   snapkv,
+  tokenselect,
   window,
 } from "./engine/policies.js";
 export type {
@@ -54,10 +57,13 @@ export type { TokenLogprob } from "./sampling/sampler.js";
 export { Model, open, type RestoreOptions, type SessionOptions } from "./session/model.js";
 export { type AppendOptions, Session } from "./session/session.js";
 export type { ChatMessage } from "./tokenizer/chat.js";
+export type { AdapterKind } from "./train/adapters/contract.js";
+export type { AdapterSpec } from "./train/adapters/resolve.js";
 export type { Curve } from "./train/checkpoints.js";
 export type { Window, WindowSource } from "./train/data.js";
+export type { FinetuneOptions, FinetuneResult } from "./train/finetune.js";
 export type { DecoderShape } from "./train/initialise.js";
-export { train } from "./train/lazy.js";
+export { finetune, train } from "./train/lazy.js";
 export type { LengthShare } from "./train/lengths.js";
 export type { LoopOptions, TrainStart } from "./train/loop-options.js";
 export { lossCurve } from "./train/loss-curve.js";
