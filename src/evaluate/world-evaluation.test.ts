@@ -78,7 +78,7 @@ describe("heldOutQuestions", () => {
   it.each([
     [{ count: 0 }, "questions"],
     [{ within: 50 }, "within"],
-    [{ within: 1500 }, "within"],
+    [{ within: 1437 }, "within"],
     [{ seed: -1 }, "seed"],
   ])("refuses %j", (wrong, name) => {
     expect(() => heldOutQuestions(tokenizer, { ...options, ...wrong })).toThrow(

@@ -2,7 +2,7 @@
 import { MillraceError } from "../errors.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { PieceEncoder } from "../train/world-source.js";
-import { BOS } from "../world/control.js";
+import { BOS, END } from "../world/control.js";
 import type { Question } from "../world/questions.js";
 import { type Piece, type WorldOptions, world } from "../world/world.js";
 
@@ -57,12 +57,14 @@ export interface HeldOutOptions {
   readonly count: number;
   /** Farthest that a fact may lie back, in tokens. */
   readonly within: number;
-  /** Most tokens of a prompt; at least `within`. */
+  /** Most tokens of a prompt; at least 64 more than `within`. */
   readonly promptTokens: number;
 }
 
 /** Parts of the range of distances from which equally many questions are taken. */
 const NUM_BANDS = 10;
+/** Tokens of a prompt for what stands before the fact, the fact, and the question. */
+const PREAMBLE = 64;
 /** Tokens that a fact lies back at least. */
 const NEAREST = 10;
 
@@ -82,43 +84,42 @@ export function heldOutQuestions(tokenizer: Tokenizer, options: HeldOutOptions):
   check(Number.isSafeInteger(seed) && seed >= 0 && seed < HELD_OUT, "seed", seed, "from 0 to 2^52 - 1");
   check(Number.isSafeInteger(count) && count >= 1, "questions", count, "a whole number of at least 1");
   check(Number.isSafeInteger(within) && within >= 100, "within", within, "a whole number of at least 100");
-  check(promptTokens > within, "within", within, `less than the ${promptTokens} tokens of a prompt`);
+  const most = promptTokens - PREAMBLE;
+  check(within <= most, "within", within, `at most ${most}: a prompt has ${promptTokens} tokens`);
+  const bandOf = (distance: number) => Math.floor((NUM_BANDS * (distance - NEAREST)) / (within - NEAREST));
+  const wanted = Array.from({ length: NUM_BANDS }, (_, band) => Math.floor((count + band) / NUM_BANDS));
   const chosen: HeldOutQuestion[] = [];
   for (let stream = 0; chosen.length < count; stream++) {
-    const start = (band: number) => NEAREST + (band * (within - NEAREST)) / NUM_BANDS;
-    const band = chosen.length % NUM_BANDS;
-    const found = inBand(tokenizer, bos, stream, start(band), start(band + 1), options);
-    if (found) chosen.push(found);
+    // One of each world, so that they are independent: the last one of the band that lacks most.
+    const lasts = new Map<number, HeldOutQuestion>();
+    for (const question of questionsOf(tokenizer, bos, stream, options)) {
+      lasts.set(bandOf(question.distance), question);
+    }
+    const [band] = [...lasts.keys()].sort((a, b) => wanted[b]! - wanted[a]! || b - a);
+    if (band === undefined || wanted[band] === 0) continue;
+    wanted[band]!--;
+    chosen.push(lasts.get(band)!);
   }
   return chosen;
 }
 
-/** The last question of a world whose fact lies from `from` to below `to` tokens back, if there is one. */
-function inBand(
+/** The questions at the beginning of a world whose facts lie within the range of distances. */
+function* questionsOf(
   tokenizer: Tokenizer,
   bos: number,
   stream: number,
-  from: number,
-  to: number,
-  { seed, promptTokens }: HeldOutOptions,
-): HeldOutQuestion | null {
+  { seed, within, promptTokens }: HeldOutOptions,
+): Generator<HeldOutQuestion> {
   const read = [bos];
-  let last: HeldOutQuestion | null = null;
-  const questions = { from: NEAREST, to: Math.ceil(to), spread: "far" } as const;
-  let asked: { length: number; distance: number; question: Question } | null = null;
+  const questions = { from: NEAREST, to: within, spread: "far" } as const;
   for (const piece of tokenPieces(tokenizer, { seed: HELD_OUT + seed, stream, questions })) {
-    if (read.length + piece.tokens.length > promptTokens) break;
-    for (const id of piece.tokens) read.push(id);
-    const { kind, question, distance } = piece;
-    if (kind === "question" && question && distance !== null && distance >= from && distance < to) {
-      asked = { length: read.length, distance, question };
-    } else if (kind === "answer" && asked) {
-      const { length, distance, question } = asked;
-      last = { question, distance, prompt: read.slice(0, length), expected: piece.text.split("<|end|>")[0]! };
-      asked = null;
+    const { kind, question, distance, tokens, text } = piece;
+    if (kind === "answer" && question && distance !== null && distance >= NEAREST && distance < within) {
+      yield { question, distance, prompt: [...read], expected: text.split(END)[0]! };
     }
+    if (read.length + tokens.length > promptTokens) return;
+    for (const id of tokens) read.push(id);
   }
-  return last;
 }
 
 /** Added to the seed: worlds for training have seeds far from these. */
