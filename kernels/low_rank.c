@@ -1,5 +1,6 @@
 // OP_LOW_RANK_DOWN: projected[r, j] = down[j] . x[r]
-// i: [rowsKind, width, maxRank, adapters]   p: [x f32 [rows, width], pairs LowRank [adapters], projected f32 [rows, maxRank]]
+// i: [rowsKind, width, maxRank, adapters]
+// p: [x f32 [rows, width], pairs LowRank [adapters], projected f32 [rows, maxRank]]
 // OP_LOW_RANK_UP: out[r] += sum over j of projected[r, j] * up[j]
 // i: [rowsKind, width, maxRank, adapters]   p: [projected, pairs, out f32 [rows, width]]
 // Rows whose span names no adapter, or one that has no pair here, are left alone.

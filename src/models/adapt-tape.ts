@@ -5,8 +5,8 @@ import type { LowRankPair, Op, Tape, VectorRef, WeightRef } from "../tape/tape.j
 import type { LowRank, LowRanks } from "./low-rank.js";
 
 /**
- * The tape with an operation behind every product with a matrix that one of the adapters changes, and a checkpoint that also has the
- * adapters' numbers. Spans name an adapter by its place in `adapters`.
+ * The tape with an operation behind every product with a matrix that one of the adapters changes, and a checkpoint
+ * that also has the adapters' numbers. Spans name an adapter by its place in `adapters`.
  */
 export function adaptTape(
   tape: Tape,

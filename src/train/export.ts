@@ -2,12 +2,12 @@
  * Writing models: a checkpoint's tensors, some of them with new values, as GGUF or in the layout of the transformers
  * library. Files appear whole or not at all, and no more than one tensor is in memory at a time.
  */
-import { cp, readdir, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { MillraceError } from "../errors.js";
 import { blockFormat, LAYOUTS, rowBytes } from "../formats/blocks/index.js";
-import { makeFolder } from "../formats/cache-folder.js";
 import type { Checkpoint, TensorInfo, TensorType } from "../formats/checkpoint.js";
+import { writeAtomically } from "../formats/file.js";
 import { type GgufValue, u32 } from "../formats/gguf-values.js";
 import { writeGguf } from "../formats/gguf-writer.js";
 import { writeSafetensors } from "../formats/safetensors-writer.js";
@@ -48,8 +48,9 @@ const FILE_TYPES: Readonly<Partial<Record<TensorType, number>>> = {
 
 /**
  * Writes `checkpoint`, with the values of `changed` in place of its own, as one GGUF file. Vectors are stored as F32,
- * and so are matrices whose rows are not whole blocks of the type. Throws UNSUPPORTED_FORMAT where the checkpoint is no GGUF
- * (and so has no typed metadata), INVALID_ARGUMENT for values that do not fit their tensor; `path` is untouched then.
+ * and so are matrices whose rows are not whole blocks of the type. Throws UNSUPPORTED_FORMAT where the checkpoint is
+ * no GGUF (and so has no typed metadata), INVALID_ARGUMENT for values that do not fit their tensor, WRITE_FAILED;
+ * `path` is untouched then.
  */
 export async function exportGguf(
   path: string,
@@ -110,9 +111,10 @@ export interface ExportSafetensorsOptions {
 
 /**
  * Writes `checkpoint`, with the values of `changed` in place of its own, as a folder that the transformers library
- * reads: config.json, model.safetensors, and the tokenizer's files. A safetensors checkpoint keeps its own JSON files; a GGUF file of the llama
- * architecture is renamed, and its queries and keys get back the order of their rows. Throws UNSUPPORTED_ARCHITECTURE
- * for other GGUF files, UNSUPPORTED_TOKENIZER where the tokenizer has no such form, INVALID_ARGUMENT as `exportGguf`.
+ * reads: config.json, model.safetensors, and the tokenizer's files. A safetensors checkpoint keeps its own JSON files;
+ * a GGUF file of the llama architecture is renamed, and its queries and keys get back the order of their rows. Throws
+ * UNSUPPORTED_ARCHITECTURE for other GGUF files, UNSUPPORTED_TOKENIZER where the tokenizer has no such form,
+ * INVALID_ARGUMENT and WRITE_FAILED as `exportGguf`.
  */
 export async function exportSafetensors(
   folder: string,
@@ -125,7 +127,6 @@ export async function exportSafetensors(
     checkpoint.format === "gguf"
       ? await llamaToHuggingFace(checkpoint, type)
       : await ownFiles(checkpoint.path);
-  await makeFolder(folder);
   await writeSafetensors(
     join(folder, "model.safetensors"),
     [...checkpoint.tensors.values()].flatMap((tensor) => {
@@ -147,8 +148,8 @@ export async function exportSafetensors(
     { format: "pt" },
   );
   for (const [name, content] of model.files) {
-    if (typeof content === "string") await writeFile(join(folder, name), content);
-    else await cp(content.from, join(folder, name));
+    const bytes = typeof content === "string" ? Buffer.from(content) : await readFile(content.from);
+    await writeAtomically(join(folder, name), (file) => file.write(bytes));
   }
 }
 

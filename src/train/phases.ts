@@ -5,7 +5,9 @@ import { type LengthShare, stepsOf } from "./lengths.js";
 import type { Phase } from "./trainer.js";
 import type { TrainingData } from "./training-data.js";
 
-/** The data as windows for a model, one phase for each length. Throws BAD_TOKENIZER, and what reading the data throws. */
+/**
+ * The data as windows for a model, one phase for each length. Throws BAD_TOKENIZER, and what reading the data throws.
+ */
 export async function layPhases(
   model: Checkpoint,
   data: TrainingData,

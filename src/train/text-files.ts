@@ -6,8 +6,8 @@ const CHUNK = 2 ** 22;
 
 /**
  * The text of the file at `path` in pieces that joined are the file; every piece but the first begins with a space
- * between two letters, where no tokenizer joins what stands before and behind. A byte order mark is left out. Throws FILE_NOT_FOUND,
- * BAD_FORMAT for a file that is empty or not UTF-8, naming the place.
+ * between two letters, where no tokenizer joins what stands before and behind. A byte order mark is left out.
+ * Throws FILE_NOT_FOUND, BAD_FORMAT for a file that is empty or not UTF-8, naming the place.
  */
 export async function* readTextPieces(path: string): AsyncGenerator<string> {
   const file = await openFile(path);

@@ -18,7 +18,10 @@ export interface TrainingWatch extends Disposable {
   finish(result: { readonly curve: Curve }, summary: string): Promise<void>;
 }
 
-/** `title` stands over the curve. Checkpoints go to `base`.training and the curve to `base`.svg unless the flags say otherwise. */
+/**
+ * `title` stands over the curve. Checkpoints go to `base`.training and the curve to `base`.svg unless the flags say
+ * otherwise.
+ */
 export function watchTraining(flags: LoopFlags, title: string, base: string): TrainingWatch {
   const folder = flags.checkpoint ?? `${base}.training`;
   const curvePath = flags.curve ?? `${base}.svg`;

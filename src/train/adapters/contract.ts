@@ -1,6 +1,7 @@
 /**
  * Kinds of adapters, one file each, found by name in resolve.ts. A kind puts a small trained change beside a frozen
- * matrix; whatever it trains, the change is of low rank (models/low-rank.ts), which is how it is saved, merged and applied.
+ * matrix; whatever it trains, the change is of low rank (models/low-rank.ts), which is how it is saved, merged and
+ * applied.
  */
 import type { Matrix, TrainingArithmetic } from "../../backends/training.js";
 import type { LowRank } from "../../models/low-rank.js";
