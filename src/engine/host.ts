@@ -140,6 +140,9 @@ class Host {
       case "inspect":
         this.#later(id, this.#opened().sessions.inspect(call.parameters.session));
         break;
+      case "recall":
+        this.#later(id, this.#opened().sessions.recall(call.parameters.session, call.parameters.question));
+        break;
       case "watch":
         this.#later(
           id,
@@ -215,7 +218,7 @@ class Host {
     await this.#driving;
     const closed = new MillraceError("CLOSED", "The model was closed during the call.");
     this.#model?.engine.failAll(closed);
-    this.#model?.sessions.closeAll(closed);
+    await this.#model?.sessions.closeAll(closed);
     await this.#model?.dispose().catch((error: unknown) => this.#fail(id, error));
     this.#reply(id, null);
     this.#flush();

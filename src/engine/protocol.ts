@@ -8,11 +8,13 @@ import type { CodecName } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { PoolUsage } from "../cache/pool.js";
 import type { CacheEvent, CacheReport } from "../cache/sequence.js";
+import type { Recalled, TierReport } from "../cache/tiers/recall.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
 import type { SamplingOptions } from "../sampling/options.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { CacheSpec } from "./policies.js";
+import type { RecallSpec } from "./session-recall.js";
 
 export interface OpenParameters {
   /** A file or folder on this machine. */
@@ -153,11 +155,19 @@ export interface SessionReport extends Omit<CacheReport, "groups"> {
 export interface SessionParameters {
   readonly memoryBytes: number | null;
   readonly cache: { readonly policy: PolicySpec | null; readonly codec: CodecName | null };
+  /** Absent: what the policy drops is gone. */
+  readonly recall: RecallSpec | null;
+}
+
+/** A session's report by lane group, and of its disk tier where it has one. */
+export interface SessionInspection extends CacheReport {
+  readonly tier: TierReport | null;
 }
 
 /** What a session was opened with. */
 export interface SessionInfo {
   readonly cache: CacheSpec;
+  readonly recall: RecallSpec | null;
   /** The hard limit on its pages, page tables and attention mass, and those of its forks. */
   readonly memoryBytes: number;
   readonly pageBytes: number;
@@ -212,7 +222,9 @@ export interface Calls {
     parameters: { readonly session: number; readonly to: number };
     result: "exact" | "approximate";
   };
-  inspect: { parameters: { readonly session: number }; result: CacheReport };
+  inspect: { parameters: { readonly session: number }; result: SessionInspection };
+  /** Null asks for what was appended last. */
+  recall: { parameters: { readonly session: number; readonly question: Prompt | null }; result: Recalled };
   watch: { parameters: { readonly session: number; readonly watched: boolean }; result: null };
   closeSession: { parameters: { readonly session: number }; result: null };
   close: { parameters: null; result: null };

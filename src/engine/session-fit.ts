@@ -8,6 +8,7 @@ import { MillraceError } from "../errors.js";
 import type { KvLayer } from "../tape/tape.js";
 import { formatBytes } from "./bytes.js";
 import type { CacheSpec } from "./policies.js";
+import type { RecallShare } from "./session-recall.js";
 
 export interface SessionFit {
   /** The hard limit on pages, page tables and attention mass: what was asked for, or what the policy needs. */
@@ -18,18 +19,23 @@ export interface SessionFit {
   readonly capacity: number;
   /** Pages that one sequence may come to hold; null where it has no bound but the pool. */
   readonly pages: number | null;
-  /** Bytes of one sequence's tables at their largest. */
+  /** Bytes of one sequence's tables at their largest, and of its disk tier's part in memory. */
   readonly tableBytes: number;
 }
 
 /**
  * Splits a session's budget. Without one it gets what its policy needs, or what `context` tokens need where the policy
- * keeps everything. Throws OUT_OF_BUDGET, with the numbers, where the policy needs more or not one page fits.
+ * keeps everything. What a disk tier takes is part of it. Throws OUT_OF_BUDGET, with the numbers, where the policy needs more or not one page fits.
  */
-export function fitSession(layout: CacheLayout, memoryBytes: number | null, context: number): SessionFit {
-  const endless = pagesFor(layout, Number.POSITIVE_INFINITY);
+export function fitSession(
+  layout: CacheLayout,
+  memoryBytes: number | null,
+  context: number,
+  recall: RecallShare = { pages: 0, bytes: 0 },
+): SessionFit {
+  const endless = pagesFor(layout, Number.POSITIVE_INFINITY) + recall.pages;
   if (Number.isFinite(endless)) {
-    const tableBytes = tables(layout, (group) => rowsOf(group, layout.step));
+    const tableBytes = tables(layout, (group) => rowsOf(group, layout.step)) + recall.bytes;
     const needs = endless * layout.pageBytes + tableBytes;
     const has = memoryBytes ?? needs;
     if (needs > has) throw tooSmall(layout, needs, has, endless);
@@ -57,18 +63,22 @@ export function defaultCache(
   step: number,
   memoryBytes: number | null,
   context: number,
+  recall: { readonly pageTokens: number; share(layout: CacheLayout): RecallShare } | null = null,
 ): CacheSpec {
   const fits = (policy: PolicySpec) => {
     if (memoryBytes === null) return true;
-    const layout = planLayout({ kv, policy: resolvePolicy(policy), codec, step });
+    const cut = { kv, policy: resolvePolicy(policy), codec, step };
+    const layout = planLayout(recall ? { ...cut, pageTokens: recall.pageTokens } : cut);
     try {
-      fitSession(layout, memoryBytes, context);
+      fitSession(layout, memoryBytes, context, recall?.share(layout));
       return true;
     } catch {
       return false;
     }
   };
-  return { codec, ...chooseAuto({ endless: true, context, hasHeads: false, fits }) };
+  // Where blocks are brought back, a quarter of what the model was trained for is left to them.
+  const length = recall ? Math.ceil((3 * context) / 4) : context;
+  return { codec, ...chooseAuto({ endless: true, context: length, hasHeads: false, fits }) };
 }
 
 /** The largest whole number in [low, high] for which `holds` does, given that it does up to some number; else `low`. */
@@ -99,7 +109,7 @@ function tables({ groups }: CacheLayout, rowsOfGroup: (group: CacheGroup) => num
     const rows = Math.max(4, 2 ** Math.ceil(Math.log2(Math.max(1, rowsOfGroup(group)))));
     const table = 64 + 4 * rows * (lanes.length + pageTokens + 1);
     const mass = policy.mass ? 4 * rows * lanes.length * pageTokens : 0;
-    const counts = policy.merges ? 4 * rows * pageTokens : 0;
+    const counts = policy.merges || policy.selects ? 4 * rows * pageTokens : 0;
     bytes += Math.ceil(1.5 * (table + mass + counts));
   }
   return bytes;

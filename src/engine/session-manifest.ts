@@ -10,6 +10,7 @@ import type { Before } from "./language.js";
 import { type CacheSpec, cacheSpec } from "./policies.js";
 import type { AnswerParameters } from "./protocol.js";
 import { damaged } from "./session-file.js";
+import type { SavedTier } from "./session-recall.js";
 import { MOST_TOKENS, REMEMBERED } from "./stream.js";
 
 /** An answer that was under way when its session was saved. */
@@ -30,6 +31,7 @@ export interface SessionManifest {
   readonly recent: number;
   readonly waiting: number;
   readonly unfinished: UnfinishedAnswer | null;
+  readonly recall: SavedTier | null;
 }
 
 const BEFORE: readonly [Before, ...Before[]] = ["nothing", "text", "turn", "answer"];
@@ -57,6 +59,23 @@ function makeSchema() {
     stop: z.array(z.string().min(1)),
     ignoreEos: z.boolean(),
   });
+  const recallSpec = z.strictObject({
+    diskBytes: count,
+    dir: z.string().nullable(),
+    summaryBytes: count,
+    tokens: count,
+    by: z.enum(["keys", "tokens", "both"]),
+    vectors: count.min(1),
+    following: count,
+    block: count.multipleOf(16).min(16),
+    auto: z.boolean(),
+  });
+  const pairs = z.array(z.tuple([count, count]));
+  const recallState = z.strictObject({
+    blocks: z.array(pairs),
+    recalled: z.array(z.array(count)),
+    ids: pairs,
+  });
   return z.strictObject({
     identity: z.strictObject({ model: z.string(), tokenizer: z.string() }),
     cache: z.strictObject({
@@ -70,6 +89,9 @@ function makeSchema() {
     recent: count.max(REMEMBERED),
     waiting: count.max(MOST_TOKENS),
     unfinished: z.strictObject({ parameters, promptTokens: count, decoder: state }).nullable(),
+    recall: z
+      .strictObject({ spec: recallSpec, folder: z.string().regex(/^[^/\\]+$/), state: recallState })
+      .nullable(),
   });
 }
 

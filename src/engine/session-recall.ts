@@ -1,8 +1,8 @@
 /** What a session with a disk tier has besides: where its blocks lie, what they take, and how a question finds them. */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { readdirSync, rmSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { Program, ProgramLimits } from "../backends/contract.js";
 import type { CacheLayout } from "../cache/layout.js";
 import type { KvPool } from "../cache/pool.js";
@@ -14,11 +14,14 @@ import {
   type RecallBy,
   type Recalled,
   type RecallSettings,
+  type RecallState,
+  recallBlockBytes,
   recallBytes,
   recallPages,
 } from "../cache/tiers/recall.js";
 import { MillraceError } from "../errors.js";
 import type { Tape } from "../tape/tape.js";
+import type { ModelIdentity } from "./identity.js";
 
 /** A session's tier, as plain data: what messages and files carry. */
 export interface RecallSpec {
@@ -37,10 +40,14 @@ export interface RecallSpec {
   readonly auto: boolean;
 }
 
-/** Blocks that may wait to be written: enough that no step waits for a disk that is busy for a moment. */
-const QUEUE_BYTES = 4 * 2 ** 20;
+/** Blocks that may wait to be written, so that no step waits for a disk that is busy for a moment; fewer large ones. */
+const QUEUED = { blocks: 16, bytes: 4 * 2 ** 20, leastBlocks: 2 };
 
-export const settingsOf = (spec: RecallSpec): RecallSettings => ({ ...spec, queueBytes: QUEUE_BYTES });
+export function settingsOf(tape: Tape, layout: CacheLayout, spec: RecallSpec): RecallSettings {
+  const block = recallBlockBytes(tape, layout, spec);
+  const queueBytes = Math.max(QUEUED.leastBlocks * block, Math.min(QUEUED.blocks * block, QUEUED.bytes));
+  return { ...spec, queueBytes };
+}
 
 /** What a tier takes of a session's memory besides what the policy needs. */
 export interface RecallShare {
@@ -66,7 +73,7 @@ export function recallShare(tape: Tape, layout: CacheLayout, spec: RecallSpec): 
   const questions = spec.by === "tokens" ? 0 : probePages(layout);
   return {
     pages: recallPages(tape, layout, spec.tokens) + questions,
-    bytes: recallBytes(tape, layout, settingsOf(spec)),
+    bytes: recallBytes(tape, layout, settingsOf(tape, layout, spec)),
   };
 }
 
@@ -145,3 +152,29 @@ function isAlive(pid: number): boolean {
     return (error as NodeJS.ErrnoException).code !== "ESRCH";
   }
 }
+
+/** A tier as a session file refers to it: a folder beside the file, and what of it is the session's. */
+export interface SavedTier {
+  readonly spec: RecallSpec;
+  readonly folder: string;
+  readonly state: RecallState;
+}
+
+/** Leaves a session's blocks beside the file that it is saved to. What was left there before stays. */
+export async function saveTier(recall: Recall, spec: RecallSpec, path: string): Promise<SavedTier> {
+  const folder = `${basename(path)}.tier-${randomBytes(6).toString("hex")}`;
+  return { spec, folder, state: await recall.save(join(dirname(path), folder)) };
+}
+
+/** Removes the blocks that earlier savings left beside a file, and that it refers to no more. */
+export function removeOldTiers(path: string, tier: SavedTier | null): void {
+  const prefix = `${basename(path)}.tier-`;
+  for (const name of readdirSync(dirname(path))) {
+    if (!name.startsWith(prefix) || name === tier?.folder) continue;
+    rmSync(join(dirname(path), name), { recursive: true, force: true });
+  }
+}
+
+/** What blocks of keys and values mean something to. */
+export const tierFingerprint = ({ model, tokenizer }: ModelIdentity, layout: CacheLayout): string =>
+  createHash("sha256").update(`${model} ${tokenizer} ${layout.fingerprint}`).digest("hex");

@@ -1,14 +1,17 @@
 /** The sessions of a loaded model, in the worker: each a stream on pages of its own. */
-import type { Backend, Program } from "../backends/contract.js";
+import { dirname, join } from "node:path";
+import type { Backend, Program, ProgramLimits } from "../backends/contract.js";
 import { type CacheLayout, planLayout } from "../cache/layout.js";
 import type { HeadScores } from "../cache/policies/razor.js";
 import { resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
-import { type CacheEvent, type CacheReport, SequenceCache } from "../cache/sequence.js";
+import { type CacheEvent, SequenceCache } from "../cache/sequence.js";
+import { PROBE_TOKENS, probeLimits } from "../cache/tiers/probe.js";
+import { Recall, type Recalled, type RecallParts } from "../cache/tiers/recall.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { Limits } from "../scheduler/contract.js";
-import type { KvLayer } from "../tape/tape.js";
+import type { Tape } from "../tape/tape.js";
 import { formatBytes } from "./bytes.js";
 import type { Engine } from "./engine.js";
 import type { ModelIdentity } from "./identity.js";
@@ -21,6 +24,7 @@ import {
   type Prompt,
   type Scores,
   type SessionInfo,
+  type SessionInspection,
   type SessionParameters,
   type SessionReport,
 } from "./protocol.js";
@@ -33,6 +37,17 @@ import {
   type UnfinishedAnswer,
   writeManifest,
 } from "./session-manifest.js";
+import {
+  Questions,
+  type RecallSpec,
+  recallShare,
+  removeOldTiers,
+  type SavedTier,
+  saveTier,
+  settingsOf,
+  tierFingerprint,
+  tierFolder,
+} from "./session-recall.js";
 import { type AppendListener, MOST_TOKENS, REMEMBERED, Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
@@ -40,7 +55,7 @@ export interface SessionsParts {
   readonly engine: Engine;
   readonly language: Language;
   readonly backend: Backend;
-  readonly kv: readonly KvLayer[];
+  readonly tape: Tape;
   readonly limits: Limits;
   /** Where requests run: sessions of the same layout share its program. */
   readonly requests: Place;
@@ -56,6 +71,11 @@ export interface SessionsParts {
   readonly spareBytes: number | null;
   compile(layout: CacheLayout): Promise<Program>;
   scratchBytes(layout: CacheLayout): number;
+  /** For programs that ask a model what a question looks for. */
+  readonly questions: {
+    compile(limits: ProgramLimits): Promise<Program>;
+    scratchBytes(limits: ProgramLimits): number;
+  };
 }
 
 /** What sessions have to say between calls. Told during steps and calls; must not call back. */
@@ -73,6 +93,9 @@ interface Home {
   readonly cache: CacheSpec;
   readonly scratchBytes: number;
   readonly members: Set<Session>;
+  readonly recall: RecallSpec | null;
+  /** Where keys are looked at: what asks a model for queries. */
+  readonly questions: Questions | null;
 }
 
 interface Session {
@@ -82,8 +105,10 @@ interface Session {
   readonly withheld: Int32Array;
   unfinished: UnfinishedAnswer | null;
   watched: boolean;
-  /** While it is being saved it stands still. */
-  saving: Promise<unknown> | null;
+  /** The tier below its cache; null also while the session is being made. */
+  recall: Recall | null;
+  /** While it is saved, or asked what it recalls. */
+  standing: Promise<unknown> | null;
 }
 
 interface SharedProgram {
@@ -102,6 +127,10 @@ export class Sessions {
   readonly #answers = new Map<number, Stream>();
   readonly #appends = new Map<number, Stream>();
   readonly #programs = new Map<string, SharedProgram>();
+  /** Answers for which something is being recalled, and whether they were broken off meanwhile. */
+  readonly #recalling = new Map<number, { broken: boolean }>();
+  /** Tiers whose folders are being removed. */
+  readonly #leaving = new Set<Promise<void>>();
   /** Bytes of all sessions' budgets and programs. */
   #bytes = 0;
 
@@ -114,25 +143,31 @@ export class Sessions {
    * Opens session `id`. Throws INVALID_ARGUMENT for a policy that does not fit the model, OUT_OF_BUDGET where its
    * memory does not hold what the policy needs, or the model's budget or the machine not its memory.
    */
-  open(id: number, { memoryBytes, cache }: SessionParameters): Promise<SessionInfo> {
+  open(id: number, { memoryBytes, cache, recall }: SessionParameters): Promise<SessionInfo> {
     return this.#enter(id, async () => {
-      const { kv, limits, context } = this.#parts;
+      const { tape, limits, context } = this.#parts;
+      const blocks = recall && {
+        pageTokens: recall.block,
+        share: (layout: CacheLayout) => recallShare(tape, layout, recall),
+      };
       const codec = cache.codec ?? this.#parts.cache.codec;
       const spec =
         cache.policy && cache.policy.policy !== "auto"
           ? { policy: cache.policy, codec }
-          : defaultCache(kv, codec, limits.maxTokens, memoryBytes, context);
-      const home = await this.#makeHome(spec, memoryBytes);
-      return this.#join(id, home, () => ({
+          : defaultCache(tape.kv, codec, limits.maxTokens, memoryBytes, context, blocks);
+      const home = await this.#makeHome(spec, memoryBytes, recall);
+      const session = this.#join(id, home, () => ({
         cache: new SequenceCache(home.place.pool, home.place.layout),
       }));
+      return this.#demote(session, (parts) => Recall.create(parts));
     });
   }
 
   /** A session `id` that goes on from where another stands. Throws OUT_OF_BUDGET where both cannot fill their caches. */
   fork(id: number, from: number): Promise<SessionInfo> {
     return this.#enter(id, async () => {
-      const { home, stream } = await this.#session(from);
+      const source = await this.#session(from);
+      const { home, stream, recall } = source;
       const { pool } = home.place;
       const withheld = Math.ceil(home.fit.tableBytes / pool.pageBytes);
       const { pages } = home.fit;
@@ -146,7 +181,12 @@ export class Sessions {
           { needed, pages: pool.numPages, pageBytes: pool.pageBytes },
         );
       }
-      return this.#parts.engine.betweenSteps(() => this.#join(id, home, () => stream.fork(), withheld));
+      const { engine } = this.#parts;
+      if (!recall) return engine.betweenSteps(() => this.#join(id, home, () => stream.fork(), withheld));
+      return this.#standing(source, () => {
+        const fork = this.#join(id, home, () => stream.fork(), withheld);
+        return this.#demote(fork, ({ cache, folder }) => recall.fork(cache, folder));
+      });
     });
   }
 
@@ -201,6 +241,7 @@ export class Sessions {
     const entry = await this.#session(session);
     const { stream } = entry;
     const { engine, language, context } = this.#parts;
+    const broken = parameters !== "resume" && (await this.#recallFor(id, entry));
     return new Promise((resolve, reject) => {
       const start = () => {
         stream.checkAskable();
@@ -229,6 +270,7 @@ export class Sessions {
           end: (end) => settle(() => resolve(end)),
           fail: (error) => settle(() => reject(error)),
         });
+        if (broken) stream.breakOff();
       };
       engine.betweenSteps(start).catch(reject);
     });
@@ -242,6 +284,8 @@ export class Sessions {
   /** Breaks answer `id` off, or takes back what of append `id` has not been run. Unknown ids are those that have ended. */
   async cancel(id: number): Promise<void> {
     await this.#parts.engine.betweenSteps(() => {
+      const recalling = this.#recalling.get(id);
+      if (recalling) recalling.broken = true;
       this.#answers.get(id)?.breakOff();
       this.#appends.get(id)?.abandon(id);
     });
@@ -258,35 +302,51 @@ export class Sessions {
   }
 
   /**
+   * Brings back what a question is about, or what was appended last: the blocks that are most likely to be needed are
+   * attended until the next recall. Throws INVALID_ARGUMENT where the session has no disk tier or nothing was asked.
+   */
+  async recall(session: number, question: Prompt | null): Promise<Recalled> {
+    const entry = await this.#session(session);
+    return this.#standing(entry, async () => {
+      const { recall, stream, home } = entry;
+      if (!recall) {
+        throw new MillraceError(
+          "INVALID_ARGUMENT",
+          'The session has nowhere to recall from; open it with recall: { disk: "2 GiB" } or the like.',
+        );
+      }
+      const ids = question === null ? stream.question : this.#encode(stream, question);
+      this.#parts.engine.checkTokens(ids);
+      if (ids.length === 0) {
+        throw new MillraceError("INVALID_ARGUMENT", "There is no question; append one, or give its text.");
+      }
+      return Questions.recall(home.questions, recall, stream.cache, ids);
+    });
+  }
+
+  /**
    * Writes the session to one file, in place of what was there, or fails and leaves that. It stands still in the meantime;
    * others go on. Resolves with the file's bytes. Throws WRITE_FAILED.
    */
   async save(session: number, path: string): Promise<number> {
     const entry = await this.#session(session);
-    const { stream } = entry;
-    const { engine } = this.#parts;
-    const writing = engine.betweenSteps(() => {
-      stream.pause();
+    const { stream, recall, home } = entry;
+    return this.#standing(entry, async () => {
+      const tier = recall && home.recall && (await saveTier(recall, home.recall, path));
       const { header, parts } = stream.cache.openSnapshot();
       const [recent, waiting] = [stream.recent.toArray(), stream.waiting.slice()];
-      const manifest = writeManifest(this.#manifest(entry, header, recent.length, waiting.length));
+      const manifest = writeManifest(this.#manifest(entry, header, recent.length, waiting.length, tier));
       const body = function* () {
         yield bytesOf(recent);
         yield bytesOf(waiting);
         yield* parts;
       };
-      return writeSessionFile(path, manifest, body(), () => {
+      const bytes = await writeSessionFile(path, manifest, body(), () => {
         if (!this.#open.has(entry)) throw closed();
       });
+      removeOldTiers(path, tier);
+      return bytes;
     });
-    const settled = writing.catch(() => {});
-    entry.saving = settled;
-    try {
-      return await writing;
-    } finally {
-      entry.saving = null;
-      if (this.#open.has(entry)) stream.resume();
-    }
   }
 
   /**
@@ -299,9 +359,15 @@ export class Sessions {
       try {
         const manifest = readManifest(path, file.manifest);
         this.#checkIdentity(path, manifest.identity);
-        const home = await this.#makeHome(manifest.cache, memoryBytes ?? manifest.memoryBytes);
+        const { cache, recall } = manifest;
+        const home = await this.#makeHome(cache, memoryBytes ?? manifest.memoryBytes, recall?.spec ?? null);
         const make = () => this.#read(path, file, manifest, home);
-        return this.#join(id, home, make, 0, manifest.unfinished);
+        const session = this.#join(id, home, make, 0, manifest.unfinished);
+        return await this.#demote(session, (parts) =>
+          recall
+            ? Recall.restore(parts, join(dirname(path), recall.folder), recall.state)
+            : Recall.create(parts),
+        );
       } finally {
         await file.close();
       }
@@ -309,9 +375,12 @@ export class Sessions {
   }
 
   /** The report by lane group. */
-  async inspect(session: number): Promise<CacheReport> {
-    const { stream } = await this.#session(session);
-    return this.#parts.engine.betweenSteps(() => stream.cache.report());
+  async inspect(session: number): Promise<SessionInspection> {
+    const { stream, recall } = await this.#session(session);
+    return this.#parts.engine.betweenSteps(() => ({
+      ...stream.cache.report(),
+      tier: recall?.report() ?? null,
+    }));
   }
 
   /** Whether the session's changes shall be told. */
@@ -324,20 +393,79 @@ export class Sessions {
     const entry = await this.#session(session).catch(() => null);
     this.#sessions.delete(session);
     if (entry) await this.#parts.engine.betweenSteps(() => this.#leave(entry, closed()));
+    await Promise.all(this.#leaving);
   }
 
   /** Closes all, with `error` for what is under way. Only between steps. */
-  closeAll(error: MillraceError): void {
+  async closeAll(error: MillraceError): Promise<void> {
     for (const entry of [...this.#open]) this.#leave(entry, error);
     this.#sessions.clear();
+    await Promise.all(this.#leaving);
   }
 
-  /** The session, once it is made and not being saved. */
+  /** The session, once it is made and does not stand still. */
   async #session(id: number): Promise<Session> {
     const session = await this.#sessions.get(id);
     if (!session) throw closed();
-    while (session.saving) await session.saving;
+    while (session.standing) await session.standing;
     return session;
+  }
+
+  /** Lets a session stand still for as long as `act` takes; others go on, and calls to this one wait. */
+  async #standing<T>(session: Session, act: () => Promise<T>): Promise<T> {
+    while (session.standing) await session.standing;
+    const doing = this.#parts.engine.betweenSteps(() => {
+      session.stream.pause();
+      return act();
+    });
+    session.standing = doing.catch(() => {});
+    try {
+      return await doing;
+    } finally {
+      session.standing = null;
+      if (this.#open.has(session)) session.stream.resume();
+    }
+  }
+
+  /** Recalls for answer `id` where the session does so by itself. True where the answer was broken off meanwhile. */
+  async #recallFor(id: number, session: Session): Promise<boolean> {
+    const { recall, home, stream } = session;
+    if (!recall || !home.recall?.auto || recall.isEmpty) return false;
+    const recalling = { broken: false };
+    this.#recalling.set(id, recalling);
+    try {
+      // What stands before the question is run without what the question brings back.
+      await stream.idle();
+      await this.#standing(session, async () => {
+        stream.checkAskable();
+        await Questions.recall(home.questions, recall, stream.cache, stream.question);
+      });
+    } finally {
+      this.#recalling.delete(id);
+    }
+    return recalling.broken;
+  }
+
+  /** Gives a session whose policy has a tier below it that tier. The session is gone where it cannot be made. */
+  async #demote(session: Session, make: (parts: RecallParts) => Promise<Recall>): Promise<Session> {
+    const { home, stream } = session;
+    const { tape, identity } = this.#parts;
+    if (!home.recall) return session;
+    const { pool, layout } = home.place;
+    try {
+      session.recall = await make({
+        cache: stream.cache,
+        pool,
+        tape,
+        fingerprint: tierFingerprint(identity, layout),
+        folder: tierFolder(home.recall.dir),
+        settings: settingsOf(tape, layout, home.recall),
+      });
+      return session;
+    } catch (error) {
+      this.#leave(session, MillraceError.from(error));
+      throw error;
+    }
   }
 
   /** Notes session `id` while it is being made, so that calls which come in the meantime wait for it. */
@@ -349,6 +477,7 @@ export class Sessions {
     const { fit, cache, place } = home;
     return {
       cache,
+      recall: home.recall,
       memoryBytes: fit.memoryBytes,
       pageBytes: place.pool.pageBytes,
       capacity: fit.capacity,
@@ -357,7 +486,13 @@ export class Sessions {
     };
   }
 
-  #manifest(session: Session, header: string, recent: number, waiting: number): SessionManifest {
+  #manifest(
+    session: Session,
+    header: string,
+    recent: number,
+    waiting: number,
+    recall: SavedTier | null,
+  ): SessionManifest {
     const { stream, home, unfinished } = session;
     const answer = stream.answer && {
       parameters: stream.answer.parameters,
@@ -373,6 +508,7 @@ export class Sessions {
       recent,
       waiting,
       unfinished: answer ?? unfinished,
+      recall,
     };
   }
 
@@ -423,12 +559,15 @@ export class Sessions {
         withheld: ballast,
         unfinished,
         watched: false,
-        saving: null,
+        standing: null,
+        recall: null,
         stream: new Stream({
           ...make(),
           id,
           place: home.place,
           capacity: home.fit.capacity,
+          heldBack: home.recall?.auto ? PROBE_TOKENS : 1,
+          onTake: (positions, tokens) => session.recall?.saw(positions, tokens),
           wake: (stream) => {
             this.#parts.engine.enlist(stream);
             this.#listener.wake();
@@ -451,26 +590,42 @@ export class Sessions {
 
   #leave(session: Session, error: MillraceError): void {
     if (!this.#open.delete(session)) return;
-    const { home, stream, withheld } = session;
+    const { home, stream, withheld, recall } = session;
     this.#parts.engine.withdraw(stream);
     stream.close(error);
+    if (recall) {
+      const leaving = recall
+        .dispose()
+        .catch(() => {})
+        .then(() => void this.#leaving.delete(leaving));
+      this.#leaving.add(leaving);
+    }
     home.place.pool.release(withheld);
     home.members.delete(session);
     if (home.members.size === 0) this.#dropHome(home);
   }
 
-  async #makeHome(cache: CacheSpec, memoryBytes: number | null): Promise<Home> {
-    const { kv, limits, heads, context, backend, spareBytes } = this.#parts;
+  async #makeHome(cache: CacheSpec, memoryBytes: number | null, recall: RecallSpec | null): Promise<Home> {
+    const { tape, limits, heads, context, backend, spareBytes } = this.#parts;
     const { codec } = cache;
     const layout = planLayout({
-      kv,
+      kv: tape.kv,
       policy: resolvePolicy(cache.policy, heads),
       codec,
       step: limits.maxTokens,
+      ...(recall && { pageTokens: recall.block }),
     });
-    const fit = fitSession(layout, memoryBytes, context);
+    const fit = fitSession(
+      layout,
+      memoryBytes,
+      context,
+      recall ? recallShare(tape, layout, recall) : undefined,
+    );
     const isNew = this.#isNew(layout);
-    const scratchBytes = isNew ? this.#parts.scratchBytes(layout) : 0;
+    const asks = recall !== null && recall.by !== "tokens";
+    const scratchBytes =
+      (isNew ? this.#parts.scratchBytes(layout) : 0) +
+      (asks ? this.#parts.questions.scratchBytes(probeLimits(tape, layout)) : 0);
     const needs = fit.memoryBytes + scratchBytes;
     if (spareBytes !== null && this.#bytes + needs > spareBytes) {
       throw new MillraceError(
@@ -482,16 +637,20 @@ export class Sessions {
     }
     const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.poolBytes });
     try {
+      const { compile } = this.#parts.questions;
+      const questions = asks ? await Questions.make(tape, layout, pool, compile) : null;
       const program = await this.#program(layout);
       this.#bytes += needs;
-      return { place: { program, pool, layout }, fit, cache, scratchBytes, members: new Set() };
+      const place = { program, pool, layout };
+      return { place, fit, cache, scratchBytes, members: new Set(), recall, questions };
     } catch (error) {
       pool.dispose();
       throw error;
     }
   }
 
-  #dropHome({ place, fit, scratchBytes }: Home): void {
+  #dropHome({ place, fit, scratchBytes, questions }: Home): void {
+    questions?.dispose();
     place.pool.dispose();
     this.#bytes -= fit.memoryBytes + scratchBytes;
     const shared = this.#programs.get(place.layout.fingerprint);

@@ -74,7 +74,10 @@ export interface StreamParts {
   readonly recent?: RecentTokens;
   readonly waiting?: Int32Array;
   readonly before?: Before;
-  /** Tokens that wait until more follow or an answer is asked for; at least 1. Default 1. */
+  /**
+   * Most tokens of what was appended last that wait until more follows or an answer is asked for, since they may be a
+   * question that is to be looked into first. Default 1.
+   */
   readonly heldBack?: number;
   /** Told of tokens that are about to be run, and of their positions; valid during the call. */
   readonly onTake?: (positions: Int32Array, tokens: Int32Array) => void;
@@ -98,10 +101,11 @@ export class Stream implements Task {
   readonly #queue = new TokenQueue();
   readonly #recent: RecentTokens;
   readonly #appends: Append[] = [];
-  readonly #heldBack: number;
+  readonly #mostHeldBack: number;
   /** Where in the stream what was appended last begins. */
   #lastAppend = 0;
   #answer: Answering | null = null;
+  #idle: (() => void)[] = [];
   #paused = false;
   /** Tokens that this step took. */
   #taken = 0;
@@ -118,7 +122,7 @@ export class Stream implements Task {
     this.capacity = parts.capacity;
     this.before = parts.before ?? "nothing";
     this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
-    this.#heldBack = parts.heldBack ?? 1;
+    this.#mostHeldBack = parts.heldBack ?? 1;
     if (parts.waiting) this.#queue.push(parts.waiting);
     this.cache.onChange((event) => parts.onChange(event));
   }
@@ -141,6 +145,19 @@ export class Stream implements Task {
   /** What was appended last, as far as it waits; else all that waits. A copy. */
   get question(): Int32Array {
     return this.#queue.view().slice(Math.max(0, this.#lastAppend - this.cache.nextPosition));
+  }
+
+  /** Tokens that wait for more: of what was appended last some, and one at least. */
+  get #heldBack(): number {
+    return Math.max(1, Math.min(this.#mostHeldBack, this.length - this.#lastAppend));
+  }
+
+  /** Resolves when nothing is left to run but what is held back, or the stream has broken. */
+  idle(): Promise<void> {
+    if (this.pending === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#idle.push(resolve);
+    });
   }
 
   get recent(): RecentTokens {
@@ -303,6 +320,7 @@ export class Stream implements Task {
     answer?.listener.fail(error);
     for (const append of this.#appends.splice(0)) append.listener.fail(error);
     this.cache.dispose();
+    this.#tellIdle();
   }
 
   get pending(): number {
@@ -389,6 +407,7 @@ export class Stream implements Task {
     this.#taken = 0;
     this.#settleAppends();
     this.#report();
+    this.#tellIdle();
   }
 
   cancel(): void {
@@ -499,6 +518,11 @@ export class Stream implements Task {
   #wake(): void {
     if (!this.done) this.#parts.wake(this);
     this.#report();
+  }
+
+  #tellIdle(): void {
+    if (this.pending > 0) return;
+    for (const tell of this.#idle.splice(0)) tell();
   }
 
   #report(): void {

@@ -7,6 +7,7 @@ import { Model as EngineModel, type MakeModel, type OpenOptions, openAs } from "
 import { invalid, oneOf, refuseUnknown } from "../engine/options.js";
 import { type CacheSpec, cacheSpec } from "../engine/policies.js";
 import type { SessionParameters } from "../engine/protocol.js";
+import { type RecallOptions, recallSpec } from "./recall.js";
 import { Session } from "./session.js";
 
 /** What `Model.session` may be told. */
@@ -22,6 +23,8 @@ export interface SessionOptions {
    * own codec.
    */
   readonly cache?: PolicySpec | Partial<CacheSpec>;
+  /** Puts what the policy drops on disk instead, and brings back what a question is about. Default: it is gone. */
+  readonly recall?: RecallOptions;
 }
 
 /** What `Model.restore` may be told. */
@@ -82,9 +85,14 @@ export function open(named?: string | OpenOptions, given?: OpenOptions): Promise
 }
 
 function parameters(options: SessionOptions): SessionParameters {
-  refuseUnknown("session", options, ["memory", "cache"]);
-  const { memory, cache = {} } = options;
-  return { memoryBytes: memory === undefined ? null : parseBytes(memory), cache: cacheOf(cache) };
+  refuseUnknown("session", options, ["memory", "cache", "recall"]);
+  const { memory, cache = {}, recall } = options;
+  const memoryBytes = memory === undefined ? null : parseBytes(memory);
+  return {
+    memoryBytes,
+    cache: cacheOf(cache),
+    recall: recall === undefined ? null : recallSpec(recall, memoryBytes),
+  };
 }
 
 /** A policy alone, or policy and codec. Throws INVALID_ARGUMENT. */

@@ -1,6 +1,7 @@
 /** One endless sequence, as the caller sees it. */
 import { resolve } from "node:path";
-import type { CacheEvent, CacheReport } from "../cache/sequence.js";
+import type { CacheEvent } from "../cache/sequence.js";
+import type { Recalled } from "../cache/tiers/recall.js";
 import type { Connection } from "../engine/connection.js";
 import { Generation, type Question } from "../engine/generation.js";
 import { invalid, refuseUnknown } from "../engine/options.js";
@@ -11,6 +12,7 @@ import type {
   RenderOptions,
   Scores,
   SessionInfo,
+  SessionInspection,
   SessionReport,
 } from "../engine/protocol.js";
 import {
@@ -172,8 +174,22 @@ export class Session implements AsyncDisposable {
     return this.#ask("save", { session: this.#id, path: resolve(path) });
   }
 
-  /** The report of this moment, by group of lanes that share a policy. */
-  inspect(): Promise<CacheReport> {
+  /**
+   * Brings back, of what the policy has put on disk, the blocks that `question` (by default, what was appended last) is
+   * most likely about; they are attended like what is in memory until the next recall. Resolves with what was brought.
+   * Sessions do this by themselves before every answer unless `recall.auto` is false.
+   *
+   * Rejects with INVALID_ARGUMENT where the session was opened without `recall` or there is no question. Blocks that
+   * cannot be read count as dropped, told as a change, and the report's `problem` says why.
+   */
+  recall(question?: PromptInput): Promise<Recalled> {
+    const { vocabularySize } = this.#model;
+    const asked = question === undefined ? null : checkedPrompt(question, undefined, vocabularySize);
+    return this.#ask("recall", { session: this.#id, question: asked });
+  }
+
+  /** The report of this moment, by group of lanes that share a policy, and of the disk tier. */
+  inspect(): Promise<SessionInspection> {
     return this.#ask("inspect", { session: this.#id });
   }
 

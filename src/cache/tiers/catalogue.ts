@@ -84,6 +84,10 @@ export class Catalogue {
     return 36 + this.#vectorsPerEntry * (4 + this.#group.headWidth) + 4 * this.#termsPerEntry;
   }
 
+  get isEmpty(): boolean {
+    return this.#order.length === 0;
+  }
+
   /** Entries now, and the memory that all of them take. */
   usage(): { readonly entries: number; readonly bytes: number } {
     return { entries: this.#order.length, bytes: this.#first.length * this.entryBytes };

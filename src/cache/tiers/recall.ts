@@ -26,7 +26,15 @@ import { type Candidate, Catalogue, type Ranking, type Traits } from "./catalogu
 import type { BlockRecord, BlockSpan } from "./files.js";
 import { headBytesFor, recordBytesFor } from "./files.js";
 import { RecalledTable } from "./recalled.js";
-import { BlockStore, copyFolder, type FoundRecord, type Loss, openStore, type StoreUsage } from "./store.js";
+import {
+  BlockStore,
+  copyFolder,
+  type FoundRecord,
+  type Loss,
+  openStore,
+  type StoreOptions,
+  type StoreUsage,
+} from "./store.js";
 import { blockBytes, Summarizer } from "./summary.js";
 import { TermCounts } from "./terms.js";
 
@@ -260,6 +268,11 @@ export class Recall implements LowerTier {
     if (!counts) return null;
     const weights = Float64Array.from(ids, (id) => counts.weight(id));
     return weights.some((weight) => weight > 0) ? weights : null;
+  }
+
+  /** There is nothing that could be recalled. */
+  get isEmpty(): boolean {
+    return this.#groups.every((group) => !group || (group.draft.length === 0 && group.catalogue.isEmpty));
   }
 
   /** Attends no recalled block any more. */
@@ -515,6 +528,15 @@ export function recallPages(tape: Tape, layout: CacheLayout, tokens: number): nu
   );
 }
 
+/** Bytes on disk of a block of every group. */
+export function recallBlockBytes(
+  tape: Tape,
+  layout: CacheLayout,
+  settings: Pick<RecallSettings, "by" | "vectors">,
+): number {
+  return recordSizes(tape, layout, settings).reduce((sum, { record }) => sum + record, 0);
+}
+
 /** Memory that a tier takes outside the pool, at most: summaries, what waits to be written, and blocks in the making. */
 export function recallBytes(tape: Tape, layout: CacheLayout, settings: RecallSettings): number {
   const drafts = groupsThatRecall(tape, layout).reduce(
@@ -524,20 +546,29 @@ export function recallBytes(tape: Tape, layout: CacheLayout, settings: RecallSet
   return settings.summaryBytes + settings.queueBytes + drafts;
 }
 
-function storeOptions({ cache, tape, fingerprint, folder, settings }: RecallParts) {
-  const groups = groupsThatRecall(tape, cache.layout);
-  const vectors = settings.by === "tokens" ? 0 : settings.vectors;
-  const metas = groups.map((group) => (group ? metaBytes(group, vectors) : 0));
+function storeOptions({ cache, tape, fingerprint, folder, settings }: RecallParts): StoreOptions {
+  const sizes = recordSizes(tape, cache.layout, settings);
   return {
     folder,
     fingerprint,
-    recordBytes: groups.map((group, i) =>
-      group ? recordBytesFor(metas[i]!, blockBytes(group) * group.lanes.length) : 0,
-    ),
-    headBytes: metas.map(headBytesFor),
+    recordBytes: sizes.map(({ record }) => record),
+    headBytes: sizes.map(({ head }) => head),
     budgetBytes: settings.diskBytes,
     queueBytes: settings.queueBytes,
   };
+}
+
+/** By group: bytes of a record, and of what stands in it before keys and values. */
+function recordSizes(
+  tape: Tape,
+  layout: CacheLayout,
+  { by, vectors }: Pick<RecallSettings, "by" | "vectors">,
+): { readonly record: number; readonly head: number }[] {
+  return groupsThatRecall(tape, layout).map((group) => {
+    if (!group) return { record: 0, head: 0 };
+    const meta = metaBytes(group, by === "tokens" ? 0 : vectors);
+    return { record: recordBytesFor(meta, blockBytes(group) * group.lanes.length), head: headBytesFor(meta) };
+  });
 }
 
 function ropeOf(tape: Tape, layer: number): RopeRef | null {
