@@ -14,6 +14,7 @@ export type { BackendName } from "./backends/contract.js";
 export type { CodecName } from "./cache/codecs/contract.js";
 export type { LanePolicySpec, PolicySpec } from "./cache/policies/resolve.js";
 export type { CacheEvent, CacheReport, GroupReport } from "./cache/sequence.js";
+export type { RecallBy, Recalled, TierReport } from "./cache/tiers/recall.js";
 export type { FinishReason, TokenScore } from "./decoding/contract.js";
 export { formatBytes, parseBytes } from "./engine/bytes.js";
 export { Generation, type GenerationResult, type Piece } from "./engine/generation.js";
@@ -55,6 +56,7 @@ export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./erro
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";
 export { Model, open, type RestoreOptions, type SessionOptions } from "./session/model.js";
+export type { RecallOptions } from "./session/recall.js";
 export { type AppendOptions, Session } from "./session/session.js";
 export type { ChatMessage } from "./tokenizer/chat.js";
 export type { AdapterKind } from "./train/adapters/contract.js";
