@@ -47,6 +47,21 @@ describe.skipIf(!built)("millrace chat through a pipe (needs npm run build)", ()
     });
   });
 
+  it("lives on in a file, as one conversation would in a session that never ended", async () => {
+    const file = join(folder, "talk.mill");
+    const [first, second] = await answers("hi\nand then\n", "--session", join(folder, "once.mill"));
+    expect((await answers("hi\n", "--session", file))[0].tokens).toEqual(first.tokens);
+    const { stderr } = await chat("/stats\n", "--session", file);
+    expect(stderr).toMatch(/Saved: [\d,]+ tokens in /);
+    const [later] = await answers("and then\n", "--session", file);
+    expect(later.tokens).toEqual(second.tokens);
+    // Only the new message was run.
+    expect(later.usage.promptTokens).toBe(second.usage.promptTokens);
+    const refused = await chat("hi\n", "--session", model);
+    expect(refused).toMatchObject({ code: 4, stdout: "" });
+    expect(refused.stderr).toContain("BAD_FORMAT");
+  });
+
   it("obeys commands, which are no turns", async () => {
     const script = "/help\n/system be kind\n/system\n/stats\n/frob\n\n/exit\nnever said\n";
     const { code, stdout, stderr } = await chat(script);

@@ -4,11 +4,11 @@ import { Command, Option } from "commander";
 import { formatPolicy } from "../cache/policies/resolve.js";
 import { formatBytes } from "../engine/bytes.js";
 import type { GenerationResult } from "../engine/generation.js";
-import type { Model } from "../engine/model.js";
+import { window } from "../engine/policies.js";
 import type { ModelInfo } from "../engine/protocol.js";
 import { type ErrorCode, MillraceError } from "../errors.js";
 import { type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
-import type { ChatMessage } from "../tokenizer/chat.js";
+import type { Model } from "../session/model.js";
 import { answerJson, answerLine } from "./answer.js";
 import { onInterrupt } from "./interrupt.js";
 import { type Lines, pipedLines, terminalLines } from "./lines.js";
@@ -25,6 +25,7 @@ import {
   openOptions,
   samplingOptions,
 } from "./options.js";
+import { SessionTalk, type Talk, WholeTalk } from "./talk.js";
 import { dim, plural, printable, say, write, writeJson } from "./terminal.js";
 
 interface ChatOptions extends ModelOptions, SamplingOptions {
@@ -32,6 +33,7 @@ interface ChatOptions extends ModelOptions, SamplingOptions {
   readonly maxTokens?: number;
   readonly stop?: readonly string[];
   readonly json?: boolean;
+  readonly session?: string;
 }
 
 const COMMANDS = `  /system TEXT  set the instructions before the conversation; alone, show them
@@ -49,8 +51,12 @@ ${COMMANDS}
 Where standard input is no terminal, each of its lines is a turn and only the
 answers are printed.
 
+With --session the conversation lives on in a file, of any length in bounded
+memory: old tokens go as --cache says (default: what fits the model).
+
 Examples:
   millrace chat model.gguf --system "You are a pirate."
+  millrace chat model.gguf --session harbour.mill
   printf 'Hello\\nAnd in French?\\n' | millrace chat hf:owner/repo --seed 1`;
 
 export function chatCommand(): Command {
@@ -67,17 +73,33 @@ export function chatCommand(): Command {
       ).argParser(countOrEndless),
     )
     .addOption(new Option("--stop <text>", "end an answer before this text (repeatable)").argParser(another))
+    .addOption(
+      new Option(
+        "--session <file>",
+        "go on with the conversation in this file, and save it there in the end",
+      ),
+    )
     .addOption(new Option("--json", "print each answer as one JSON object on a line"));
   addModelOptions(addSamplingOptions(command)).addHelpText("after", EXAMPLES);
   return command.action(async (named: string | undefined, options: ChatOptions) => {
-    await chat(modelSource(named), options);
+    const chosen = command.getOptionValueSource("cache") !== "default";
+    await chat(modelSource(named), options, chosen);
   });
 }
 
-async function chat(source: string, options: ChatOptions): Promise<void> {
+/** `chosen`: the person named a cache policy. */
+async function chat(source: string, options: ChatOptions, chosen: boolean): Promise<void> {
+  const { session: path, cache, codec, system = null } = options;
   const sampling = samplingOptions(options);
   validateSamplingOptions(sampling, Number.MAX_SAFE_INTEGER);
-  await using model = await openModel(source, openOptions(options));
+  if (path !== undefined && options.adapter !== undefined) {
+    const message = "--session does not go with --adapter; choose one of them.";
+    throw new MillraceError("INVALID_ARGUMENT", message, { option: "adapter" });
+  }
+  const opening = openOptions(options);
+  // A session has pages of its own: the model's cache for requests stays as small as can be.
+  const unused = { policy: window({ tokens: 16 }), codec };
+  await using model = await openModel(source, path === undefined ? opening : { ...opening, cache: unused });
   if (model.info.tokenizer.kind === "none") {
     throw new MillraceError(
       "UNSUPPORTED_TOKENIZER",
@@ -87,8 +109,16 @@ async function chat(source: string, options: ChatOptions): Promise<void> {
   }
   const interactive = process.stdin.isTTY === true && process.stdout.isTTY === true && !options.json;
   using lines = interactive ? terminalLines(process.stdin, process.stdout, "> ") : pipedLines(process.stdin);
-  if (interactive) say(banner(model.info));
-  await new Conversation(model, sampling, options, lines).run();
+  const talk =
+    path === undefined
+      ? new WholeTalk(model, system, adapterOption(options))
+      : await SessionTalk.open(model, path, { ...(chosen ? { policy: cache } : {}), codec }, system);
+  if (interactive) say(banner(model.info, path === undefined ? null : talk.describe()));
+  try {
+    await new Conversation(model, talk, sampling, options, lines).run();
+  } finally {
+    await talk.end();
+  }
 }
 
 const FORMATS = {
@@ -97,12 +127,16 @@ const FORMATS = {
   plain: 'plain "User:" and "Assistant:" lines, since the file has none',
 };
 
-function banner({ path, architecture, backend, context, cache, tokenizer }: ModelInfo): string {
+/** `session`: what it holds, where the conversation is one. */
+function banner(
+  { path, architecture, backend, context, cache, tokenizer }: ModelInfo,
+  session: string | null,
+): string {
   const policy = formatPolicy(cache.policy);
-  const holds = policy === "full" ? plural(context, "token") : `${plural(context, "token")}, cache ${policy}`;
+  const room = policy === "full" ? plural(context, "token") : `${plural(context, "token")}, cache ${policy}`;
   return [
-    `${basename(path)} (${architecture}; ${backend.description}; context ${holds})`,
-    ...(cache.why === undefined ? [] : [dim(cache.why)]),
+    `${basename(path)} (${architecture}; ${backend.description}; ${session ?? `context ${room}`})`,
+    ...(cache.why === undefined || session !== null ? [] : [dim(cache.why)]),
     dim(`Chat template: ${FORMATS[tokenizer.chatFormat ?? "plain"]}`),
     dim("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."),
     "",
@@ -123,16 +157,15 @@ class Conversation {
   readonly #sampling: SamplingOptions;
   readonly #options: ChatOptions;
   readonly #lines: Lines;
-  #system: string | null;
-  #turns: ChatMessage[] = [];
+  readonly #talk: Talk;
   #last: GenerationResult | null = null;
 
-  constructor(model: Model, sampling: SamplingOptions, options: ChatOptions, lines: Lines) {
+  constructor(model: Model, talk: Talk, sampling: SamplingOptions, options: ChatOptions, lines: Lines) {
     this.#model = model;
+    this.#talk = talk;
     this.#sampling = sampling;
     this.#options = options;
     this.#lines = lines;
-    this.#system = options.system ?? null;
   }
 
   /** Turn after turn, until the end of input, /exit, or Ctrl-C twice at the prompt. */
@@ -162,12 +195,14 @@ class Conversation {
       case "help":
         return say(COMMANDS);
       case "reset":
-        this.#turns = [];
+        await this.#talk.forget();
         return say(dim("The conversation is forgotten."));
       case "system":
-        if (argument !== "") this.#system = argument;
+        if (argument !== "") this.#talk.system = argument;
         return say(
-          dim(this.#system === null ? "There are no instructions." : `Instructions: ${this.#system}`),
+          dim(
+            this.#talk.system === null ? "There are no instructions." : `Instructions: ${this.#talk.system}`,
+          ),
         );
       case "stats":
         return this.#stats();
@@ -177,16 +212,11 @@ class Conversation {
   }
 
   async #stats(): Promise<void> {
-    const { context, cache, memory, backend } = this.#model.info;
+    const { memory, backend } = this.#model.info;
     const last = this.#last;
     if (last) {
-      const held = last.usage.promptTokens + last.usage.generatedTokens;
       say(`Last turn: ${answerLine(last)}`);
-      const room =
-        cache.policy.policy === "full"
-          ? ` of ${plural(context, "token")}`
-          : ` tokens, of which the cache kept ${last.cache.kept.toLocaleString("en-US")}`;
-      say(`Conversation: ${plural(this.#turns.length, "message")}, ${held.toLocaleString("en-US")}${room}`);
+      say(`Conversation: ${this.#talk.describe(last)}`);
     } else say("No answer yet.");
     const { weightBytes, cacheBytes, scratchBytes } = memory;
     say(
@@ -196,10 +226,9 @@ class Conversation {
   }
 
   async #turn(text: string): Promise<void> {
-    const messages = [...this.#turns, { role: "user", content: text }];
     try {
-      const result = await this.#answer(messages);
-      this.#turns = [...messages, { role: "assistant", content: result.text }];
+      const result = await this.#answer(text);
+      this.#talk.heard(result);
       this.#last = result;
     } catch (error) {
       const known = MillraceError.from(error);
@@ -209,13 +238,11 @@ class Conversation {
   }
 
   /** Streams the answer; Ctrl-C ends it, and what was said until then stays in the conversation. */
-  async #answer(turns: readonly ChatMessage[]): Promise<GenerationResult> {
+  async #answer(text: string): Promise<GenerationResult> {
     const { maxTokens, stop = [], json = false } = this.#options;
-    const system = this.#system === null ? [] : [{ role: "system", content: this.#system }];
-    const generation = this.#model.generate([...system, ...turns], {
+    const generation = await this.#talk.ask(text, {
       ...this.#sampling,
       stop,
-      ...adapterOption(this.#options),
       ...(maxTokens === undefined ? {} : { maxTokens }),
     });
     using _interrupt = onInterrupt(() => void generation.return());

@@ -1,0 +1,139 @@
+/** What a chat remembers: the conversation whole, given anew with every turn, or a session that lives on. */
+import { stat } from "node:fs/promises";
+import type { CodecName } from "../cache/codecs/contract.js";
+import type { PolicySpec } from "../cache/policies/resolve.js";
+import type { Generation, GenerationResult } from "../engine/generation.js";
+import type { AnswerOptions } from "../engine/questions.js";
+import type { Model } from "../session/model.js";
+import type { Session } from "../session/session.js";
+import type { ChatMessage } from "../tokenizer/chat.js";
+import { plural, say } from "./terminal.js";
+
+export interface Talk {
+  /** Instructions that stand before the conversation; null for none. */
+  system: string | null;
+  /** Puts a message and gives the answer to it. Throws what keeps the message out; it is then not remembered. */
+  ask(text: string, options: AnswerOptions): Promise<Generation>;
+  /** The answer has ended: it is remembered. */
+  heard(result: GenerationResult): void;
+  /** How much there is, for people; `last`: the last answer, where there is one. */
+  describe(last?: GenerationResult): string;
+  forget(): Promise<void>;
+  /** The chat is over. */
+  end(): Promise<void>;
+}
+
+/** Every turn is a request of its own with all that was said before. */
+export class WholeTalk implements Talk {
+  system: string | null;
+  readonly #model: Model;
+  readonly #request: { readonly adapter?: string };
+  #turns: ChatMessage[] = [];
+  #asked: ChatMessage | null = null;
+
+  constructor(model: Model, system: string | null, request: { readonly adapter?: string }) {
+    this.#model = model;
+    this.#request = request;
+    this.system = system;
+  }
+
+  async ask(text: string, options: AnswerOptions): Promise<Generation> {
+    const system = this.system === null ? [] : [{ role: "system", content: this.system }];
+    this.#asked = { role: "user", content: text };
+    return this.#model.generate([...system, ...this.#turns, this.#asked], { ...options, ...this.#request });
+  }
+
+  heard({ text }: GenerationResult): void {
+    if (this.#asked) this.#turns.push(this.#asked, { role: "assistant", content: text });
+    this.#asked = null;
+  }
+
+  describe(last?: GenerationResult): string {
+    const messages = plural(this.#turns.length, "message");
+    if (!last) return messages;
+    const { context, cache } = this.#model.info;
+    const held = (last.usage.promptTokens + last.usage.generatedTokens).toLocaleString("en-US");
+    const room =
+      cache.policy.policy === "full"
+        ? `of ${plural(context, "token")}`
+        : `tokens, of which the cache kept ${last.cache.kept.toLocaleString("en-US")}`;
+    return `${messages}, ${held} ${room}`;
+  }
+
+  async forget(): Promise<void> {
+    this.#turns = [];
+  }
+
+  async end(): Promise<void> {}
+}
+
+/** How a fresh session keeps what is said; chosen where no policy is named. */
+export interface SessionCache {
+  readonly policy?: PolicySpec;
+  readonly codec: CodecName;
+}
+
+/** One session, restored from a file where that exists and saved there in the end. */
+export class SessionTalk implements Talk {
+  system: string | null;
+  readonly #model: Model;
+  readonly #path: string;
+  readonly #cache: SessionCache;
+  #session: Session;
+
+  private constructor(
+    model: Model,
+    path: string,
+    cache: SessionCache,
+    session: Session,
+    system: string | null,
+  ) {
+    this.#model = model;
+    this.#path = path;
+    this.#cache = cache;
+    this.#session = session;
+    this.system = system;
+  }
+
+  /** Throws what `Model.restore` and `Model.session` throw. */
+  static async open(
+    model: Model,
+    path: string,
+    cache: SessionCache,
+    system: string | null,
+  ): Promise<SessionTalk> {
+    const isThere = await stat(path).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+    );
+    const session = isThere ? await model.restore(path) : model.session({ cache });
+    await session.opened;
+    return new SessionTalk(model, path, cache, session, system);
+  }
+
+  async ask(text: string, options: AnswerOptions): Promise<Generation> {
+    const { seen, waiting } = this.#session.report;
+    const isFirst = seen + waiting === 0;
+    const system = this.system === null || !isFirst ? [] : [{ role: "system", content: this.system }];
+    await this.#session.append([...system, { role: "user", content: text }]);
+    return this.#session.generate(options);
+  }
+
+  heard(): void {}
+
+  describe(): string {
+    const { seen, kept, waiting } = this.#session.report;
+    return `${plural(seen + waiting, "token")} in ${this.#path}, ${(kept + waiting).toLocaleString("en-US")} of them kept`;
+  }
+
+  async forget(): Promise<void> {
+    await this.#session.close();
+    this.#session = this.#model.session({ cache: this.#cache });
+    await this.#session.opened;
+  }
+
+  async end(): Promise<void> {
+    await this.#session.save(this.#path);
+    say(`Saved: ${this.describe()}.`);
+  }
+}
