@@ -190,7 +190,7 @@ describe.skipIf(!built)("millrace evaluate (needs npm run build)", () => {
       "--within",
       "100",
       "--context",
-      "200",
+      "256",
       "--backend",
       "reference",
       "--json",

@@ -15,7 +15,11 @@ export interface WorldSourceOptions {
   readonly questions?: QuestionOptions;
   /** Factor on the loss of an answer's decisive words. Default 4. */
   readonly answerWeight?: number;
-  /** Share of windows that begin with a conversation. Default 0.15. */
+  /**
+   * Share of windows that begin with a conversation, in which questions follow close on what the user tells. Default:
+   * all windows of up to 128 tokens, so that looking back is learned on short windows, soonest; 0.5 of those up to 256;
+   * 0.15 of longer ones.
+   */
   readonly chats?: number;
 }
 
@@ -23,8 +27,8 @@ export interface WorldSourceOptions {
 const LEAST_EVERY = 8;
 const MOST_EVERY = 50;
 
-/** Most turns of a conversation before the log begins. */
-const MOST_TURNS = 12;
+/** Tokens that a turn of a conversation has at least, with its answer. */
+const LEAST_TURN = 20;
 
 /**
  * Windows that never repeat. Each is the beginning of a world of its own, so that every answer is told before in the
@@ -32,7 +36,8 @@ const MOST_TURNS = 12;
  * tokenizer that does not have the world's control tokens. (A vocabulary of 1,536 holds nearly every word whole.)
  */
 export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): WindowSource {
-  const { windowLength, seed, answerWeight = 4, chats = 0.15 } = options;
+  const { windowLength, seed, answerWeight = 4 } = options;
+  const { chats = windowLength <= 128 ? 1 : windowLength <= 256 ? 0.5 : 0.15 } = options;
   const questions: QuestionOptions = {
     to: Math.max(20, Math.min(900, windowLength - 60)),
     spread: "far",
@@ -44,13 +49,14 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
   check(answerWeight > 0, "answerWeight", answerWeight, "a number above 0");
   const bos = tokenizer.idOf(BOS);
   check(bos !== undefined, "tokenizer", `no token ${BOS}`, "a tokenizer with the world's control tokens");
+  const mostTurns = windowLength / LEAST_TURN;
   const encoder = new PieceEncoder(tokenizer);
   return {
     windowLength,
     numWindows: Number.POSITIVE_INFINITY,
     window(index: number): Window {
       const chat = share(seed, index, "chat");
-      const turns = chat < chats ? 1 + Math.floor((chat / chats) * MOST_TURNS) : 0;
+      const turns = chat < chats ? Math.ceil((chat / chats) * mostTurns) : 0;
       const tokens = new Int32Array(windowLength + 1);
       const weights = new Float32Array(windowLength + 1).fill(1);
       tokens[0] = bos;

@@ -118,7 +118,7 @@ export function turn(
  * answer first. A question about a place of which nothing was told gets an answer that may well be.
  */
 function chatTurn(town: Town, book: FactBook, random: Random, index: number, words: number) {
-  const choice = random.weighted([15, 15, 50, 20]);
+  const choice = random.weighted([6, 6, 58, 30]);
   if (choice === 0) return turn(talk(random), null);
   if (choice === 1) {
     const scene = imagineScene(random);
@@ -128,7 +128,7 @@ function chatTurn(town: Town, book: FactBook, random: Random, index: number, wor
   let fact = choice === 3 ? chooseFact(book, words, { from: 0, to: 900, spread: "even" }, random) : null;
   if (fact !== null) return turn(askAbout(fact, random), fact.piece);
   const told: Sentence[] = [];
-  for (let left = random.between(1, 3); left > 0; ) {
+  for (let left = random.pick([1, 1, 1, 2, 3]); left > 0; ) {
     const sentence = town.happen(words);
     for (const { kind, subject } of sentence.ends) book.forget(kind, subject);
     for (const stated of sentence.states) book.state(stated, index, words);

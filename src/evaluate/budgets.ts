@@ -1,0 +1,58 @@
+/** Cache policies of a given size, so that all can be compared at the same number of tokens. */
+import { type PolicySpec, parsePolicy } from "../cache/policies/resolve.js";
+import { MillraceError } from "../errors.js";
+
+/** A policy under the name that it has in tables. */
+export interface NamedPolicy {
+  readonly name: string;
+  readonly policy: PolicySpec;
+}
+
+const half = (tokens: number) => Math.floor(tokens / 2);
+const SINKS = 4;
+
+/** What a policy keeps or, where it keeps everything, attends to. */
+const SIZED: Readonly<Record<string, (tokens: number) => PolicySpec>> = {
+  full: () => ({ policy: "full" }),
+  window: (tokens) => ({ policy: "window", tokens }),
+  sinks: (tokens) => ({ policy: "sinks", window: tokens - SINKS, sinks: SINKS }),
+  h2o: (tokens) => ({ policy: "h2o", heavy: tokens - half(tokens), recent: half(tokens) }),
+  keyformer: (tokens) => ({ policy: "keyformer", heavy: tokens - half(tokens), recent: half(tokens) }),
+  snapkv: (tokens) => ({ policy: "snapkv", tokens }),
+  kvmerger: (tokens) => ({ policy: "kvmerger", tokens }),
+  lacache: (tokens) => ({ policy: "lacache", tokens }),
+  compensated: (tokens) => ({ policy: "compensated", window: tokens - SINKS - 1, sinks: SINKS }),
+};
+
+/** Least tokens that every policy can be cut to. */
+const LEAST = 16;
+
+/**
+ * The policies of a list such as "full,sinks,window:512,h2o:heavy=100,recent=60": those that stand there by name alone
+ * are cut to keep `tokens` tokens. Throws INVALID_ARGUMENT as `parsePolicy`, and for a name whose size must be given.
+ */
+export function policiesOfSize(list: string, tokens: number): NamedPolicy[] {
+  return splitPolicies(list).map((text) => ({ name: text, policy: policyOfSize(text, tokens) }));
+}
+
+function policyOfSize(text: string, tokens: number): PolicySpec {
+  const sized = Object.hasOwn(SIZED, text) ? SIZED[text] : undefined;
+  if (!sized) return parsePolicy(text);
+  if (!(Number.isSafeInteger(tokens) && tokens >= LEAST)) {
+    const message = `A cache of ${tokens} tokens is too small to compare policies; expected ${LEAST} or more.`;
+    throw new MillraceError("INVALID_ARGUMENT", message, { tokens });
+  }
+  return sized(tokens);
+}
+
+/** A comma begins a new policy, unless an option of the one before follows: "sinks:window=8,sinks=4,full" are two. */
+export function splitPolicies(list: string): string[] {
+  if (list.trimStart().startsWith("{")) return [list.trim()];
+  const parts: string[] = [];
+  for (const part of list.split(",")) {
+    const isOption = /^[^:]*=/.test(part);
+    if (isOption && parts.length > 0) parts.push(`${parts.pop()},${part.trim()}`);
+    else parts.push(part.trim());
+  }
+  return parts;
+}
