@@ -1,12 +1,14 @@
 /** `millrace evaluate`: what a model makes of streams, and what it remembers of them. */
 import { Command } from "commander";
 import { answersCommand } from "./evaluate/answers.js";
+import { perplexityCommand } from "./evaluate/perplexity.js";
 import { worldCommand } from "./evaluate/world.js";
 
 export function evaluateCommand(): Command {
   return new Command("evaluate")
     .summary("measure what a model makes of streams, and what it remembers of them")
     .description("Measures what a model makes of streams, and what it remembers of them.")
+    .addCommand(perplexityCommand())
     .addCommand(worldCommand())
     .addCommand(answersCommand());
 }

@@ -13,8 +13,8 @@ export interface Progress {
 /** Work that is done sooner than this, in milliseconds, shows no bar. */
 const PATIENCE_MS = 300;
 
-/** A bar of bytes. It appears with an update, once the work has taken a while. */
-export function progressBar(label: string): Progress {
+/** A bar, of bytes unless told otherwise. It appears with an update, once the work has taken a while. */
+export function progressBar(label: string, sizeOf: (total: number) => string = formatBytes): Progress {
   if (!process.stderr.isTTY) return { update() {}, stop() {} };
   const bar: Bar & SingleBar = new SingleBar(
     {
@@ -35,7 +35,7 @@ export function progressBar(label: string): Progress {
         if (performance.now() - createdAt < PATIENCE_MS) return;
         started = true;
         process.once("exit", showCursor);
-        bar.start(total, done, { size: formatBytes(total) });
+        bar.start(total, done, { size: sizeOf(total) });
       }
       bar.update(done);
     },

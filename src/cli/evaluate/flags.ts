@@ -1,0 +1,90 @@
+/** Options that the commands of evaluation share, and what becomes of their results. */
+import { type Command, Option } from "commander";
+import type { CodecName } from "../../cache/codecs/contract.js";
+import type { OpenOptions } from "../../engine/model.js";
+import { type NamedPolicy, policiesOfSize } from "../../evaluate/budgets.js";
+import { writeAtomically } from "../../formats/file.js";
+import { type Panel, plot } from "../../plot/plot.js";
+import { another, backendOption, count, jsonOption, type ModelOptions, threadsOption } from "../options.js";
+import { say, write, writeJson } from "../terminal.js";
+
+export interface EvaluationOptions extends Pick<ModelOptions, "backend" | "threads" | "context" | "memory"> {
+  readonly codec: CodecName;
+  readonly json?: boolean;
+  readonly out?: string;
+  readonly plot?: string;
+}
+
+/** Adds the options of opening a model for sessions, and of writing what was found. */
+export function addEvaluationOptions(command: Command): Command {
+  return command
+    .optionsGroup("Machine and memory:")
+    .addOption(backendOption())
+    .addOption(threadsOption())
+    .addOption(
+      new Option(
+        "--context <tokens>",
+        "most tokens of a cache that keeps all (default: the model's own)",
+      ).argParser(count),
+    )
+    .addOption(
+      new Option(
+        "--memory <size>",
+        'hard limit on each session, such as "32 MiB" (default: what its policy needs)',
+      ),
+    )
+    .addOption(
+      new Option("--codec <name>", "how keys and values are kept")
+        .choices(["f32", "f16", "int8"])
+        .default("f16"),
+    )
+    .optionsGroup("Results:")
+    .addOption(jsonOption())
+    .addOption(new Option("--out <file>", "write the figures as JSON there, too"))
+    .addOption(new Option("--plot <file>", "draw an SVG file"));
+}
+
+/** Policies by list, several options or both; see `cachePolicies`. */
+export const cacheOption = (): Option =>
+  new Option(
+    "--cache <policies>",
+    "cache policies to compare, with commas between them: by name, cut to --budget, or as run takes them (repeatable)",
+  ).argParser(another);
+
+export const budgetOption = (): Option =>
+  new Option("--budget <tokens>", "tokens that policies given by name alone keep").argParser(count);
+
+/** What `cacheOption` yielded, or `otherwise`. Throws INVALID_ARGUMENT. */
+export function cachePolicies(
+  lists: readonly string[] | undefined,
+  otherwise: string,
+  tokens: number,
+): NamedPolicy[] {
+  return (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, tokens));
+}
+
+/** The API's words for them. */
+export function evaluationModel({ backend, threads, context }: EvaluationOptions): OpenOptions {
+  return {
+    backend,
+    ...(threads === undefined ? {} : { threads }),
+    ...(context === undefined ? {} : { context }),
+  };
+}
+
+/** Writes the files that were asked for, and prints the figures as JSON or as text. */
+export async function deliver(
+  { json, out, plot: picture }: EvaluationOptions,
+  figures: object,
+  text: string,
+  panels: readonly Panel[],
+): Promise<void> {
+  const put = async (path: string, content: string) => {
+    await writeAtomically(path, (file) => file.write(Buffer.from(content)));
+    say(`millrace: wrote ${path}`);
+  };
+  if (out !== undefined) await put(out, `${JSON.stringify(figures, null, 2)}\n`);
+  if (picture !== undefined) await put(picture, plot(...panels));
+  if (json) await writeJson(figures);
+  else await write(`${text}\n`);
+}
