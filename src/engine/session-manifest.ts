@@ -98,7 +98,9 @@ function makeSchema() {
 let schema: ReturnType<typeof makeSchema> | null = null;
 
 export function writeManifest(manifest: SessionManifest): string {
-  return JSON.stringify(manifest, (_, value) =>
+  const { policy, codec, why } = manifest.cache;
+  // One session makes one file, in whatever order its parts were noted.
+  return JSON.stringify({ ...manifest, cache: { policy, codec, why } }, (_, value) =>
     typeof value === "number" && !Number.isFinite(value) ? { number: String(value) } : value,
   );
 }
