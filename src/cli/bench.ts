@@ -74,6 +74,7 @@ export function benchCommand(): Command {
     )
     .addOption(new Option("--against <peer>", "also run this peer, in turn").choices(PEERS))
     .addOption(jsonOption())
+    .enablePositionalOptions()
     .addCommand(benchTrainCommand())
     .addCommand(optimisersCommand())
     .action(async (model: string | undefined, options: BenchOptions) => {

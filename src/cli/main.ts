@@ -32,6 +32,7 @@ MILLRACE_MODEL names the model for commands that are given none.`;
 export async function program(named?: string): Promise<Command> {
   const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
   const root = new Command("millrace")
+    .enablePositionalOptions() // what follows a subcommand is its own
     .description("Language models on endless streams in bounded memory.")
     .version(version)
     .addHelpText("after", EXAMPLES);
