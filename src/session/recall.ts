@@ -17,7 +17,10 @@ export interface RecallOptions {
   readonly memory?: number | string;
   /** Most tokens that are brought back at once, in whole blocks. Default 256. */
   readonly tokens?: number;
-  /** Tokens of a block: what is brought back, or not, together. A multiple of 16. Default 32. */
+  /**
+   * Tokens of a block: what is brought back, or not, together. A multiple of 16. Default 16: small ones leave more room for
+   * what is asked about.
+   */
   readonly block?: number;
   /**
    * What tells that a block is what a question asks about. "tokens" (the default): rare words of the question stand in it.
@@ -58,7 +61,7 @@ export function recallSpec(options: RecallOptions, memoryBytes: number | null): 
   if (dir !== undefined && (typeof dir !== "string" || dir === ""))
     throw invalid("recall.dir", dir, "a folder");
   if (typeof auto !== "boolean") throw invalid("recall.auto", auto, "true or false");
-  const block = wholeNumber("recall.block", options.block, 16, 4096) ?? 32;
+  const block = wholeNumber("recall.block", options.block, 16, 4096) ?? 16;
   if (block % 16 !== 0) throw invalid("recall.block", block, "a multiple of 16");
   const share = memoryBytes === null ? SUMMARY_BYTES : Math.min(SUMMARY_BYTES, Math.floor(memoryBytes / 8));
   return {

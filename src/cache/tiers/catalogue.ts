@@ -136,19 +136,22 @@ export class Catalogue {
     const { queries, ids } = question;
     const terms = ids && this.#counts ? new TermQuery(ids, this.#counts) : null;
     const keys = queries && this.#summarizer ? this.#scoreKeys(queries, this.#summarizer.vectors) : null;
-    const candidates = this.#order.map((place, i): Candidate => {
+    const own = Float64Array.from(this.#order, (place, i) => {
       const matched = terms?.match(this.#terms, place * this.#termsPerEntry, this.#numTerms[place]!) ?? 0;
-      return {
-        first: this.#first[place]!,
-        last: this.#last[place]!,
-        blocks: this.#blocks[place]!,
-        score: matched + (keys ? keys.scores[i]! / keys.best : 0),
-      };
+      return matched + (keys ? keys.scores[i]! / keys.best : 0);
     });
+    const scores = withNeighbours(own);
     return {
-      candidates,
-      score: ({ summary, terms: own }) => {
-        const matched = terms && own ? terms.match(own, 0, own.length) : 0;
+      candidates: this.#order.map(
+        (place, i): Candidate => ({
+          first: this.#first[place]!,
+          last: this.#last[place]!,
+          blocks: this.#blocks[place]!,
+          score: scores[i]!,
+        }),
+      ),
+      score: ({ summary, terms: its }) => {
+        const matched = terms && its ? terms.match(its, 0, its.length) : 0;
         return matched + (keys && summary ? keys.of(summary) / keys.best : 0);
       },
     };
@@ -277,11 +280,18 @@ export class Catalogue {
   }
 }
 
-/** The entries of a catalogue with their scores, and what else would score. */
+/** The entries of a catalogue with their scores, and what else would score by itself: see `withNeighbours`. */
 export interface Ranking {
   readonly candidates: readonly Candidate[];
   score(traits: Traits): number;
 }
+
+/**
+ * Scores of neighbours in the stream, each with the better one of those beside it added: blocks are cut wherever they
+ * are full, so what is asked about stands in two of them as often as not, and neither alone has all of its words.
+ */
+export const withNeighbours = (scores: Float64Array): Float64Array =>
+  scores.map((score, i) => score + Math.max(scores[i - 1] ?? 0, scores[i + 1] ?? 0));
 
 /** Mean over the queries of the greatest product with any of the vectors from `at` on. */
 function nearest(

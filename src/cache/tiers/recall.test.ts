@@ -235,12 +235,12 @@ describe("Recall", () => {
     cache.onChange((event) => events.push(event));
     rmSync(recall.folder, { recursive: true });
     const { tokens, lost } = await recall.recall({ ids: [5, 6, 7] });
-    expect([tokens, lost]).toEqual([0, 1]);
+    // Its own block, and the one after that might hold the rest of what is asked about.
+    expect([tokens, lost]).toEqual([0, 2]);
     expect(recall.report().problem?.code).toBe("FILE_NOT_FOUND");
-    expect(events).toEqual([
-      { kind: "drop", group: 0, count: 16, ranges: [[0, 15]] },
-      { kind: "recall", group: 0, count: 0, ranges: [] },
-    ]);
+    const lostOf = (first: number) => ({ kind: "drop", group: 0, count: 16, ranges: [[first, first + 15]] });
+    expect(events.slice(0, 2)).toEqual(expect.arrayContaining([lostOf(0), lostOf(16)]));
+    expect(events.slice(2)).toEqual([{ kind: "recall", group: 0, count: 0, ranges: [] }]);
     balanced(cache);
     feed(cache, recall, runner, 60);
     balanced(cache);

@@ -22,7 +22,7 @@ import {
   metaBytes,
   traitsOf,
 } from "./blocks.js";
-import { type Candidate, Catalogue, type Ranking, type Traits } from "./catalogue.js";
+import { type Candidate, Catalogue, type Ranking, type Traits, withNeighbours } from "./catalogue.js";
 import type { BlockRecord, BlockSpan } from "./files.js";
 import { headBytesFor, recordBytesFor } from "./files.js";
 import { RecalledTable } from "./recalled.js";
@@ -421,12 +421,16 @@ export class Recall implements LowerTier {
       .filter(({ blocks, first, last }) => blocks > 1 || first !== last)
       .flatMap(({ first, last }) => this.#store.serials(group.index, first, last));
     const records = await this.#store.readMetas(group.index, serials);
-    const opened = records.flatMap((record): Candidate[] => {
+    const read = records.flatMap((record) => {
       const meta = record && this.#decode(group, record);
-      if (!record || !meta) return [];
-      const score = ranking.score(traitsOf(meta, this.#counts !== null));
-      return [{ first: record.serial, last: record.serial, blocks: 1, score }];
+      return record && meta ? [{ serial: record.serial, meta }] : [];
     });
+    const scores = withNeighbours(
+      Float64Array.from(read, ({ meta }) => ranking.score(traitsOf(meta, this.#counts !== null))),
+    );
+    const opened = read.map(
+      ({ serial }, i): Candidate => ({ first: serial, last: serial, blocks: 1, score: scores[i]! }),
+    );
     return [...single, ...opened].filter(({ score }) => score > 0);
   }
 
