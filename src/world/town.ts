@@ -167,12 +167,16 @@ export class Town {
     return fill(template, { hour: NUMBERS[(spoken + 11) % 12]!, part });
   }
 
-  /** The next sentence. `now`: words of the stream before it. */
-  happen(now: number): Sentence {
+  /**
+   * The next sentence. `now`: words of the stream before it. `varied`: what is rare in a log comes more often, as in
+   * talk.
+   */
+  happen(now: number, varied = false): Sentence {
     this.#now = now;
     const random = this.#random;
+    const weights = varied ? VARIED_WEIGHTS : EVENT_WEIGHTS;
     for (;;) {
-      const sentence = EVENTS[random.weighted(EVENT_WEIGHTS)]!.make(this, random);
+      const sentence = EVENTS[random.weighted(weights)]!.make(this, random);
       if (sentence !== null) return sentence;
     }
   }
@@ -558,6 +562,7 @@ export function imagineScene(random: Random): Fact {
 
 const EVENTS = Town.events;
 const EVENT_WEIGHTS = EVENTS.map(({ weight }) => weight);
+const VARIED_WEIGHTS = EVENT_WEIGHTS.map(Math.sqrt);
 
 const event = (text: string, states: readonly Fact[], ends: Sentence["ends"] = []): Sentence => ({
   text,

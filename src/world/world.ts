@@ -129,7 +129,7 @@ function chatTurn(town: Town, book: FactBook, random: Random, index: number, wor
   if (fact !== null) return turn(askAbout(fact, random), fact.piece);
   const told: Sentence[] = [];
   for (let left = random.pick([1, 1, 1, 2, 3]); left > 0; ) {
-    const sentence = town.happen(words);
+    const sentence = town.happen(words, true);
     for (const { kind, subject } of sentence.ends) book.forget(kind, subject);
     for (const stated of sentence.states) book.state(stated, index, words);
     told.push(sentence);
