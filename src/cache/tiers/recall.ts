@@ -580,9 +580,20 @@ function ropeOf(tape: Tape, layer: number): RopeRef | null {
   return null;
 }
 
-/** The candidates that score highest; of equals those that are newer. */
-const best = (candidates: readonly Candidate[], count: number): Candidate[] =>
-  [...candidates].sort((a, b) => b.score - a.score || b.last - a.last).slice(0, count);
+/** The candidates that score highest, best first; of equals those that are newer. Most are looked at once. */
+function best(candidates: readonly Candidate[], count: number): Candidate[] {
+  const found: Candidate[] = [];
+  const isBetter = (a: Candidate, b: Candidate) =>
+    a.score > b.score || (a.score === b.score && a.last > b.last);
+  for (const candidate of candidates) {
+    if (found.length === count && !isBetter(candidate, found[count - 1]!)) continue;
+    if (found.length === count) found.pop();
+    let at = found.length;
+    while (at > 0 && isBetter(candidate, found[at - 1]!)) at--;
+    found.splice(at, 0, candidate);
+  }
+  return found;
+}
 
 function spanOf({ positions, counts }: Pick<BlockMeta, "positions" | "counts">): BlockSpan {
   const first = positions.reduce((a, b) => Math.min(a, b));
