@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { answersCommand } from "./evaluate/answers.js";
 import { perplexityCommand } from "./evaluate/perplexity.js";
+import { recallCommand } from "./evaluate/recall.js";
 import { worldCommand } from "./evaluate/world.js";
 
 export function evaluateCommand(): Command {
@@ -9,6 +10,7 @@ export function evaluateCommand(): Command {
     .summary("measure what a model makes of streams, and what it remembers of them")
     .description("Measures what a model makes of streams, and what it remembers of them.")
     .addCommand(perplexityCommand())
+    .addCommand(recallCommand())
     .addCommand(worldCommand())
     .addCommand(answersCommand());
 }

@@ -11,7 +11,7 @@ export interface Graded extends Omit<HeldOutQuestion, "prompt"> {
 }
 
 /** Longest answer of the world is less than 40 tokens. */
-const MOST_ANSWER_TOKENS = 48;
+export const MOST_ANSWER_TOKENS = 48;
 
 /** Asks all questions, greedily, `sequences` at once; in the order given. Throws what `generate` throws. */
 export async function askAll(

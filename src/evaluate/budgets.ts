@@ -6,6 +6,8 @@ import { MillraceError } from "../errors.js";
 export interface NamedPolicy {
   readonly name: string;
   readonly policy: PolicySpec;
+  /** Tokens that it was cut to; null where it was given with its size, or has none. */
+  readonly budget: number | null;
 }
 
 const half = (tokens: number) => Math.floor(tokens / 2);
@@ -13,7 +15,6 @@ const SINKS = 4;
 
 /** What a policy keeps or, where it keeps everything, attends to. */
 const SIZED: Readonly<Record<string, (tokens: number) => PolicySpec>> = {
-  full: () => ({ policy: "full" }),
   window: (tokens) => ({ policy: "window", tokens }),
   sinks: (tokens) => ({ policy: "sinks", window: tokens - SINKS, sinks: SINKS }),
   h2o: (tokens) => ({ policy: "h2o", heavy: tokens - half(tokens), recent: half(tokens) }),
@@ -29,20 +30,21 @@ const LEAST = 16;
 
 /**
  * The policies of a list such as "full,sinks,window:512,h2o:heavy=100,recent=60": those that stand there by name alone
- * are cut to keep `tokens` tokens. Throws INVALID_ARGUMENT as `parsePolicy`, and for a name whose size must be given.
+ * are cut to keep so many tokens, once for each of `budgets`. Throws INVALID_ARGUMENT as `parsePolicy`, and for a budget
+ * that is too small.
  */
-export function policiesOfSize(list: string, tokens: number): NamedPolicy[] {
-  return splitPolicies(list).map((text) => ({ name: text, policy: policyOfSize(text, tokens) }));
+export function policiesOfSize(list: string, budgets: readonly number[]): NamedPolicy[] {
+  return splitPolicies(list).flatMap((name): NamedPolicy[] => {
+    const sized = Object.hasOwn(SIZED, name) ? SIZED[name] : undefined;
+    if (!sized) return [{ name, policy: parsePolicy(name), budget: null }];
+    return budgets.map((tokens) => ({ name, policy: sized(checked(tokens)), budget: tokens }));
+  });
 }
 
-function policyOfSize(text: string, tokens: number): PolicySpec {
-  const sized = Object.hasOwn(SIZED, text) ? SIZED[text] : undefined;
-  if (!sized) return parsePolicy(text);
-  if (!(Number.isSafeInteger(tokens) && tokens >= LEAST)) {
-    const message = `A cache of ${tokens} tokens is too small to compare policies; expected ${LEAST} or more.`;
-    throw new MillraceError("INVALID_ARGUMENT", message, { tokens });
-  }
-  return sized(tokens);
+function checked(tokens: number): number {
+  if (Number.isSafeInteger(tokens) && tokens >= LEAST) return tokens;
+  const message = `A cache of ${tokens} tokens is too small to compare policies; expected ${LEAST} or more.`;
+  throw new MillraceError("INVALID_ARGUMENT", message, { tokens });
 }
 
 /** A comma begins a new policy, unless an option of the one before follows: "sinks:window=8,sinks=4,full" are two. */

@@ -112,7 +112,7 @@ function* questionsOf(
 ): Generator<HeldOutQuestion> {
   const read = [bos];
   const questions = { from: NEAREST, to: within, spread: "far" } as const;
-  for (const piece of tokenPieces(tokenizer, { seed: HELD_OUT + seed, stream, questions })) {
+  for (const piece of tokenPieces(tokenizer, { seed: heldOutSeed(seed), stream, questions })) {
     const { kind, question, distance, tokens, text } = piece;
     if (kind === "answer" && question && distance !== null && distance >= NEAREST && distance < within) {
       yield { question, distance, prompt: [...read], expected: text.split(END)[0]! };
@@ -122,8 +122,10 @@ function* questionsOf(
   }
 }
 
-/** Added to the seed: worlds for training have seeds far from these. */
 const HELD_OUT = 2 ** 52;
+
+/** Seed `seed` of worlds that no model is trained on: those for training have seeds far from these. */
+export const heldOutSeed = (seed: number): number => HELD_OUT + seed;
 
 function check(ok: boolean, name: string, got: unknown, expected: string): asserts ok {
   if (ok) return;

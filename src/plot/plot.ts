@@ -213,21 +213,22 @@ function linear(low: number, high: number): DrawnAxis {
   };
 }
 
-/** Bounds of 1, 2 or 5 times a power of ten around [low, high], and ticks there, or at the powers alone if many. */
+/** Round bounds around [low, high], and about as many ticks as fit: at 1 to 9 times a power of ten, 1, 2 and 5 times, or 1. */
 function logarithmic(low: number, high: number): DrawnAxis {
   if (!(low <= high)) return logarithmic(1, 10);
+  const factors = high / low < 8 ? [1, 2, 3, 4, 5, 6, 7, 8, 9] : [1, 2, 5];
   const decade = Math.floor(Math.log10(low));
   const marks = Array.from({ length: Math.ceil(Math.log10(high)) - decade + 2 }, (_, i) =>
-    [1, 2, 5].map((times) => times * 10 ** (decade + i)),
+    factors.map((times) => times * 10 ** (decade + i)),
   ).flat();
   const start = marks.findLast((mark) => mark <= low * 1.0001)!;
   const end = marks.find((mark) => mark >= high * 0.9999 && mark > start)!;
   const inside = marks.filter((mark) => mark >= start && mark <= end);
-  const powers = inside.filter((mark) => Number.isInteger(Math.round(Math.log10(mark) * 1e6) / 1e6));
+  const powers = inside.filter((mark) => Math.abs(Math.log10(mark) - Math.round(Math.log10(mark))) < 1e-6);
   const [least, most] = [Math.log(start), Math.log(end)];
   return {
     place: (value) => (Math.log(Math.min(end, Math.max(start, value))) - least) / (most - least),
-    ticks: inside.length > 10 ? powers : inside,
+    ticks: inside.length > 12 ? powers : inside,
     label: (tick) => number(tick, Math.max(0, -Math.floor(Math.log10(tick) + 1e-9))),
   };
 }

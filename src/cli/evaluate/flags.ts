@@ -1,10 +1,11 @@
 /** Options that the commands of evaluation share, and what becomes of their results. */
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { CodecName } from "../../cache/codecs/contract.js";
 import type { OpenOptions } from "../../engine/model.js";
 import { type NamedPolicy, policiesOfSize } from "../../evaluate/budgets.js";
 import { writeAtomically } from "../../formats/file.js";
 import { type Panel, plot } from "../../plot/plot.js";
+import type { RecallOptions } from "../../session/recall.js";
 import { another, backendOption, count, jsonOption, type ModelOptions, threadsOption } from "../options.js";
 import { say, write, writeJson } from "../terminal.js";
 
@@ -52,15 +53,46 @@ export const cacheOption = (): Option =>
   ).argParser(another);
 
 export const budgetOption = (): Option =>
-  new Option("--budget <tokens>", "tokens that policies given by name alone keep").argParser(count);
+  new Option(
+    "--budget <tokens>",
+    "tokens that policies given by name alone keep; several with commas (default: the model's context)",
+  ).argParser(counts);
+
+/** Whole numbers of at least 1, with commas between them. */
+export const counts = (text: string): number[] => text.split(",").map(count);
+
+/** A disk tier: "1 GiB", or options by name. */
+export const recallOption = (): Option =>
+  new Option(
+    "--recall <size>",
+    'examine caches that lose tokens also with a disk tier of this size: "1 GiB", or disk=1GiB,by=both,tokens=512',
+  ).argParser(recallOptions);
+
+const RECALL_NUMBERS = ["tokens", "block", "vectors", "following"];
+
+function recallOptions(text: string): RecallOptions {
+  if (!text.includes("=")) return { disk: text };
+  const pairs = text.split(",").map((pair) => {
+    const [, name, value] = /^\s*([a-z]+)=(.+)$/.exec(pair) ?? [];
+    if (name === undefined || value === undefined) {
+      throw new InvalidArgumentError("expected a size, or options such as disk=1GiB,by=both,tokens=512.");
+    }
+    return [name, RECALL_NUMBERS.includes(name) ? Number(value) : value] as const;
+  });
+  return Object.fromEntries(pairs) as unknown as RecallOptions;
+}
 
 /** What `cacheOption` yielded, or `otherwise`. Throws INVALID_ARGUMENT. */
 export function cachePolicies(
   lists: readonly string[] | undefined,
   otherwise: string,
-  tokens: number,
+  budgets: readonly number[],
 ): NamedPolicy[] {
-  return (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, tokens));
+  const policies = (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, budgets));
+  const several = (name: string) => policies.filter((each) => each.name === name).length > 1;
+  return policies.map((each) =>
+    several(each.name) ? { ...each, name: `${each.name} ${each.budget}` } : each,
+  );
 }
 
 /** The API's words for them. */

@@ -21,7 +21,7 @@ import { openTokenizer } from "./world.js";
 
 interface PerplexityFlags extends EvaluationOptions {
   readonly cache?: readonly string[];
-  readonly budget?: number;
+  readonly budget?: readonly number[];
   readonly tokens: number;
   readonly warmUp?: number;
   readonly segments: number;
@@ -67,7 +67,7 @@ async function evaluate(source: string, file: string, flags: PerplexityFlags): P
   const tokenizer = await openTokenizer(source);
   await using model = await openModel(source, evaluationModel(flags));
   const { context, backend } = model.info;
-  const policies = cachePolicies(flags.cache, "sinks,window", flags.budget ?? context);
+  const policies = cachePolicies(flags.cache, "sinks,window", flags.budget ?? [context]);
   const sessions = policies.map(({ name, policy }) => ({
     name,
     session: model.session({ cache: { policy, codec }, ...(memory === undefined ? {} : { memory }) }),
