@@ -3,6 +3,9 @@ import { Command } from "commander";
 import { answersCommand } from "./evaluate/answers.js";
 import { perplexityCommand } from "./evaluate/perplexity.js";
 import { recallCommand } from "./evaluate/recall.js";
+import { recomputeCommand } from "./evaluate/recompute.js";
+import { savingCommand } from "./evaluate/saving.js";
+import { soakCommand } from "./evaluate/soak.js";
 import { worldCommand } from "./evaluate/world.js";
 
 export function evaluateCommand(): Command {
@@ -11,6 +14,9 @@ export function evaluateCommand(): Command {
     .description("Measures what a model makes of streams, and what it remembers of them.")
     .addCommand(perplexityCommand())
     .addCommand(recallCommand())
+    .addCommand(soakCommand())
+    .addCommand(recomputeCommand())
+    .addCommand(savingCommand())
     .addCommand(worldCommand())
     .addCommand(answersCommand());
 }

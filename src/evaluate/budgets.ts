@@ -22,6 +22,14 @@ const SIZED: Readonly<Record<string, (tokens: number) => PolicySpec>> = {
   snapkv: (tokens) => ({ policy: "snapkv", tokens }),
   kvmerger: (tokens) => ({ policy: "kvmerger", tokens }),
   lacache: (tokens) => ({ policy: "lacache", tokens }),
+  // These keep everything, and attend to so much.
+  tokenselect: (tokens) => ({
+    policy: "tokenselect",
+    init: SINKS,
+    local: Math.floor(tokens / 4),
+    tokens: tokens - Math.floor(tokens / 4) - SINKS,
+  }),
+  recycled: (tokens) => ({ policy: "recycled", tokens }),
   compensated: (tokens) => ({ policy: "compensated", window: tokens - SINKS - 1, sinks: SINKS }),
 };
 

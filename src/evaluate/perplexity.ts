@@ -45,12 +45,21 @@ export interface PerplexityOptions {
   readonly onProgress?: (read: number) => void;
 }
 
+/** A session that reads. */
+export interface StreamReader {
+  readonly name: string;
+  readonly session: Session;
+  /**
+   * Forget everything but the stream's first token after so many, and begin again: what the text itself gives, with nothing
+   * that could wear out. The session's cache must keep everything.
+   */
+  readonly anewEvery?: number;
+}
+
 /** Tokens that a session takes at once. */
 const CHUNK = 2048;
 
-interface Reader {
-  readonly name: string;
-  readonly session: Session;
+interface Reader extends StreamReader {
   /** Minus the log-probability of each token. */
   readonly losses: RunningMeans;
   ended: MillraceError | null;
@@ -61,19 +70,22 @@ interface Reader {
  * reading ends. Rejects with ABORTED, and what opening a session rejects with.
  */
 export async function streamPerplexity(
-  sessions: readonly { readonly name: string; readonly session: Session }[],
+  sessions: readonly StreamReader[],
   stream: AsyncIterable<Int32Array>,
   { tokens, warmUp, segments, signal, onProgress }: PerplexityOptions,
 ): Promise<StreamPerplexity[]> {
   const readers = sessions.map((each): Reader => ({ ...each, losses: new RunningMeans(), ended: null }));
   await Promise.all(readers.map(({ session }) => session.opened));
   let read = 0;
+  let first: number | undefined;
   reading: for await (const piece of stream) {
     for (let at = 0; at < piece.length; at += CHUNK) {
       const chunk = piece.subarray(at, Math.min(at + CHUNK, at + tokens - read, piece.length));
       const going = readers.filter(({ ended }) => ended === null);
       if (chunk.length === 0 || going.length === 0) break reading;
-      await Promise.all(going.map((reader) => take(reader, chunk, signal)));
+      first ??= chunk[0]!;
+      const given = { first, signal };
+      await Promise.all(going.map((reader) => take(reader, chunk, given)));
       read += chunk.length;
       onProgress?.(read);
     }
@@ -82,15 +94,28 @@ export async function streamPerplexity(
 }
 
 /** All of the chunk, or what the session's cache still holds of it. */
-async function take(reader: Reader, chunk: Int32Array, signal: AbortSignal | undefined): Promise<void> {
-  const { session, losses } = reader;
+async function take(
+  reader: Reader,
+  chunk: Int32Array,
+  { first, signal }: { readonly first: number; readonly signal: AbortSignal | undefined },
+): Promise<void> {
+  const { session, losses, anewEvery } = reader;
+  const options = signal ? { signal } : {};
   const { capacity } = await session.opened;
-  const room = Math.min(chunk.length, capacity - losses.length);
   try {
-    for (const part of [chunk.subarray(0, room), chunk.subarray(room)]) {
-      if (part.length === 0) continue;
-      const { logprobs } = await session.score(part, signal ? { signal } : {});
+    for (let at = 0; at < chunk.length; ) {
+      const length = session.report.seen + session.report.waiting;
+      const room = (anewEvery ?? capacity) - length;
+      if (anewEvery !== undefined && room <= 0) {
+        await session.rewind(0);
+        await session.append([first], options);
+        continue;
+      }
+      // A cache that is full says so itself.
+      const part = chunk.subarray(at, room > 0 ? at + room : undefined);
+      const { logprobs } = await session.score(part, options);
       for (const logprob of logprobs) losses.push(-logprob);
+      at += part.length;
     }
   } catch (error) {
     const known = MillraceError.from(error);

@@ -11,7 +11,14 @@ import { BOS, USER } from "../world/control.js";
 import { grade } from "../world/questions.js";
 import type { QuestionOptions } from "../world/world.js";
 import { MOST_ANSWER_TOKENS } from "./answers.js";
-import { type HeldOutQuestion, heldOutSeed, type TokenPiece, tokenPieces } from "./world-stream.js";
+import { median } from "./median.js";
+import {
+  type HeldOutQuestion,
+  heldOutSeed,
+  type TokenPiece,
+  tokenPieces,
+  worldToken,
+} from "./world-stream.js";
 
 /** A cache that is examined. */
 export interface Examinee {
@@ -72,7 +79,7 @@ export async function examineWindows(
   questions: readonly HeldOutQuestion[],
   { signal, onProgress }: ExamOptions = {},
 ): Promise<RecallResult[]> {
-  const user = tokenOf(tokenizer, USER);
+  const user = worldToken(tokenizer, USER);
   const results: RecallResult[] = [];
   for (const [i, examinee] of examinees.entries()) {
     const tallies = new Tallies();
@@ -109,7 +116,7 @@ export async function examineStream(
 ): Promise<RecallResult[]> {
   const candidates = await Promise.all(examinees.map((examinee) => Candidate.admit(model, examinee)));
   try {
-    let log: number[] = [tokenOf(tokenizer, BOS)];
+    let log: number[] = [worldToken(tokenizer, BOS)];
     let question: TokenPiece | null = null;
     for (const piece of tokenPieces(tokenizer, { seed: heldOutSeed(seed), questions })) {
       if (piece.kind === "log") for (const id of piece.tokens) log.push(id);
@@ -254,14 +261,6 @@ export function bucketOf(distance: number): { readonly from: number; readonly to
   return { from, to };
 }
 
-/** The middle value; NaN where there is none. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  if (sorted.length % 2 === 1) return sorted[middle]!;
-  return sorted.length === 0 ? Number.NaN : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}
-
 /** Puts the question at the end of the stream and says, greedily, what the model answers. */
 async function ask(
   session: Session,
@@ -288,14 +287,4 @@ function sessionOptions({ policy, codec, recall, memory }: Examinee) {
     ...(recall ? { recall } : {}),
     ...(memory === undefined ? {} : { memory }),
   };
-}
-
-function tokenOf(tokenizer: Tokenizer, name: string): number {
-  const id = tokenizer.idOf(name);
-  if (id !== undefined) return id;
-  throw new MillraceError(
-    "INVALID_ARGUMENT",
-    `The model's tokenizer has no token ${name}; expected a model of the world, such as the one that comes in the box.`,
-    { name },
-  );
 }

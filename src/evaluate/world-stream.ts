@@ -74,13 +74,7 @@ const NEAREST = 10;
  */
 export function heldOutQuestions(tokenizer: Tokenizer, options: HeldOutOptions): HeldOutQuestion[] {
   const { seed, count, within, promptTokens } = options;
-  const bos = tokenizer.idOf(BOS);
-  check(
-    bos !== undefined,
-    "tokenizer",
-    `no token ${BOS}`,
-    "a model of the world: one whose tokenizer has it",
-  );
+  const bos = worldToken(tokenizer, BOS);
   check(Number.isSafeInteger(seed) && seed >= 0 && seed < HELD_OUT, "seed", seed, "from 0 to 2^52 - 1");
   check(Number.isSafeInteger(count) && count >= 1, "questions", count, "a whole number of at least 1");
   check(Number.isSafeInteger(within) && within >= 100, "within", within, "a whole number of at least 100");
@@ -123,6 +117,14 @@ function* questionsOf(
 }
 
 const HELD_OUT = 2 ** 52;
+
+/** The id of one of the world's control tokens. Throws INVALID_ARGUMENT where the tokenizer has no such token. */
+export function worldToken(tokenizer: Tokenizer, name: string): number {
+  const id = tokenizer.idOf(name);
+  const expected = "a model of the world: one whose tokenizer has it";
+  check(id !== undefined, "tokenizer", `no token ${name}`, expected);
+  return id;
+}
 
 /** Seed `seed` of worlds that no model is trained on: those for training have seeds far from these. */
 export const heldOutSeed = (seed: number): number => HELD_OUT + seed;

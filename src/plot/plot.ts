@@ -33,7 +33,7 @@ export interface Panel {
 
 const WIDTH = 800;
 const PANEL_HEIGHT = 450;
-const MARGIN = { left: 68, right: 20, top: 44, bottom: 48 } as const;
+const MARGIN = { left: 68, right: 28, top: 44, bottom: 48 } as const;
 /** Points of a line at most: more than the picture has columns show nothing. */
 const MAX_POINTS = 1000;
 /** Rough width of a letter of the legend, in pixels. */
@@ -57,27 +57,39 @@ const GRID = "#9ca3af";
 export function plot(...panels: readonly Panel[]): string {
   const height = PANEL_HEIGHT * panels.length;
   const [first] = panels;
+  const legends = panels.map(({ series }) => (series.length > 1 ? series.filter(isNamed) : []));
+  const longest = Math.max(0, ...legends.flat().map(({ name }) => name.length));
+  const legend: LegendPlace = {
+    // A short one has room in the corner beside the title; a long one gets a column of its own, in all panels alike.
+    beside: legends.some((entries) => entries.length > 2),
+    width: Math.min(WIDTH / 3, 34 + LETTER * longest),
+  };
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height}" viewBox="0 0 ${WIDTH} ${height}" ` +
       'font-family="system-ui, sans-serif" font-size="12">',
     `<title>${escapeMarkup(first?.title ?? "")}</title>`,
     ...panels.flatMap((panel, i) =>
-      i === 0 ? draw(panel) : [`<g transform="translate(0 ${i * PANEL_HEIGHT})">`, ...draw(panel), "</g>"],
+      i === 0
+        ? draw(panel, legend)
+        : [`<g transform="translate(0 ${i * PANEL_HEIGHT})">`, ...draw(panel, legend), "</g>"],
     ),
     "</svg>",
     "",
   ].join("\n");
 }
 
-function draw({ title, x: across, y: up, series }: Panel): string[] {
-  const legend = series.filter(({ style }) => style !== "faint");
-  const legendWidth =
-    series.length > 1 ? 34 + LETTER * Math.max(...legend.map(({ name }) => name.length)) : 0;
-  // A short legend has room in the corner beside the title; a long one gets a column of its own.
-  const beside = legend.length > 2;
+const isNamed = ({ style }: Series): boolean => style !== "faint";
+
+interface LegendPlace {
+  readonly beside: boolean;
+  readonly width: number;
+}
+
+function draw({ title, x: across, y: up, series }: Panel, { beside, width }: LegendPlace): string[] {
+  const legend = series.filter(isNamed);
   const box = {
     left: MARGIN.left,
-    right: WIDTH - MARGIN.right - (beside ? Math.min(legendWidth, WIDTH / 3) : 0),
+    right: WIDTH - MARGIN.right - (beside ? width : 0),
     top: MARGIN.top,
     bottom: PANEL_HEIGHT - MARGIN.bottom,
   };
@@ -122,7 +134,7 @@ function draw({ title, x: across, y: up, series }: Panel): string[] {
     ...series.flatMap((one) => curve(one, look(one), atX, atY)),
     ...(series.length > 1 ? legend : []).map((one, i) => {
       const { colour, dash } = look(one);
-      const left = round(beside ? box.right + 14 : box.right - legendWidth);
+      const left = round(beside ? box.right + 14 : box.right - width);
       const at = (beside ? box.top + 6 : 18) + i * 16;
       return (
         `<line x1="${left}" x2="${left + 18}" y1="${at}" y2="${at}" stroke="${colour}" stroke-width="2"${dash}/>` +

@@ -61,12 +61,16 @@ export const budgetOption = (): Option =>
 /** Whole numbers of at least 1, with commas between them. */
 export const counts = (text: string): number[] => text.split(",").map(count);
 
-/** A disk tier: "1 GiB", or options by name. */
-export const recallOption = (): Option =>
-  new Option(
-    "--recall <size>",
-    'examine caches that lose tokens also with a disk tier of this size: "1 GiB", or disk=1GiB,by=both,tokens=512',
-  ).argParser(recallOptions);
+/** What `recallOption` yields. */
+export interface RecallFlag {
+  readonly recall?: RecallOptions;
+}
+
+/** A disk tier: "1 GiB", or options by name. `purpose` ends with ": ". */
+export const recallOption = (purpose: string): Option =>
+  new Option("--recall <size>", `${purpose}"1 GiB", or disk=1GiB,by=both,tokens=512`).argParser(
+    recallOptions,
+  );
 
 const RECALL_NUMBERS = ["tokens", "block", "vectors", "following"];
 

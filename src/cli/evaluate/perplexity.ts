@@ -1,7 +1,13 @@
 /** `millrace evaluate perplexity`: what cache policies make of a text of any length. */
 import { basename } from "node:path";
 import { Argument, Command, Option } from "commander";
-import { type StreamPerplexity, streamPerplexity, textTokens } from "../../evaluate/perplexity.js";
+import { full } from "../../engine/policies.js";
+import {
+  type StreamPerplexity,
+  type StreamReader,
+  streamPerplexity,
+  textTokens,
+} from "../../evaluate/perplexity.js";
 import type { Panel } from "../../plot/plot.js";
 import { onInterrupt } from "../interrupt.js";
 import { openModel } from "../open-model.js";
@@ -25,6 +31,7 @@ interface PerplexityFlags extends EvaluationOptions {
   readonly tokens: number;
   readonly warmUp?: number;
   readonly segments: number;
+  readonly control: boolean;
 }
 
 const EXAMPLES = `
@@ -40,7 +47,8 @@ export function perplexityCommand(): Command {
     .summary("read a text of any length under several cache policies")
     .description(
       "Reads FILE through one session per cache policy and tells the perplexity over the stream: in segments, of the " +
-        "first tenth after a warm-up, and of the last. A policy that holds endless streams has the same in both.",
+        "first tenth after a warm-up, and of the last. Beside them stands what the text itself gives, by a full cache " +
+        "that begins anew again and again: a policy that stands endless streams has the same from first to last as that.",
     )
     .addArgument(new Argument("<model>", "GGUF file, safetensors file or folder, or hf:owner/repo[/file]"))
     .addArgument(new Argument("<file>", "text, UTF-8"))
@@ -54,6 +62,12 @@ export function perplexityCommand(): Command {
       ),
     )
     .addOption(new Option("--segments <n>", "parts of the stream").argParser(count).default(20))
+    .addOption(
+      new Option(
+        "--no-control",
+        'leave out "anew": a full cache that begins again whenever --budget tokens are in it',
+      ),
+    )
     .addHelpText("after", EXAMPLES);
   return addEvaluationOptions(command).action(
     async (source: string, file: string, flags: PerplexityFlags) => {
@@ -68,17 +82,21 @@ async function evaluate(source: string, file: string, flags: PerplexityFlags): P
   await using model = await openModel(source, evaluationModel(flags));
   const { context, backend } = model.info;
   const policies = cachePolicies(flags.cache, "sinks,window", flags.budget ?? [context]);
-  const sessions = policies.map(({ name, policy }) => ({
+  const limit = memory === undefined ? {} : { memory };
+  const readers: StreamReader[] = policies.map(({ name, policy }) => ({
     name,
-    session: model.session({ cache: { policy, codec }, ...(memory === undefined ? {} : { memory }) }),
+    session: model.session({ cache: { policy, codec }, ...limit }),
   }));
+  const anewEvery = Math.min(context, ...(flags.budget ?? []));
+  if (flags.control)
+    readers.push({ name: `anew`, session: model.session({ cache: { policy: full(), codec } }), anewEvery });
   const abort = new AbortController();
   using _interrupt = onInterrupt(() => abort.abort());
   const bar = progressBar("reading", (total) => plural(total, "token"));
   const startedAt = performance.now();
   let read: StreamPerplexity[];
   try {
-    read = await streamPerplexity(sessions, textTokens(file, tokenizer), {
+    read = await streamPerplexity(readers, textTokens(file, tokenizer), {
       tokens,
       segments,
       warmUp: Math.min(flags.warmUp ?? context, Math.floor(tokens / 2)),
@@ -89,17 +107,18 @@ async function evaluate(source: string, file: string, flags: PerplexityFlags): P
     bar.stop();
   }
   const seconds = (performance.now() - startedAt) / 1000;
-  const caches = read.map((each, i) => ({
-    ...each,
-    policy: policies[i]!.policy,
-    ratio: each.last / each.first,
-  }));
+  const control = flags.control ? read.at(-1)! : null;
+  const caches = read.map((each, i) => {
+    const ratio = each.last / each.first;
+    const besideAnew = control ? ratio / (control.last / control.first) : null;
+    return { ...each, policy: policies[i]?.policy ?? null, ratio, besideAnew };
+  });
   const figures = { model: model.info.path, file, backend: backend.description, codec, seconds, caches };
   const title = `${basename(model.info.path)} reads ${basename(file)}`;
   await deliver(flags, figures, print(title, caches), [picture(title, caches)]);
 }
 
-type Cache = StreamPerplexity & { readonly ratio: number };
+type Cache = StreamPerplexity & { readonly ratio: number; readonly besideAnew: number | null };
 
 function print(title: string, caches: readonly Cache[]): string {
   const number = (value: number | undefined, digits = 2) =>
@@ -116,6 +135,9 @@ function print(title: string, caches: readonly Cache[]): string {
     row("first tenth", ({ first }) => number(first)),
     row("last tenth", ({ last }) => number(last)),
     row("last / first", ({ ratio }) => number(ratio, 3)),
+    ...(caches.some(({ besideAnew }) => besideAnew !== null)
+      ? [row("  beside that of anew", ({ besideAnew }) => number(besideAnew ?? Number.NaN, 3))]
+      : []),
     row("all that was read", ({ perplexity }) => number(perplexity)),
   ];
   const align = ["left" as const, ...caches.map(() => "right" as const)];

@@ -27,11 +27,12 @@ import {
   deliver,
   type EvaluationOptions,
   evaluationModel,
+  type RecallFlag,
   recallOption,
 } from "./flags.js";
 import { openTokenizer, seed } from "./world.js";
 
-interface RecallFlags extends EvaluationOptions {
+interface RecallFlags extends EvaluationOptions, RecallFlag {
   readonly cache?: readonly string[];
   readonly budget?: readonly number[];
   readonly share: readonly number[];
@@ -41,7 +42,6 @@ interface RecallFlags extends EvaluationOptions {
   readonly from: number;
   readonly to?: number;
   readonly seed: number;
-  readonly recall?: Examinee["recall"];
 }
 
 const EXAMPLES = `
@@ -90,7 +90,7 @@ export function recallCommand(): Command {
         .default([0.2, 0.5], "0.2,0.5"),
     )
     .addOption(budgetOption().conflicts("share"))
-    .addOption(recallOption())
+    .addOption(recallOption("examine caches that lose tokens also with this much disk: "))
     .addHelpText("after", EXAMPLES);
   return addEvaluationOptions(command).action(async (named: string | undefined, flags: RecallFlags) => {
     await evaluate(modelSource(named), flags);
