@@ -1,9 +1,14 @@
 /** Options that the commands of evaluation share, and what becomes of their results. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { CodecName } from "../../cache/codecs/contract.js";
+import type { HeadScores } from "../../cache/policies/razor.js";
+import { readHeadScores } from "../../engine/heads.js";
 import type { OpenOptions } from "../../engine/model.js";
-import { type NamedPolicy, policiesOfSize } from "../../evaluate/budgets.js";
+import { type NamedPolicy, policiesOfSize, type Sizing } from "../../evaluate/budgets.js";
 import { writeAtomically } from "../../formats/file.js";
+import { resolveModelPath } from "../../formats/hub.js";
+import { openCheckpoint } from "../../formats/open.js";
+import { buildTape } from "../../models/resolve.js";
 import { type Panel, plot } from "../../plot/plot.js";
 import type { RecallOptions } from "../../session/recall.js";
 import { another, backendOption, count, jsonOption, type ModelOptions, threadsOption } from "../options.js";
@@ -91,12 +96,20 @@ export function cachePolicies(
   lists: readonly string[] | undefined,
   otherwise: string,
   budgets: readonly number[],
+  sizing: Sizing,
 ): NamedPolicy[] {
-  const policies = (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, budgets));
+  const policies = (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, budgets, sizing));
   const several = (name: string) => policies.filter((each) => each.name === name).length > 1;
   return policies.map((each) =>
     several(each.name) ? { ...each, name: `${each.name} ${each.budget}` } : each,
   );
+}
+
+/** Which heads of the model retrieve, where that was ever measured. */
+export async function headScoresOf(source: string): Promise<HeadScores | null> {
+  await using checkpoint = await openCheckpoint(await resolveModelPath(source));
+  const { tape } = await buildTape(checkpoint);
+  return await readHeadScores(checkpoint, tape);
 }
 
 /** The API's words for them. */

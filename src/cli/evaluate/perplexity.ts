@@ -81,7 +81,10 @@ async function evaluate(source: string, file: string, flags: PerplexityFlags): P
   const tokenizer = await openTokenizer(source);
   await using model = await openModel(source, evaluationModel(flags));
   const { context, backend } = model.info;
-  const policies = cachePolicies(flags.cache, "sinks,window", flags.budget ?? [context]);
+  const policies = cachePolicies(flags.cache, "sinks,window", flags.budget ?? [context], {
+    of: null,
+    heads: null,
+  });
   const limit = memory === undefined ? {} : { memory };
   const readers: StreamReader[] = policies.map(({ name, policy }) => ({
     name,

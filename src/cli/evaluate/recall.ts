@@ -3,6 +3,7 @@ import { basename } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { formatBytes } from "../../engine/bytes.js";
 import { MOST_ANSWER_TOKENS } from "../../evaluate/answers.js";
+import type { Sizing } from "../../evaluate/budgets.js";
 import {
   bucketOf,
   type Examinee,
@@ -27,6 +28,7 @@ import {
   deliver,
   type EvaluationOptions,
   evaluationModel,
+  headScoresOf,
   type RecallFlag,
   recallOption,
 } from "./flags.js";
@@ -111,7 +113,8 @@ async function evaluate(source: string, flags: RecallFlags): Promise<void> {
   const tokenizer = await openTokenizer(source);
   await using model = await openModel(source, evaluationModel(flags));
   const budgets = flags.budget ?? flags.share.map((share) => Math.round(share * within));
-  const caches = examinees(flags, budgets);
+  const sizing = { of: tokens === undefined ? within : null, heads: await headScoresOf(source) };
+  const caches = examinees(flags, budgets, sizing);
   const bar = progressBar(
     "asking",
     tokens === undefined ? (total) => plural(total, "question") : (total) => plural(total, "token"),
@@ -127,9 +130,9 @@ async function evaluate(source: string, flags: RecallFlags): Promise<void> {
 }
 
 /** The caches that were asked for; where there is a disk, those that lose tokens also with it. */
-function examinees(flags: RecallFlags, budgets: readonly number[]): Examinee[] {
+function examinees(flags: RecallFlags, budgets: readonly number[], sizing: Sizing): Examinee[] {
   const { codec, memory, recall } = flags;
-  return cachePolicies(flags.cache, POLICIES, budgets).flatMap((policy): Examinee[] => {
+  return cachePolicies(flags.cache, POLICIES, budgets, sizing).flatMap((policy): Examinee[] => {
     const plain = { ...policy, codec, ...(memory === undefined ? {} : { memory }) };
     const keeps = policy.policy.policy === "full";
     return recall && !keeps ? [plain, { ...plain, name: `${policy.name} + disk`, recall }] : [plain];
