@@ -14,6 +14,8 @@ export interface NamedPolicy {
 
 const half = (tokens: number) => Math.floor(tokens / 2);
 const SINKS = 4;
+/** Least tokens that every policy can be cut to. */
+const LEAST = 16;
 
 /** What policies are cut for, that keep everything in some heads. */
 export interface Sizing {
@@ -51,22 +53,19 @@ function razorWindow(tokens: number, { of, heads }: Sizing): number {
     const message = `razor cannot be cut to ${tokens} tokens without ${missing}; give it a size, such as razor:window=256.`;
     throw new MillraceError("INVALID_ARGUMENT", message, { tokens });
   }
-  const policyOf = razor({ window: 1 }, heads);
+  const policyOf = razor({ window: LEAST }, heads);
   const lanes = heads.echo.flatMap((row, layer) =>
     row.map((_, head) => policyOf({ layer, head }, heads.echo.length)),
   );
   const share = lanes.filter(({ id }) => id === full().id).length / lanes.length;
   const window = Math.floor((tokens - share * of) / (1 - share)) - SINKS - 1;
-  if (window >= 1) return window;
+  if (window >= 2) return window;
   throw new MillraceError(
     "INVALID_ARGUMENT",
     `razor cannot be cut to ${tokens} of ${of} tokens: the heads that retrieve alone are ${(100 * share).toFixed(0)} % of all.`,
     { tokens, of, share },
   );
 }
-
-/** Least tokens that every policy can be cut to. */
-const LEAST = 16;
 
 /**
  * The policies of a list such as "full,sinks,window:512,h2o:heavy=100,recent=60": those that stand there by name alone
