@@ -80,40 +80,40 @@ export function heldOutQuestions(tokenizer: Tokenizer, options: HeldOutOptions):
   check(Number.isSafeInteger(within) && within >= 100, "within", within, "a whole number of at least 100");
   const most = promptTokens - PREAMBLE;
   check(within <= most, "within", within, `at most ${most}: a prompt has ${promptTokens} tokens`);
-  const bandOf = (distance: number) => Math.floor((NUM_BANDS * (distance - NEAREST)) / (within - NEAREST));
-  const wanted = Array.from({ length: NUM_BANDS }, (_, band) => Math.floor((count + band) / NUM_BANDS));
+  const start = (band: number) => NEAREST + (band * (within - NEAREST)) / NUM_BANDS;
   const chosen: HeldOutQuestion[] = [];
   for (let stream = 0; chosen.length < count; stream++) {
-    // One of each world, so that they are independent: the last one of the band that lacks most.
-    const lasts = new Map<number, HeldOutQuestion>();
-    for (const question of questionsOf(tokenizer, bos, stream, options)) {
-      lasts.set(bandOf(question.distance), question);
-    }
-    const [band] = [...lasts.keys()].sort((a, b) => wanted[b]! - wanted[a]! || b - a);
-    if (band === undefined || wanted[band] === 0) continue;
-    wanted[band]!--;
-    chosen.push(lasts.get(band)!);
+    const band = chosen.length % NUM_BANDS;
+    const found = lastQuestion(tokenizer, bos, stream, start(band), start(band + 1), options);
+    if (found) chosen.push(found);
   }
   return chosen;
 }
 
-/** The questions at the beginning of a world whose facts lie within the range of distances. */
-function* questionsOf(
+/** The last question at the beginning of a world whose fact lies from `from` to below `to` tokens back, if any. */
+function lastQuestion(
   tokenizer: Tokenizer,
   bos: number,
   stream: number,
-  { seed, within, promptTokens }: HeldOutOptions,
-): Generator<HeldOutQuestion> {
+  from: number,
+  to: number,
+  { seed, promptTokens }: HeldOutOptions,
+): HeldOutQuestion | null {
   const read = [bos];
-  const questions = { from: NEAREST, to: within, spread: "far" } as const;
+  let last: Omit<HeldOutQuestion, "prompt"> | null = null;
+  let promptLength = 0;
+  // In words, of which there are a little fewer than tokens; what then lies outside is passed over.
+  const questions = { from: Math.max(1, from * 0.9), to, every: 30 };
   for (const piece of tokenPieces(tokenizer, { seed: heldOutSeed(seed), stream, questions })) {
     const { kind, question, distance, tokens, text } = piece;
-    if (kind === "answer" && question && distance !== null && distance >= NEAREST && distance < within) {
-      yield { question, distance, prompt: [...read], expected: text.split(END)[0]! };
+    if (kind === "answer" && question && distance !== null && distance >= from && distance < to) {
+      last = { question, distance, expected: text.split(END)[0]! };
+      promptLength = read.length;
     }
-    if (read.length + tokens.length > promptTokens) return;
+    if (read.length + tokens.length > promptTokens) break;
     for (const id of tokens) read.push(id);
   }
+  return last && { ...last, prompt: read.slice(0, promptLength) };
 }
 
 const HELD_OUT = 2 ** 52;
