@@ -24,6 +24,7 @@ interface TrainFlags extends LoopFlags {
   readonly feedForward?: number;
   readonly context?: number;
   readonly ropeBase?: number;
+  readonly lookBack?: boolean;
   readonly name?: string;
 }
 
@@ -90,6 +91,7 @@ export function trainCommand(): Command {
     .addOption(
       option("--rope-base <x>", "base of the rotary frequencies (default: 10000)").argParser(decimal),
     )
+    .addOption(option("--look-back", "begin with heads that look back: copying is learned at once"))
     .addOption(option("--name <text>", "general.name of the file"));
   return addLoopOptions(command, { optimiser: "muon", rate: "the optimiser's", base: "OUT" })
     .addHelpText("after", EXAMPLES)
@@ -139,6 +141,7 @@ function modelOf(flags: TrainFlags): FreshModel | { init: string } {
     tokenizer:
       flags.tokenizer === undefined ? { vocabularySize: flags.vocabulary } : { from: flags.tokenizer },
     ...given("name", flags.name),
+    ...given("lookBack", flags.lookBack),
   };
 }
 

@@ -4,6 +4,7 @@ import type { Checkpoint } from "../formats/checkpoint.js";
 import { f32, type GgufValue, plainValue, string, u32 } from "../formats/gguf-values.js";
 import { type MemoryTensor, memoryCheckpoint } from "../formats/memory.js";
 import { createRandom } from "../sampling/random.js";
+import { wireLookBack } from "./look-back.js";
 import { fillNormal } from "./normal.js";
 
 /** Sizes of a decoder; widths in elements. */
@@ -26,6 +27,14 @@ export interface DecoderShape {
   readonly epsilon?: number;
 }
 
+export interface InitialiseOptions {
+  readonly seed: number;
+  /** `general.name`. */
+  readonly name?: string;
+  /** Begin with heads that look back, where copying is much of the task: see look-back.ts. Default false. */
+  readonly lookBack?: boolean;
+}
+
 /** A checkpoint that also knows its metadata with types, as a GGUF file does, so that it can be written. */
 export interface WritableCheckpoint extends Checkpoint {
   readonly entries: ReadonlyMap<string, GgufValue>;
@@ -40,7 +49,7 @@ export interface WritableCheckpoint extends Checkpoint {
 export function initialiseModel(
   shape: DecoderShape,
   tokenizer: Readonly<Record<string, GgufValue>>,
-  options: { readonly seed: number; readonly name?: string },
+  options: InitialiseOptions,
 ): WritableCheckpoint {
   const { width, layers, heads, feedForward, context, tied = true, epsilon = 1e-5, ropeBase = 10000 } = shape;
   const { kvHeads = heads, headWidth = width / heads } = shape;
@@ -89,6 +98,12 @@ export function initialiseModel(
     matrix(`${at}.ffn_down`, width, feedForward, ontoStream);
   }
   norm("output_norm");
+  if (options.lookBack) {
+    check(layers >= 2, "layers", layers, "at least 2, so that heads can look back");
+    check(kvHeads >= 2, "kvHeads", kvHeads, "at least 2, so that heads can look back");
+    check(heads * headWidth <= width, "headWidth", headWidth, "width / heads, so that heads can look back");
+    wireLookBack(tensors, { width, layers, heads, kvHeads, headWidth, ropeBase });
+  }
   if (!tied) matrix("output", vocabulary, width);
 
   const entries = new Map<string, GgufValue>([

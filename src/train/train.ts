@@ -23,6 +23,8 @@ export interface FreshModel {
   readonly shape: Omit<DecoderShape, "context"> & { readonly context?: number };
   readonly tokenizer: { readonly from: string } | { readonly vocabularySize: number };
   readonly name?: string;
+  /** As `InitialiseOptions.lookBack`. */
+  readonly lookBack?: boolean;
 }
 
 export interface TrainOptions extends LoopOptions {
@@ -107,13 +109,17 @@ function checkOptions(options: TrainOptions) {
 /** The checkpoint that training starts from. */
 async function firstModel({ model, data, seed, lengths }: Checked): Promise<Checkpoint> {
   if ("init" in model) return openCheckpoint(model.init);
-  const { shape, tokenizer, name } = model;
+  const { shape, tokenizer, name, lookBack = false } = model;
   const keys =
     "from" in tokenizer
       ? await tokenizerKeys(tokenizer.from)
       : await trainTokenizer(data.sample(), { ...data.tokenizer, vocabularySize: tokenizer.vocabularySize });
   const context = shape.context ?? Math.max(...lengths.map(({ length }) => length));
-  return initialiseModel({ ...shape, context }, keys, { seed, ...(name === undefined ? {} : { name }) });
+  return initialiseModel({ ...shape, context }, keys, {
+    seed,
+    lookBack,
+    ...(name === undefined ? {} : { name }),
+  });
 }
 
 /** The keys of a GGUF model's tokenizer, as they stand there. */

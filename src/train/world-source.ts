@@ -2,6 +2,8 @@
 import { MillraceError } from "../errors.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { BOS } from "../world/control.js";
+import { drills } from "../world/drills.js";
+import { Random } from "../world/random.js";
 import { type Piece, type QuestionOptions, world } from "../world/world.js";
 import type { Window, WindowSource } from "./data.js";
 import { deriveSeed } from "./seeds.js";
@@ -21,6 +23,11 @@ export interface WorldSourceOptions {
    * 0.15 of longer ones.
    */
   readonly chats?: number;
+  /**
+   * Share of windows that are drills (src/world/drills.ts). Default: all of up to 64 tokens, 0.3 of those up to 128, 0.1
+   * up to 256, 0.03 of longer ones.
+   */
+  readonly drilled?: number;
 }
 
 /** Words of log between questions. */
@@ -38,6 +45,8 @@ const LEAST_TURN = 20;
 export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): WindowSource {
   const { windowLength, seed, answerWeight = 4 } = options;
   const { chats = windowLength <= 128 ? 1 : windowLength <= 256 ? 0.5 : 0.15 } = options;
+  const drillsBy = windowLength <= 64 ? 1 : windowLength <= 128 ? 0.3 : windowLength <= 256 ? 0.1 : 0.03;
+  const { drilled = drillsBy } = options;
   const questions: QuestionOptions = {
     to: Math.max(20, Math.min(900, windowLength - 60)),
     spread: "far",
@@ -46,6 +55,7 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
   check(Number.isSafeInteger(windowLength) && windowLength >= 16, "windowLength", windowLength, "16 or more");
   check(Number.isSafeInteger(seed) && seed >= 0, "seed", seed, "a whole number from 0 on");
   check(chats >= 0 && chats <= 1, "chats", chats, "a share from 0 to 1");
+  check(drilled >= 0 && drilled <= 1, "drilled", drilled, "a share from 0 to 1");
   check(answerWeight > 0, "answerWeight", answerWeight, "a number above 0");
   const bos = tokenizer.idOf(BOS);
   check(bos !== undefined, "tokenizer", `no token ${BOS}`, "a tokenizer with the world's control tokens");
@@ -63,7 +73,11 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
       let filled = 1;
       // Dense questions teach to look back soonest; sparse ones are what streams are like.
       const every = LEAST_EVERY * (MOST_EVERY / LEAST_EVERY) ** share(seed, index, "every");
-      for (const piece of world({ seed, stream: index, turns, questions: { every, ...questions } })) {
+      const pieces =
+        share(seed, index, "drill") < drilled
+          ? drills(new Random(seed, index))
+          : world({ seed, stream: index, turns, questions: { every, ...questions } });
+      for (const piece of pieces) {
         const [ids, decisive] = encoder.encode(piece);
         for (let i = 0; i < ids.length && filled < tokens.length; i++, filled++) {
           tokens[filled] = ids[i]!;

@@ -241,9 +241,15 @@ export function chooseFact(
   return near[random.weighted(near.map(({ kind }) => FORMS[kind].weight))]!;
 }
 
-/** Whether an answer is right: it says the decisive words, whatever stands around them. */
-export function grade(question: Pick<Question, "answer">, answer: string): boolean {
-  return ` ${plainWords(answer)} `.includes(` ${plainWords(question.answer)} `);
+/** Kinds of which there is one in the town, so that an answer need not say what it is about. */
+const ONE_OF_A_KIND: readonly QuestionKind[] = ["weather", "tide", "day", "talk"];
+
+/** Whether an answer is right: it says the decisive words, and what it is about or "it", whatever stands around them. */
+export function grade({ kind, subject, answer }: Omit<Question, "stated">, given: string): boolean {
+  const words = ` ${plainWords(given)} `;
+  const says = (text: string) => words.includes(` ${plainWords(text)} `);
+  const isAbout = ONE_OF_A_KIND.includes(kind) || says(subject) || /^ (it|he|she) /.test(words);
+  return says(answer) && isAbout;
 }
 
 /** Lower case, words only. */

@@ -260,13 +260,14 @@ describe("world", () => {
 });
 
 describe("grade", () => {
-  const question = { answer: "in the boathouse" };
+  const question = { kind: "thing", subject: "brass key", answer: "in the boathouse" } as const;
   it("looks for the decisive words, whatever their case and marks", () => {
     expect(grade(question, "The brass key is in the boathouse.<|end|>")).toBe(true);
     expect(grade(question, "It is IN THE BOATHOUSE!")).toBe(true);
     expect(grade(question, "The brass key is in the loft.")).toBe(false);
     expect(grade(question, "The brass key is in the boathouses.")).toBe(false);
-    expect(grade({ answer: "Ada" }, "Adamant.")).toBe(false);
+    expect(grade(question, "The brass lamp is in the boathouse.")).toBe(false);
+    expect(grade({ kind: "job", subject: "baker", answer: "Ada" }, "The baker is Adamant.")).toBe(false);
   });
 });
 
