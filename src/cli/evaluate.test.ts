@@ -68,11 +68,23 @@ describe.skipIf(!built)("millrace evaluate (needs npm run build)", () => {
     });
     const stream = await evaluate(
       "recall",
-      ...["--tokens", "600", "--questions", "10", "--budget", "64", "--recall", "8MiB", ...caches],
+      ...[
+        "--tokens",
+        "600",
+        "--questions",
+        "10",
+        "--budget",
+        "64",
+        "--recall",
+        "8MiB",
+        "--within",
+        "150",
+        ...caches,
+      ],
     );
     expect(JSON.parse(stream.stdout)).toMatchObject({
       tokens: 600,
-      results: [{ name: "full" }, { name: "sinks" }, { name: "sinks + disk" }],
+      results: [{ name: "full" }, { name: "sinks" }, { name: "sinks + disk" }, { name: "full, last 150" }],
     });
   });
 

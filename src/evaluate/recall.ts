@@ -2,6 +2,7 @@
 
 import type { CodecName } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
+import { full } from "../engine/policies.js";
 import { MillraceError } from "../errors.js";
 import type { Model } from "../session/model.js";
 import type { RecallOptions } from "../session/recall.js";
@@ -102,6 +103,11 @@ export interface StreamOptions extends ExamOptions {
   /** Which stream; none that models are trained on. */
   readonly seed: number;
   readonly questions: QuestionOptions;
+  /**
+   * Examine also a cache that keeps everything of the last so many tokens and knows nothing before them, by the questions
+   * whose facts lie there: what there is to be reached. Null: none.
+   */
+  readonly beside: number | null;
 }
 
 /**
@@ -112,11 +118,15 @@ export async function examineStream(
   model: Model,
   tokenizer: Tokenizer,
   examinees: readonly Examinee[],
-  { tokens, seed, questions, signal, onProgress }: StreamOptions,
+  { tokens, seed, questions, beside, signal, onProgress }: StreamOptions,
 ): Promise<RecallResult[]> {
-  const candidates = await Promise.all(examinees.map((examinee) => Candidate.admit(model, examinee)));
+  const bos = worldToken(tokenizer, BOS);
+  const candidates: Candidate[] = await Promise.all(
+    examinees.map((examinee) => CacheCandidate.admit(model, examinee)),
+  );
+  if (beside !== null) candidates.push(new LastTokens(model, bos, beside));
   try {
-    let log: number[] = [worldToken(tokenizer, BOS)];
+    let log: number[] = [bos];
     let question: TokenPiece | null = null;
     for (const piece of tokenPieces(tokenizer, { seed: heldOutSeed(seed), questions })) {
       if (piece.kind === "log") for (const id of piece.tokens) log.push(id);
@@ -131,33 +141,46 @@ export async function examineStream(
         onProgress?.(Math.min(piece.at, tokens), tokens);
         question = null;
       }
-      if (piece.at >= tokens || candidates.every(({ ended }) => ended !== null)) break;
+      if (piece.at >= tokens || candidates.every(({ ended }) => ended)) break;
     }
     return candidates.map((candidate) => candidate.result());
   } finally {
-    await Promise.all(candidates.map((candidate) => candidate.session.close()));
+    await Promise.all(candidates.map((candidate) => candidate.close()));
   }
 }
 
 /** Tokens of log that are read at once. */
 const STRETCH = 1024;
 
-/** A cache on its way through the stream. */
-class Candidate {
-  readonly session: Session;
-  ended: MillraceError | null = null;
+/** What is on its way through the stream. */
+interface Candidate {
+  /** It cannot read on. */
+  readonly ended: boolean;
+  read(log: readonly number[], signal: AbortSignal | undefined): Promise<void>;
+  examine(question: TokenPiece, answer: TokenPiece, signal: AbortSignal | undefined): Promise<void>;
+  result(): RecallResult;
+  close(): Promise<void>;
+}
+
+class CacheCandidate implements Candidate {
+  readonly #session: Session;
+  #full: MillraceError | null = null;
   readonly #examinee: Examinee;
   readonly #most: number;
   readonly #tallies = new Tallies();
 
   private constructor(examinee: Examinee, session: Session, most: number) {
     this.#examinee = examinee;
-    this.session = session;
+    this.#session = session;
     this.#most = most;
   }
 
+  get ended(): boolean {
+    return this.#full !== null;
+  }
+
   /** Opens its session, with room for the fork that answers. */
-  static async admit(model: Model, examinee: Examinee): Promise<Candidate> {
+  static async admit(model: Model, examinee: Examinee): Promise<CacheCandidate> {
     const options = sessionOptions(examinee);
     const { memoryBytes, pageBytes } = await (async () => {
       await using alone = model.session(options);
@@ -166,7 +189,7 @@ class Candidate {
     const session = model.session({ ...options, memory: 2 * memoryBytes + 2 * pageBytes });
     const { capacity } = await session.opened;
     // What keeps everything could read on in the fork's memory; its own ends here.
-    return new Candidate(
+    return new CacheCandidate(
       examinee,
       session,
       capacity === Number.POSITIVE_INFINITY ? capacity : model.info.context,
@@ -175,7 +198,7 @@ class Candidate {
 
   async read(log: readonly number[], signal: AbortSignal | undefined): Promise<void> {
     if (log.length === 0 || !this.#hasRoom(log.length)) return;
-    this.#tallies.read(await this.session.score(log, withSignal(signal)));
+    this.#tallies.read(await this.#session.score(log, withSignal(signal)));
   }
 
   async examine(question: TokenPiece, answer: TokenPiece, signal: AbortSignal | undefined): Promise<void> {
@@ -183,25 +206,67 @@ class Candidate {
     if (!this.#hasRoom(turn.length + MOST_ANSWER_TOKENS)) return;
     const { distance, question: asked } = question;
     if (asked && distance !== null && distance > 0) {
-      await using fork = await this.session.fork();
+      await using fork = await this.#session.fork();
       const { text, firstTokenMs } = await ask(fork, question.tokens, signal);
       this.#tallies.answered(distance, grade(asked, text), fork, firstTokenMs);
     }
-    await this.session.append(turn, withSignal(signal));
+    await this.#session.append(turn, withSignal(signal));
   }
 
   result(): RecallResult {
-    return this.#tallies.result(this.#examinee, this.ended);
+    return this.#tallies.result(this.#examinee, this.#full);
+  }
+
+  close(): Promise<void> {
+    return this.#session.close();
   }
 
   #hasRoom(tokens: number): boolean {
-    const { seen, waiting } = this.session.report;
-    if (this.ended === null && seen + waiting + tokens > this.#most) {
+    const { seen, waiting } = this.#session.report;
+    if (this.#full === null && seen + waiting + tokens > this.#most) {
       const message = `It keeps everything, and the model's context of ${this.#most} tokens is full.`;
-      this.ended = new MillraceError("PROMPT_TOO_LONG", message, { seen, capacity: this.#most });
+      this.#full = new MillraceError("PROMPT_TOO_LONG", message, { seen, capacity: this.#most });
     }
-    return this.ended === null;
+    return this.#full === null;
   }
+}
+
+/** Reads the last tokens anew for every question that they can answer. */
+class LastTokens implements Candidate {
+  readonly ended = false;
+  readonly #model: Model;
+  readonly #bos: number;
+  readonly #count: number;
+  readonly #tallies = new Tallies();
+  #last: number[] = [];
+
+  constructor(model: Model, bos: number, count: number) {
+    this.#model = model;
+    this.#bos = bos;
+    this.#count = count;
+  }
+
+  async read(log: readonly number[]): Promise<void> {
+    this.#last = [...this.#last, ...log].slice(-this.#count);
+  }
+
+  async examine(question: TokenPiece, answer: TokenPiece, signal: AbortSignal | undefined): Promise<void> {
+    const { distance, question: asked } = question;
+    if (asked && distance !== null && distance > 0 && distance < this.#count) {
+      await using session = this.#model.session({ cache: full() });
+      await session.append([this.#bos, ...this.#last], withSignal(signal));
+      const { text, firstTokenMs } = await ask(session, question.tokens, signal);
+      this.#tallies.answered(distance, grade(asked, text), session, firstTokenMs);
+    }
+    await this.read([...question.tokens, ...answer.tokens]);
+  }
+
+  result(): RecallResult {
+    const name = `full, last ${this.#count}`;
+    return this.#tallies.result({ name, policy: full(), codec: "f16", budget: this.#count }, null);
+  }
+
+  async close(): Promise<void> {}
 }
 
 /** What is counted of one cache. */

@@ -142,7 +142,7 @@ describe("examineWindows", () => {
 });
 
 describe("examineStream", () => {
-  const options = { tokens: 1500, seed: 4, questions: { every: 40, from: 10, to: 1500 } };
+  const options = { tokens: 1500, seed: 4, questions: { every: 40, from: 10, to: 1500 }, beside: 300 };
 
   it("has all caches read the same log, however they answer", async () => {
     const caches = [
@@ -151,13 +151,19 @@ describe("examineStream", () => {
       examinee("window", window({ tokens: 100 })),
       { ...examinee("disk", sinks({ window: 100 })), recall: { disk: "8 MiB", dir: folder } },
     ];
-    const [whole, long, short, disk] = await examineStream(model, tokenizer, caches, options);
+    const [whole, long, short, disk, last] = await examineStream(model, tokenizer, caches, options);
     expect(whole!.ended).toMatchObject({ code: "PROMPT_TOO_LONG" });
     for (const each of [long!, short!, disk!]) {
       expect(each.ended).toBeNull();
       expect([each.tokens, each.questions]).toEqual([long!.tokens, long!.questions]);
     }
     expect(long!.questions).toBeGreaterThan(10);
+    expect(last!.name).toBe("full, last 300");
+    const near = long!.buckets.filter(({ to }) => to <= 200);
+    expect(last!.buckets.slice(0, near.length).map(({ questions }) => questions)).toEqual(
+      near.map(({ questions }) => questions),
+    );
+    expect(last!.kept).toBeLessThanOrEqual(400);
     expect(short!.kept).toBeLessThanOrEqual(100);
     expect((await readdir(folder)).filter((name) => name.startsWith("millrace-tier"))).toEqual([]);
   });

@@ -44,6 +44,7 @@ interface RecallFlags extends EvaluationOptions, RecallFlag {
   readonly from: number;
   readonly to?: number;
   readonly seed: number;
+  readonly control: boolean;
 }
 
 const EXAMPLES = `
@@ -70,7 +71,7 @@ export function recallCommand(): Command {
     .optionsGroup("Questions:")
     .addOption(new Option("--questions <n>", "how many").argParser(count).default(200))
     .addOption(
-      new Option("--within <tokens>", "in logs of their own: farthest back that the fact was stated")
+      new Option("--within <tokens>", "in logs of their own: farthest back that facts were stated")
         .argParser(count)
         .default(900),
     )
@@ -84,6 +85,12 @@ export function recallCommand(): Command {
       ),
     )
     .addOption(new Option("--seed <n>", "which log and questions").argParser(seed).default(1))
+    .addOption(
+      new Option(
+        "--no-control",
+        "in one log: leave out the full cache that reads the last --within tokens anew for every question",
+      ),
+    )
     .optionsGroup("Caches:")
     .addOption(cacheOption())
     .addOption(
@@ -143,7 +150,7 @@ async function ask(
   model: Model,
   tokenizer: Tokenizer,
   caches: readonly Examinee[],
-  { tokens, within, seed, questions, from, to }: RecallFlags,
+  { tokens, within, seed, questions, from, to, control }: RecallFlags,
   bar: Progress,
 ): Promise<RecallResult[]> {
   const abort = new AbortController();
@@ -165,6 +172,7 @@ async function ask(
       tokens,
       seed,
       questions: { every, ...range },
+      beside: control ? within : null,
     });
   } finally {
     bar.stop();
@@ -187,7 +195,7 @@ function print(title: string, results: readonly RecallResult[]): string {
       const bucket = buckets.find((each) => each.from === from);
       return bucket ? percent(bucket.right, bucket.questions) : "-";
     }),
-    perplexity.toFixed(3),
+    Number.isNaN(perplexity) ? "-" : perplexity.toFixed(3),
     questions === 0 ? "-" : `${firstTokenMs.toFixed(1)} ms`,
   ];
   const head = [
