@@ -22,8 +22,9 @@ export interface Lane {
 }
 
 /**
- * Where a token lies: "sinks" holds the first `CachePolicy.sinks` tokens of the stream, "stream" all others. The
- * tokens of a segment have pages of their own and one offset, so that a segment can be moved at no cost.
+ * Where a token lies: "sinks" holds the first `CachePolicy.sinks` tokens of the stream (or, where plans settle, the
+ * settled ones), "stream" all others. The tokens of a segment have pages of their own and one offset, so that a segment
+ * can be moved at no cost.
  */
 export type Segment = "sinks" | "stream";
 
@@ -90,7 +91,13 @@ export type PlanStep =
    * From now on the segment's keys count as stored `offset` positions further on (negative: back) than they were.
    * Visibility still follows original positions.
    */
-  | { readonly kind: "move"; readonly segment: Segment; readonly offset: number };
+  | { readonly kind: "move"; readonly segment: Segment; readonly offset: number }
+  /**
+   * From now on all tokens that stay count as stored at consecutive positions that end just before the first incoming
+   * one, and lie in the segment "sinks". Keys whose distance to most others changes are rotated where they lie.
+   * Visibility still follows original positions.
+   */
+  | { readonly kind: "settle" };
 
 export type Plan = readonly PlanStep[];
 
@@ -125,8 +132,10 @@ export interface CachePolicy {
   readonly id: string;
   /** Which of the lanes that have this policy decide together. Default "model". */
   readonly per?: Scope;
-  /** First tokens of the stream that get a segment of their own. Default 0. */
+  /** First tokens of the stream that get a segment of their own; where plans settle, room for all that are settled. Default 0. */
   readonly sinks?: number;
+  /** Most tokens that are not settled yet, where plans settle. Default: plans do not, and nobody pays. */
+  readonly settles?: number;
   /** Lets steps attend to a part of what is held. Default: to all. */
   readonly selects?: Selects;
   /** Whether plans merge tokens. Default false; nobody pays otherwise. */

@@ -1,6 +1,6 @@
 import type { KvGroup, KvLayout } from "../backends/contract.js";
 import { MillraceError } from "../errors.js";
-import type { KvLayer } from "../tape/tape.js";
+import type { KvLayer, RopeRef } from "../tape/tape.js";
 import { type CodecName, GROUP } from "./codecs/contract.js";
 import { codecs } from "./codecs/index.js";
 import type { CachePolicy, Demand, Lane, PolicyOfLane } from "./contract.js";
@@ -9,6 +9,8 @@ import { visible } from "./policies/visible.js";
 /** Lanes that share a page table: same policy (and what it is per), codec, head width and sliding window. */
 export interface CacheGroup extends KvGroup {
   readonly policy: CachePolicy;
+  /** By lane: what its keys are rotated by, null where they are not. */
+  readonly ropes: readonly (RopeRef | null)[];
 }
 
 /** How a model's cache is cut. Fixed for the life of a program; shared by all its sequences. */
@@ -66,21 +68,25 @@ export function bytesPerToken(kv: readonly KvLayer[], codec: CodecName): number 
 
 /** Most pages that a sequence of `tokens` tokens (Infinity: endless) ever holds; copies of pages shared by forks are not counted. */
 export function pagesFor(layout: CacheLayout, tokens: number): number {
-  const demand: Demand = { tokens, step: layout.step };
   let pages = 0;
-  for (const { policy, lanes, pageTokens } of layout.groups) {
-    const held = policy.capacity(demand);
-    const sinks = Math.min(policy.sinks ?? 0, held);
-    pages += lanes.length * (Math.ceil(sinks / pageTokens) + Math.ceil((held - sinks) / pageTokens));
-  }
+  for (const group of layout.groups)
+    pages += group.lanes.length * rowsFor(group, { tokens, step: layout.step });
   return pages;
+}
+
+/** Most rows that a group's page table ever has under this demand. */
+export function rowsFor({ policy, pageTokens }: CacheGroup, demand: Demand): number {
+  const held = policy.capacity(demand);
+  const sinks = Math.min(policy.sinks ?? 0, held);
+  const others = policy.settles === undefined ? held - sinks : Math.min(policy.settles, held);
+  return Math.ceil(sinks / pageTokens) + Math.ceil(others / pageTokens);
 }
 
 type Unsized = Omit<CacheGroup, "pageTokens">;
 
 function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
-  const groups = new Map<string, Unsized & { lanes: Lane[] }>();
-  for (const { layer, numKvHeads, headWidth, window } of kv) {
+  const groups = new Map<string, Unsized & { lanes: Lane[]; ropes: (RopeRef | null)[] }>();
+  for (const { layer, numKvHeads, headWidth, window, rope = null } of kv) {
     for (let head = 0; head < numKvHeads; head++) {
       const lane: Lane = { layer, head };
       const inner = typeof policy === "function" ? policy(lane, kv.length) : policy;
@@ -89,8 +95,10 @@ function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
       const scope = own.per === "head" ? `${layer}.${head}` : own.per === "layer" ? layer : "";
       const key = `${own.id} ${codecName} ${headWidth} ${scope}`;
       const group = groups.get(key);
-      if (group) group.lanes.push(lane);
-      else groups.set(key, { codec: codecName, headWidth, lanes: [lane], policy: own });
+      if (group) {
+        group.lanes.push(lane);
+        group.ropes.push(rope);
+      } else groups.set(key, { codec: codecName, headWidth, lanes: [lane], policy: own, ropes: [rope] });
     }
   }
   return [...groups.values()];

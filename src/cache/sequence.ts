@@ -81,7 +81,9 @@ export type CacheEvent =
       readonly count: number;
       readonly ranges: readonly (readonly [number, number])[];
     }
-  | { readonly kind: "move"; readonly group: number; readonly segment: Segment; readonly offset: number };
+  | { readonly kind: "move"; readonly group: number; readonly segment: Segment; readonly offset: number }
+  /** The `count` tokens held count from now on as stored at positions from `first` on, one after another. */
+  | { readonly kind: "settle"; readonly group: number; readonly first: number; readonly count: number };
 
 /** A table with what is fixed about it. */
 interface Group {
@@ -189,7 +191,7 @@ export class SequenceCache implements Disposable {
       this.#rollback();
       throw error;
     }
-    const events = this.#listeners.size > 0 ? this.#stagedEvents() : [];
+    const events = this.#listeners.size > 0 ? this.#stagedEvents(first) : [];
     this.#late = events;
     for (const [g, { table, plan }] of this.#groups.entries()) {
       const demotes = this.#lower?.takes(g) ?? false;
@@ -434,7 +436,7 @@ export class SequenceCache implements Disposable {
   }
 
   /** What the staged plans will have done. */
-  #stagedEvents(): CacheEvent[] {
+  #stagedEvents(nextPosition: number): CacheEvent[] {
     const events: CacheEvent[] = [];
     for (const [group, { table, plan }] of this.#groups.entries()) {
       for (const kind of ["drop", "expire"] as const) {
@@ -459,6 +461,10 @@ export class SequenceCache implements Disposable {
         }
         if (step.kind === "move")
           events.push({ kind: "move", group, segment: step.segment, offset: step.offset });
+        if (step.kind === "settle") {
+          const count = table.length;
+          events.push({ kind: "settle", group, first: nextPosition - count, count });
+        }
       }
     }
     return events;

@@ -3,6 +3,7 @@
  *   positions  int32 [rows, pageTokens]
  *   mass       f32 [lanes, rows x pageTokens], where the group's policy asks for it
  *   counts     int32 [rows, pageTokens], tokens that slots stand for, negative where unseen, if the policy merges or selects
+ *   moved      int32 [rows, pageTokens], how much further on keys are stored than their positions, if the policy settles
  *   pages      [rows, lanes] of pageBytes each
  * all little-endian. Restored slots are those that were saved, so what follows is the same to the last bit.
  */

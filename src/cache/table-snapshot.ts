@@ -5,8 +5,8 @@ import { LaneTable } from "./table.js";
 
 /** Bytes that `savedParts` gives. */
 export function savedBytes(table: LaneTable, pool: KvPool): number {
-  const { positions, mass, counts, pages } = table.parts();
-  const values = (mass?.byteLength ?? 0) + (counts?.byteLength ?? 0);
+  const { positions, mass, counts, moved, pages } = table.parts();
+  const values = (mass?.byteLength ?? 0) + (counts?.byteLength ?? 0) + (moved?.byteLength ?? 0);
   return positions.byteLength + values + pages.length * pool.pageBytes;
 }
 
@@ -15,7 +15,7 @@ export function savedBytes(table: LaneTable, pool: KvPool): number {
  * table must not change in the meantime; memory may move.
  */
 export function* savedParts(table: LaneTable, { arena, pageBytes }: KvPool): Generator<Uint8Array> {
-  for (const kind of ["positions", "mass", "counts"] as const) {
+  for (const kind of ["positions", "mass", "counts", "moved"] as const) {
     const values = table.parts()[kind];
     if (values) yield new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   }
@@ -56,7 +56,12 @@ export function restoreTable(
     reader.read(counts);
     checkCounts(counts, positions, state);
   }
-  const table = LaneTable.from(pool, group, { state, positions, mass, counts });
+  const moved = group.policy.settles === undefined ? null : new Int32Array(slots);
+  if (moved) {
+    reader.read(moved);
+    checkMoved(moved, positions, group.pageTokens, state, last);
+  }
+  const table = LaneTable.from(pool, group, { state, positions, mass, counts, moved });
   try {
     const { arena, pageBytes } = pool;
     for (const page of table.parts().pages) reader.read(arena.bytes(page * pageBytes, pageBytes));
@@ -102,6 +107,25 @@ function checkTokens(state: TableState, group: CacheGroup, used: Int32Array, las
   if (held[0] > (group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
   if (Math.max(state.newestLost, state.exactFrom - 1) > last)
     throw badSnapshot("it dropped tokens yet to come");
+}
+
+/** Throws where the tokens would not stand in the order of their positions, or after the last of these. */
+function checkMoved(
+  moved: Int32Array,
+  positions: Int32Array,
+  pageTokens: number,
+  { segments, offsets }: TableState,
+  last: number,
+): void {
+  const slots = [...positions.keys()].filter((slot) => positions[slot]! >= 0);
+  slots.sort((a, b) => positions[a]! - positions[b]!);
+  let before = Number.NEGATIVE_INFINITY;
+  for (const slot of slots) {
+    const offset = offsets[segments[Math.floor(slot / pageTokens)] === 0 ? 0 : 1];
+    const at = positions[slot]! + moved[slot]! + offset;
+    if (at <= before || at > last) throw badSnapshot(`it has a token that stands at ${at}`);
+    before = at;
+  }
 }
 
 function checkCounts(counts: Int32Array, positions: Int32Array, { merged, demoted }: TableState): void {

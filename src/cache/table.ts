@@ -6,6 +6,7 @@ import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
 import { SlotCopier } from "./slots.js";
 import type { TableState } from "./snapshot.js";
+import { KeyTurner } from "./turn.js";
 import { TableView } from "./view.js";
 
 /** Tokens of one table; kept + merged + demoted + dropped + expired = seen. */
@@ -33,6 +34,8 @@ export interface Removal {
   readonly position: number;
   /** Tokens that it stands for. */
   readonly count: number;
+  /** How much further on its key counts as stored than its position. */
+  readonly moved: number;
 }
 
 /** All that a table is. */
@@ -44,6 +47,8 @@ export interface TableParts {
   readonly mass: Float32Array | null;
   /** By slot: tokens that it stands for; null where the policy never merges. */
   readonly counts: Int32Array | null;
+  /** By slot: how much further on its key is stored than its position; null where plans do not settle. */
+  readonly moved: Int32Array | null;
   /** [rows, lanes] */
   readonly pages: Int32Array;
 }
@@ -99,6 +104,8 @@ export class LaneTable {
   #newer: Int32Array;
   /** By slot: tokens that it stands for, negative while it is not attended; null where the policy needs none. */
   #counts: Int32Array | null = null;
+  /** By slot: how much further on its key is stored than its position; null where plans do not settle. */
+  #moved: Int32Array | null = null;
   #oldest = NONE;
   #newest = NONE;
 
@@ -124,6 +131,8 @@ export class LaneTable {
   #removals: Removal[] = [];
   /** Slots that the staged plan merges others into. */
   #merges: MergeStep[] = [];
+  /** Whether the staged plan settles what stays. */
+  #settles = false;
   /** Rows that the staged step adds. */
   #freshRows = 0;
   /** Rows that the staged removals leave empty. */
@@ -143,6 +152,7 @@ export class LaneTable {
     this.#older = new Int32Array(maxRows * group.pageTokens);
     this.#newer = new Int32Array(maxRows * group.pageTokens);
     if (this.view.counted) this.#counts = new Int32Array(maxRows * group.pageTokens).fill(1);
+    if (group.policy.settles !== undefined) this.#moved = new Int32Array(maxRows * group.pageTokens);
   }
 
   /** Tokens held. */
@@ -213,6 +223,11 @@ export class LaneTable {
     try {
       for (const step of plan) {
         if (step.kind === "move") continue;
+        if (step.kind === "settle") {
+          this.#checkSettle();
+          this.#settles = true;
+          continue;
+        }
         for (let i = 0; i < step.slots.length; i++) this.#stageRemoval(step.kind, step.slots[i]!);
         if (step.kind !== "merge") continue;
         this.#checkMerge(step);
@@ -245,6 +260,7 @@ export class LaneTable {
   rollback(): void {
     this.#map();
     this.#merges.length = 0;
+    this.#settles = false;
     for (let removal = this.#removals.pop(); removal; removal = this.#removals.pop()) {
       const { slot, position } = removal;
       const row = this.#rowOf(slot);
@@ -284,6 +300,8 @@ export class LaneTable {
       if (step.kind === "move") this.#segments[SEGMENTS.indexOf(step.segment)]!.offset = step.offset;
     }
     this.#removeEmptied();
+    if (this.#settles) this.#settleAll(nextPosition);
+    this.#settles = false;
     const [toSinks, toStream] = this.#split(incoming);
     this.#compact(this.#segments[0]!, toSinks);
     this.#compact(this.#segments[1]!, toStream);
@@ -298,7 +316,7 @@ export class LaneTable {
     this.#select(positions);
     this.#aimMass(positions);
     for (let i = 0; i < positions.length; i++) {
-      const index = this.#seen < (this.group.policy.sinks ?? 0) ? 0 : 1;
+      const index = this.#split(1)[0] > 0 ? 0 : 1;
       const segment = this.#segments[index]!;
       const row = segment.open.at(-1) ?? this.#addRow(index);
       this.#unshare(row);
@@ -315,6 +333,7 @@ export class LaneTable {
     this.#settle();
     for (const values of this.view.values) for (const slot of slots) values.clear(slot);
     if (this.#counts) for (const slot of slots) this.#counts[slot] = 1;
+    if (this.#moved) for (const slot of slots) this.#moved[slot] = 0;
   }
 
   /** Hides what the policy wants unseen in this step. */
@@ -408,6 +427,7 @@ export class LaneTable {
     fork.#older = this.#older.slice();
     fork.#newer = this.#newer.slice();
     fork.#counts = this.#counts?.slice() ?? null;
+    fork.#moved = this.#moved?.slice() ?? null;
     fork.#oldest = this.#oldest;
     fork.#newest = this.#newest;
     for (const [i, { open, held, room, offset, rotation }] of this.#segments.entries()) {
@@ -446,6 +466,7 @@ export class LaneTable {
       positions: this.#positions.subarray(0, this.#numRows * this.#pageTokens),
       mass: this.view.received?.values() ?? null,
       counts: this.#counts?.subarray(0, this.#numRows * this.#pageTokens) ?? null,
+      moved: this.#moved?.subarray(0, this.#numRows * this.#pageTokens) ?? null,
       pages: this.#pageIds.subarray(0, this.numPages),
     };
   }
@@ -457,7 +478,7 @@ export class LaneTable {
   static from(
     pool: KvPool,
     group: CacheGroup,
-    { state, positions, mass, counts }: Omit<TableParts, "pages">,
+    { state, positions, mass, counts, moved }: Omit<TableParts, "pages">,
   ): LaneTable {
     const { rows } = state;
     const table = new LaneTable(pool, group, roomFor(rows));
@@ -502,6 +523,7 @@ export class LaneTable {
     table.#exactFrom = state.exactFrom;
     table.#settle();
     if (mass) table.view.received?.values().set(mass);
+    if (moved) table.#moved?.set(moved);
     if (counts) {
       table.#counts?.set(counts);
       table.view.counted?.values().set(Float32Array.from(counts, logOf));
@@ -526,9 +548,11 @@ export class LaneTable {
     this.#rotations = this.view.rotations();
   }
 
-  /** How many of the next tokens go to either segment. */
+  /** How many of the next tokens go to either segment. Once something has gone, none are settled as they come. */
   #split(incoming: number): [number, number] {
-    const toSinks = Math.min(incoming, Math.max(0, (this.group.policy.sinks ?? 0) - this.#seen));
+    const first =
+      this.#moved && this.#merged + this.#demoted + this.#dropped > 0 ? 0 : (this.group.policy.sinks ?? 0);
+    const toSinks = Math.min(incoming, Math.max(0, first - this.#seen));
     return [toSinks, incoming - toSinks];
   }
 
@@ -539,6 +563,7 @@ export class LaneTable {
     for (const { into } of this.#merges) {
       if (this.#isShared(this.#rowOf(into))) copied.add(this.#rowOf(into));
     }
+    if (this.#settles) return this.#needToSettle(incoming);
     for (const [i, count] of this.#split(incoming).entries()) {
       const { open } = this.#segments[i]!;
       let left = count;
@@ -557,6 +582,26 @@ export class LaneTable {
     return { taken: (rows + copied.size) * this.#lanes, returned: emptied * this.#lanes };
   }
 
+  /** As `#need`, where all that stays goes over into the first segment: any of its pages may be written to. */
+  #needToSettle(incoming: number): PageNeed {
+    let [emptied, left, copied, room] = [0, 0, 0, -this.#segments[1]!.held];
+    for (let row = 0; row < this.#numRows; row++) {
+      const shared = this.#isShared(row);
+      if (this.#used[row] === 0) emptied += shared ? 0 : 1;
+      else if (this.#segmentOf[row] === 1) left += shared ? 0 : 1;
+      else {
+        copied += shared ? 1 : 0;
+        room += this.#pageTokens - this.#used[row]!;
+      }
+    }
+    const added = Math.ceil(Math.max(0, -room) / this.#pageTokens);
+    const fresh = Math.ceil(incoming / this.#pageTokens);
+    this.#freshRows = added + fresh;
+    // Rows that tokens leave come back only after these have found their place, and then serve the incoming ones.
+    const taken = copied + added + Math.max(0, fresh - left);
+    return { taken: taken * this.#lanes, returned: emptied * this.#lanes };
+  }
+
   #reserve(rows: number): void {
     if (rows <= this.view.maxRows) return;
     const maxRows = roomFor(rows);
@@ -566,6 +611,7 @@ export class LaneTable {
     this.#older = grown(this.#older, maxRows * this.#pageTokens);
     this.#newer = grown(this.#newer, maxRows * this.#pageTokens);
     if (this.#counts) this.#counts = grown(this.#counts, maxRows * this.#pageTokens);
+    if (this.#moved) this.#moved = grown(this.#moved, maxRows * this.#pageTokens);
     const segmentOf = new Uint8Array(maxRows);
     segmentOf.set(this.#segmentOf);
     this.#segmentOf = segmentOf;
@@ -581,7 +627,8 @@ export class LaneTable {
         { slot },
       );
     }
-    this.#removals.push({ kind, slot, position, count: Math.abs(this.#counts?.[slot] ?? 1) });
+    const moved = this.#moved?.[slot] ?? 0;
+    this.#removals.push({ kind, slot, position, count: Math.abs(this.#counts?.[slot] ?? 1), moved });
     this.#remove(slot);
   }
 
@@ -595,6 +642,67 @@ export class LaneTable {
         `weights; it must declare "merges", the slot hold a token that stays, and the weights be ${wanted}.`,
       { into, slots: slots.length, weights: weights.length },
     );
+  }
+
+  #checkSettle(): void {
+    const room = this.group.policy.sinks ?? 0;
+    if (this.#moved && this.length <= room) return;
+    throw new MillraceError(
+      "INTERNAL",
+      `Policy ${this.group.policy.id} planned to settle ${this.length} tokens; it must declare "settles", and as "sinks" ` +
+        `room for them, which is ${room}.`,
+      { tokens: this.length, room },
+    );
+  }
+
+  /**
+   * Brings all tokens into the first segment, one position after another up to `nextPosition` - 1. How far that segment
+   * is moved as a whole is chosen so that as many settled keys as can be stay as they are: a key is written anew only
+   * when tokens between it and most others go, so at most as often as there are older tokens when it is settled, however
+   * long the stream.
+   */
+  #settleAll(nextPosition: number): void {
+    const [settled, stream] = [this.#segments[0]!, this.#segments[1]!];
+    const first = nextPosition - this.length;
+    const storedAt = (slot: number) => this.#positions[slot]! + this.#moved![slot]!;
+    settled.offset = this.#commonOffset(first, storedAt);
+    for (const slot of [...walk(this.#oldest, this.#newer)]) {
+      if (this.#segmentOf[this.#rowOf(slot)] === 0) continue;
+      if (settled.open.length === 0) {
+        this.#addRow(0);
+        this.#settle();
+      }
+      const row = settled.open.at(-1)!;
+      this.#unshare(row);
+      this.#moveToken(stream, slot, settled, row);
+    }
+    const turner = new KeyTurner(this.group);
+    let position = first;
+    for (const slot of walk(this.#oldest, this.#newer)) {
+      const by = position++ - settled.offset - storedAt(slot);
+      if (by === 0) continue;
+      this.#unshare(this.#rowOf(slot));
+      for (let lane = 0; lane < this.#lanes; lane++) {
+        const { page, slot: at } = this.#places([slot], lane)[0]!;
+        turner.turn(lane, page, at, by);
+      }
+      this.#moved![slot]! += by;
+    }
+    for (let row = 0; row < this.#numRows; row++) if (this.#used[row] === 0) this.#emptied.push(row);
+    this.#removeEmptied();
+  }
+
+  /** The offset under which most settled tokens stand right when the oldest token comes to stand at `first`. */
+  #commonOffset(first: number, storedAt: (slot: number) => number): number {
+    const votes = new Map<number, number>();
+    let position = first;
+    for (const slot of walk(this.#oldest, this.#newer)) {
+      const offset = position++ - storedAt(slot);
+      if (this.#segmentOf[this.#rowOf(slot)] === 0) votes.set(offset, (votes.get(offset) ?? 0) + 1);
+    }
+    let [common, most] = [0, 0];
+    for (const [offset, count] of votes) if (count > most) [common, most] = [offset, count];
+    return common;
   }
 
   #merge({ into, slots, weights }: MergeStep): void {
@@ -736,6 +844,7 @@ export class LaneTable {
     this.#older[to] = this.#older[from]!;
     this.#newer[to] = this.#newer[from]!;
     if (this.#counts) this.#counts[to] = this.#counts[from]!;
+    if (this.#moved) this.#moved[to] = this.#moved[from]!;
     this.#link(to);
   }
 
@@ -753,13 +862,14 @@ export class LaneTable {
         const from = source * this.#pageTokens + i;
         if (this.#positions[from] === NONE) continue;
         while (this.#used[targets[0]!] === this.#pageTokens) targets.shift();
-        this.#moveToken(segment, from, targets[0]!);
+        this.#moveToken(segment, from, segment, targets[0]!);
       }
       this.#removeRow(source);
     }
   }
 
-  #moveToken(segment: SegmentState, from: number, row: number): void {
+  /** Moves a token of segment `left` to a hole of `row`, an open row of segment `entered`. */
+  #moveToken(left: SegmentState, from: number, entered: SegmentState, row: number): void {
     const to = this.#freeSlot(row);
     const source = this.#rowOf(from);
     const { arena, pageBytes } = this.#pool;
@@ -770,11 +880,12 @@ export class LaneTable {
     }
     this.#rename(from, to);
     for (const values of this.view.values) values.moveSlot(from, to);
+    if (this.#used[source] === this.#pageTokens) left.open.push(source);
     this.#used[source]!--;
-    segment.held--;
-    segment.room++;
+    left.held--;
+    left.room++;
     this.#fill(row, to);
-    if (this.#used[row] === this.#pageTokens) segment.open.splice(segment.open.indexOf(row), 1);
+    if (this.#used[row] === this.#pageTokens) entered.open.splice(entered.open.indexOf(row), 1);
   }
 
   /** Tells the view how many rows there are now. */

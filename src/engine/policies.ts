@@ -50,7 +50,10 @@ export function sinks(options: SinksOptions): LanePolicySpec {
   return checked({ policy: "sinks", ...options });
 }
 
-/** Keeps the newest tokens and those older ones that received the most attention. */
+/**
+ * Keeps the newest tokens and those older ones that received the most attention. For streams longer than the model was
+ * trained on choose `positions: "contiguous"`, here as in `snapkv`, `keyformer` and `kvmerger`: what is kept closes ranks.
+ */
 export function h2o(options: H2oOptions): LanePolicySpec {
   return checked({ policy: "h2o", ...options });
 }
@@ -90,7 +93,7 @@ export function razor(options: RazorOptions): PolicySpec {
   return checked({ policy: "razor", ...options });
 }
 
-/** Thins old tokens out in the shape of a ladder: each layer keeps other ones. */
+/** Thins old tokens out in the shape of a ladder, at contiguous positions: each layer keeps other ones. */
 export function lacache(options: LaCacheOptions): PolicySpec {
   return checked({ policy: "lacache", ...options });
 }

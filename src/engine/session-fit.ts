@@ -1,7 +1,7 @@
 /** What a session's cache takes, and what fits its budget; answered before anything is allocated. */
 import type { CodecName } from "../cache/codecs/contract.js";
 import type { CacheGroup, CacheLayout } from "../cache/layout.js";
-import { pagesFor, planLayout } from "../cache/layout.js";
+import { pagesFor, planLayout, rowsFor } from "../cache/layout.js";
 import { chooseAuto } from "../cache/policies/auto.js";
 import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { MillraceError } from "../errors.js";
@@ -95,11 +95,8 @@ function largest(low: number, high: number, holds: (value: number) => boolean): 
 const wholePages = ({ pageBytes }: CacheLayout, bytes: number): number =>
   Math.floor(bytes / pageBytes) * pageBytes;
 
-function rowsOf({ policy, pageTokens }: CacheGroup, step: number): number {
-  const held = policy.capacity({ tokens: Number.POSITIVE_INFINITY, step });
-  const sinks = Math.min(policy.sinks ?? 0, held);
-  return Math.ceil(sinks / pageTokens) + Math.ceil((held - sinks) / pageTokens);
-}
+const rowsOf = (group: CacheGroup, step: number): number =>
+  rowsFor(group, { tokens: Number.POSITIVE_INFINITY, step });
 
 /** Upper bound of page tables with so many rows: they grow by doubling, and while they do the old one is there too. */
 function tables({ groups }: CacheLayout, rowsOfGroup: (group: CacheGroup) => number): number {

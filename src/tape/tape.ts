@@ -88,6 +88,8 @@ export interface KvLayer {
   readonly headWidth: number;
   /** Tokens that a query sees, itself included (sliding window), or null for all. */
   readonly window: number | null;
+  /** What its keys are rotated by, as its attention says; absent where they are not. */
+  readonly rope?: RopeRef;
 }
 
 export type Activation = "silu" | "gelu" | "gelu_tanh";
@@ -333,6 +335,7 @@ export class TapeBuilder {
         `${kv.headWidth} a head and a multiple of ${kv.numKvHeads} kv heads`,
       );
     }
+    if (options.rope) this.#kv[options.layer] = { ...kv, rope: options.rope };
     const out = this.buffer(q.width, q.rows);
     this.#ops.push({
       op: "attention",

@@ -34,6 +34,14 @@ export const POLICIES: readonly PolicyCase[] = [
     name: "tokenselect",
     create: (tokens) => tokenselect({ tokens: tokens - 8, init: 2, local: 6, stride: 5 }),
   },
+  {
+    name: "h2o at contiguous positions",
+    create: (tokens) => h2o({ heavy: tokens - 16, recent: 16, positions: "contiguous" }),
+  },
+  {
+    name: "kvmerger at contiguous positions",
+    create: (tokens) => kvmerger({ tokens, positions: "contiguous" }),
+  },
   { name: "lacache", create: (tokens) => lacache({ tokens }) },
 ];
 

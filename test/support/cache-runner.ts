@@ -175,6 +175,8 @@ export class DenseOracle {
   readonly #arena: Region;
   /** [group][lane]: keys as they were stored, by position. */
   readonly #keys: Float32Array[][][];
+  /** [group]: how far on the key of each position stands in its page. */
+  readonly #moved: Map<number, number>[];
   #length = 0;
 
   constructor(
@@ -198,6 +200,7 @@ export class DenseOracle {
     });
     this.#arena = host.backend.allocate(firstPage * kv.pageBytes);
     this.#keys = kv.groups.map(({ lanes }) => lanes.map(() => []));
+    this.#moved = kv.groups.map(() => new Map());
   }
 
   async run(tokens: readonly number[], { hidden, offset }: Visibility): Promise<Float32Array[]> {
@@ -240,7 +243,7 @@ export class DenseOracle {
     const all = [into, ...positions];
     const { pageTokens } = this.kv.groups[merged]!;
     let lane = 0;
-    this.#each((group, keys, width, page, codec) => {
+    this.#each((group, keys, width, page, codec, layer) => {
       if (group !== merged) return;
       const [key, value] = [new Float32Array(width), new Float32Array(width)];
       const [keySum, valueSum] = [new Float64Array(width), new Float64Array(width)];
@@ -254,7 +257,8 @@ export class DenseOracle {
       }
       codec.store(page(into), into % pageTokens, Float32Array.from(keySum), Float32Array.from(valueSum));
       codec.load(page(into), into % pageTokens, key, value);
-      keys[into] = key;
+      const rope = this.#ropeOf(layer);
+      keys[into] = rope ? rotated(key, rope, -(this.#moved[merged]!.get(into) ?? 0)) : key;
       lane++;
     });
     const logCounts = this.#tables[merged]!.logCounts.float32(0, Math.max(...all) + 1);
@@ -280,18 +284,23 @@ export class DenseOracle {
   /** Stores the keys of group `moved` that have an offset as if their tokens stood that much further on. */
   #moveKeys(moved: number, before: number, offset: (position: number) => number): void {
     this.#each((group, keys, width, page, codec, layer) => {
-      if (group !== moved) return;
-      const rope = this.host.tape.ops.find((op) => op.op === "attention" && op.layer === layer);
-      if (rope?.op !== "attention" || !rope.rope) return;
+      const rope = this.#ropeOf(layer);
+      if (group !== moved || !rope) return;
       for (let position = 0; position < before; position++) {
         const by = offset(position);
-        if (by === 0) continue;
+        if (by === 0 && !this.#moved[moved]!.has(position)) continue;
+        this.#moved[moved]!.set(position, by);
         const slot = position % this.kv.groups[group]!.pageTokens;
         const value = new Float32Array(width);
         codec.load(page(position), slot, new Float32Array(width), value);
-        codec.store(page(position), slot, rotated(keys[position]!, rope.rope, by), value);
+        codec.store(page(position), slot, rotated(keys[position]!, rope, by), value);
       }
     });
+  }
+
+  #ropeOf(layer: number): RopeRef | null {
+    const found = this.host.tape.ops.find((op) => op.op === "attention" && op.layer === layer);
+    return found?.op === "attention" ? found.rope : null;
   }
 
   #each(

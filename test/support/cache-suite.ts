@@ -96,7 +96,16 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     const cache = runner.open();
     const hidden = layout.groups.map(() => new Set<number>());
     const offsets = layout.groups.map(() => 0);
+    const standing = layout.groups.map(() => new Map<number, number>());
     cache.onChange((event: CacheEvent) => {
+      if (event.kind === "settle") {
+        const { first, count } = event;
+        const at = standing[event.group]!;
+        at.clear();
+        for (let p = first + count - 1, stands = p; p >= 0; p--) {
+          if (!hidden[event.group]!.has(p)) at.set(p, stands--);
+        }
+      }
       if (event.kind === "move") offsets[event.group] = event.segment === "sinks" ? event.offset : 0;
       // Expired tokens stay in the oracle: the layer's own window must hide them.
       if (event.kind !== "drop" && event.kind !== "merge") return;
@@ -115,13 +124,16 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
         }
         const rows = await oracle.run(part, {
           hidden: (group, position) => hidden[group]!.has(position) || unseenBy(cache, group).has(position),
-          offset: (group, position) =>
-            position < (layout.groups[group]!.policy.sinks ?? 0) ? offsets[group]! : 0,
+          offset: (group, position) => {
+            if (layout.groups[group]!.policy.settles)
+              return (standing[group]!.get(position) ?? position) - position;
+            return position < (layout.groups[group]!.policy.sinks ?? 0) ? offsets[group]! : 0;
+          },
         });
         want.push(...rows);
       },
     });
-    const moved = offsets.some((offset) => offset !== 0);
+    const moved = offsets.some((offset) => offset !== 0) || standing.some(({ size }) => size > 0);
     if (moved && codec !== "f32") {
       return test.skip(`keys rotated anew would be rounded to ${codec} a second time`);
     }

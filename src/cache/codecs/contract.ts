@@ -26,6 +26,8 @@ export interface Codec {
   groupBytes(headWidth: number): number;
   /** Encodes one token's key and value ([D] each) into slot `slot` of `page`. */
   store(page: Uint8Array, slot: number, key: Float32Array, value: Float32Array): void;
+  /** Encodes one token's key alone; its value stays as it is. */
+  storeKey(page: Uint8Array, slot: number, key: Float32Array): void;
   /** Decodes slot `slot` of `page` into `key` and `value` ([D] each). */
   load(page: Uint8Array, slot: number, key: Float32Array, value: Float32Array): void;
 }

@@ -14,9 +14,13 @@ export const f16: Codec = {
   store(page, slot, key, value) {
     const group = groupOf(page, slot, key.length);
     const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
-    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = encode(key[i]!);
+    f16.storeKey(page, slot, key);
     for (let i = 0; i < value.length; i++) group[values + i] = encode(value[i]!);
     group.fill(0, values + value.length, values + paddedWidth(value.length));
+  },
+  storeKey(page, slot, key) {
+    const group = groupOf(page, slot, key.length);
+    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = encode(key[i]!);
   },
   load(page, slot, key, value) {
     const group = groupOf(page, slot, key.length);

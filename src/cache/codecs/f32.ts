@@ -10,9 +10,13 @@ export const f32: Codec = {
   store(page, slot, key, value) {
     const group = groupOf(page, slot, key.length);
     const values = GROUP * key.length + (slot % GROUP) * paddedWidth(key.length);
-    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = key[i]!;
+    f32.storeKey(page, slot, key);
     group.set(value, values);
     group.fill(0, values + value.length, values + paddedWidth(value.length));
+  },
+  storeKey(page, slot, key) {
+    const group = groupOf(page, slot, key.length);
+    for (let i = 0; i < key.length; i++) group[i * GROUP + (slot % GROUP)] = key[i]!;
   },
   load(page, slot, key, value) {
     const group = groupOf(page, slot, key.length);

@@ -20,11 +20,16 @@ export const int8: Codec = {
     const { scales, elements } = groupOf(page, slot, key.length);
     const token = slot % GROUP;
     const values = GROUP * key.length + token * paddedWidth(key.length);
-    const keyInverse = scaleOf(key, scales, token);
-    for (let i = 0; i < key.length; i++) elements[i * GROUP + token] = quantize(key[i]!, keyInverse);
+    int8.storeKey(page, slot, key);
     const valueInverse = scaleOf(value, scales, GROUP + token);
     for (let i = 0; i < value.length; i++) elements[values + i] = quantize(value[i]!, valueInverse);
     elements.fill(0, values + value.length, values + paddedWidth(value.length));
+  },
+  storeKey(page, slot, key) {
+    const { scales, elements } = groupOf(page, slot, key.length);
+    const token = slot % GROUP;
+    const inverse = scaleOf(key, scales, token);
+    for (let i = 0; i < key.length; i++) elements[i * GROUP + token] = quantize(key[i]!, inverse);
   },
   load(page, slot, key, value) {
     const { scales, elements } = groupOf(page, slot, key.length);

@@ -1,8 +1,9 @@
 import type { Tempered } from "../../backends/contract.js";
 import { blockOf } from "../blocks.js";
 import type { CachePolicy, Scope } from "../contract.js";
+import { PLACEMENTS, type Placement } from "./contiguous.js";
 import { heavyHitters } from "./h2o.js";
-import { checkScope, numberWithin, wholeNumber } from "./options.js";
+import { checkScope, numberWithin, oneOf, wholeNumber } from "./options.js";
 
 export interface KeyformerOptions {
   /** Most older tokens that are kept for their score. */
@@ -21,6 +22,8 @@ export interface KeyformerOptions {
   readonly seed?: number;
   /** Which lanes decide together. Default "head": each alone. */
   readonly per?: Scope;
+  /** Where kept tokens count as standing: where they stood, or one after another, for streams without end. Default "original". */
+  readonly positions?: Placement;
 }
 
 /**
@@ -33,6 +36,7 @@ export interface KeyformerOptions {
  */
 export function keyformer(options: KeyformerOptions): CachePolicy {
   const { heavy, recent, noise = 1, temperature = 1, warming = 0.01, seed = 0, per = "head" } = options;
+  const { positions = "original" } = options;
   const { maxTemperature = Math.max(2, temperature) } = options;
   wholeNumber("A keyformer policy's heavy", heavy, 1);
   wholeNumber("A keyformer policy's recent", recent, 1);
@@ -42,6 +46,7 @@ export function keyformer(options: KeyformerOptions): CachePolicy {
   numberWithin("A keyformer policy's maxTemperature", maxTemperature, temperature, 100);
   wholeNumber("A keyformer policy's seed", seed, -(2 ** 31), 2 ** 31 - 1);
   checkScope("A keyformer policy's per", per);
+  oneOf("A keyformer policy's positions", positions, PLACEMENTS);
   const block = blockOf(recent);
   const tempered = (seen: number): Tempered => {
     // The same for all steps of a block, however it is cut.
@@ -52,5 +57,5 @@ export function keyformer(options: KeyformerOptions): CachePolicy {
   const id = `keyformer(${Object.entries(shown)
     .map(([name, value]) => `${name}=${value}`)
     .join(", ")})`;
-  return heavyHitters({ id, heavy, recent, weigh: "sum", per, mass: { tempered } });
+  return heavyHitters({ id, heavy, recent, weigh: "sum", per, positions, mass: { tempered } });
 }

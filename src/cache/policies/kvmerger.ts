@@ -1,6 +1,7 @@
 import { blockOf, inBlocks } from "../blocks.js";
 import type { CachePolicy, LaneView, Plan, PlanStep, Scope } from "../contract.js";
-import { checkScope, numberWithin, wholeNumber } from "./options.js";
+import { PLACEMENTS, type Placement, placed } from "./contiguous.js";
+import { checkScope, numberWithin, oneOf, wholeNumber } from "./options.js";
 
 export interface KvMergerOptions {
   /** Most tokens of a lane, merged ones counted once. */
@@ -13,6 +14,8 @@ export interface KvMergerOptions {
   readonly similarity?: number;
   /** Which lanes decide together. Default "head": each alone. */
   readonly per?: Scope;
+  /** Where kept tokens count as standing: where they stood, or one after another, for streams without end. Default "original". */
+  readonly positions?: Placement;
 }
 
 /**
@@ -25,21 +28,24 @@ export interface KvMergerOptions {
  * Throws INVALID_ARGUMENT for options out of range.
  */
 export function kvmerger(options: KvMergerOptions): CachePolicy {
-  const { tokens, similarity = -1, per = "head" } = options;
+  const { tokens, similarity = -1, per = "head", positions = "original" } = options;
   wholeNumber("A kvmerger policy's tokens", tokens, 8);
   const { recent = blockOf(tokens), heavy = blockOf(tokens) } = options;
   wholeNumber("A kvmerger policy's recent", recent, 1, tokens - 4);
   wholeNumber("A kvmerger policy's heavy", heavy, 0, tokens - 4 - recent);
   numberWithin("A kvmerger policy's similarity", similarity, -1, 2);
   checkScope("A kvmerger policy's per", per);
-  const bounded = inBlocks(tokens, merge, blockOf(tokens - recent - heavy));
-  return {
+  oneOf("A kvmerger policy's positions", positions, PLACEMENTS);
+  const block = blockOf(tokens - recent - heavy);
+  const bounded = inBlocks(tokens, merge, block);
+  const merging: CachePolicy = {
     id: `kvmerger(tokens=${tokens}, recent=${recent}, heavy=${heavy}, similarity=${similarity}, per=${per})`,
     per,
     mass: {},
     merges: true,
     ...bounded,
   };
+  return placed(merging, positions, block);
 
   function merge(view: LaneView, excess: number): Plan {
     const mass = view.mass();

@@ -1,5 +1,6 @@
 import { blockOf, inBlocks } from "../blocks.js";
 import { type CachePolicy, type LaneView, NOTHING, type Plan, type PolicyOfLane } from "../contract.js";
+import { contiguous } from "./contiguous.js";
 import { wholeNumber } from "./options.js";
 
 export interface LaCacheOptions {
@@ -39,7 +40,8 @@ export function ladderOf(numLayers: number, span: number, overlap: number): Ladd
  * Thins old tokens out in the shape of a ladder: of every group of consecutive tokens each layer keeps a part, other
  * layers other parts, so that some layer remembers each; what is older has been thinned out more often. "LaCache:
  * Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models" (arXiv 2507.14204). Which
- * tokens stay depends on the layer and on their place alone. Positions stay the original ones.
+ * tokens stay depends on the layer and on their place alone. Those that stay close ranks (`contiguous`), so that distances
+ * stay within `tokens`, whatever the stream's length.
  *
  * Tokens go in blocks of a quarter of `tokens`, the newest block never (`inBlocks`). Where the span covers all layers the
  * oldest go. Throws INVALID_ARGUMENT for options out of range.
@@ -62,14 +64,11 @@ function ofLayer(tokens: number, sinks: number, { group, kept }: Ladder, from: n
   /** Tokens seen when the first block goes; from then on `tokens` are held whenever one goes. */
   const first = bounded.maxIncoming(0);
   const cursorAt = cursors(first - sinks, first + block - tokens, tokens - sinks, block, cut);
-  return {
-    id: `lacache(tokens=${tokens}, sinks=${sinks}, keeps=${kept} of ${group} from ${from})`,
-    sinks,
-    ...bounded,
-  };
+  const id = `lacache(tokens=${tokens}, sinks=${sinks}, keeps=${kept} of ${group} from ${from})`;
+  return contiguous({ id, ...bounded }, block);
 
   function thin(view: LaneView, excess: number): Plan {
-    const held = [...view.oldest()].filter((slot) => view.segmentOf(slot) === "stream");
+    const held = [...view.oldest()].slice(sinks);
     const gone: number[] = [];
     for (const { at, count } of cut(cursorAt((view.seen - first) / block), held.length, excess).cuts) {
       // Those before the part that is kept, then those after it.

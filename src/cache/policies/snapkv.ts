@@ -1,6 +1,7 @@
 import { blockOf } from "../blocks.js";
 import type { CachePolicy, LaneView, Scope } from "../contract.js";
 import { byScore, protectNewest } from "../score.js";
+import { PLACEMENTS, type Placement, placed } from "./contiguous.js";
 import { checkScope, oneOf, wholeNumber } from "./options.js";
 
 export interface SnapKvOptions {
@@ -14,17 +15,19 @@ export interface SnapKvOptions {
   readonly pool?: "mean" | "max";
   /** Which lanes decide together. Default "head": each alone. */
   readonly per?: Scope;
+  /** Where kept tokens count as standing: where they stood, or one after another, for streams without end. Default "original". */
+  readonly positions?: Placement;
 }
 
 /**
- * Keeps what the newest tokens look at, with its neighbours, at original positions. "SnapKV: LLM Knows What You are
+ * Keeps what the newest tokens look at, with its neighbours. "SnapKV: LLM Knows What You are
  * Looking for Before Generation" (arXiv 2404.14469) chooses once, at the end of a prompt; here the choice is made
  * anew whenever room for a block is needed (a quarter of `tokens`, see `inBlocks`), so that streams never end.
  *
  * Throws INVALID_ARGUMENT for options out of range.
  */
 export function snapkv(options: SnapKvOptions): CachePolicy {
-  const { tokens, kernel = 5, pool = "mean", per = "head" } = options;
+  const { tokens, kernel = 5, pool = "mean", per = "head", positions = "original" } = options;
   wholeNumber("A snapkv policy's tokens", tokens, 4);
   const block = blockOf(tokens);
   const { window = Math.min(32, block) } = options;
@@ -32,7 +35,8 @@ export function snapkv(options: SnapKvOptions): CachePolicy {
   wholeNumber("A snapkv policy's kernel", kernel, 1);
   oneOf("A snapkv policy's pool", pool, ["mean", "max"]);
   checkScope("A snapkv policy's per", per);
-  return byScore({
+  oneOf("A snapkv policy's positions", positions, PLACEMENTS);
+  const scored = byScore({
     id: `snapkv(tokens=${tokens}, window=${window}, kernel=${kernel}, pool=${pool}, per=${per})`,
     tokens,
     per,
@@ -43,6 +47,7 @@ export function snapkv(options: SnapKvOptions): CachePolicy {
       return score;
     },
   });
+  return placed(scored, positions, block);
 }
 
 /** Each token's mass pooled with that of its neighbours by position; the newest `window` tokens are no neighbours. */

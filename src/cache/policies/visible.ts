@@ -12,6 +12,7 @@ export function visible(window: number, inner: CachePolicy): CachePolicy {
     sinks: inner.sinks ?? 0,
     per: inner.per ?? "model",
     merges: inner.merges ?? false,
+    ...(inner.settles === undefined ? {} : { settles: inner.settles }),
     ...(inner.selects ? { selects: inner.selects } : {}),
     ...(inner.mass ? { mass: inner.mass } : {}),
     capacity: (demand) => Math.min(inner.capacity(demand), window - 1 + Math.min(demand.step, demand.tokens)),

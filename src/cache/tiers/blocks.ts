@@ -1,6 +1,8 @@
 /** A block of demoted tokens: how it is put together, and how it is written beside its keys and values. */
 import type { KvGroup } from "../../backends/contract.js";
+import type { CacheGroup } from "../layout.js";
 import { copyTokens } from "../slots.js";
+import { KeyTurner } from "../turn.js";
 import type { Traits } from "./catalogue.js";
 import { blockBytes, emptySummary, type Summary } from "./summary.js";
 import { termsOf } from "./terms.js";
@@ -21,6 +23,8 @@ export interface DraftToken {
   readonly position: number;
   readonly count: number;
   readonly id: number;
+  /** How much further on its key is stored than its position; in the block it stands where it belongs. */
+  readonly moved: number;
 }
 
 /** Tokens on their way out of one group's pages, until they fill a block. */
@@ -28,11 +32,13 @@ export class Draft {
   /** Keys and values, lane after lane, as they stand in pages. */
   readonly pages: Uint8Array;
   readonly #group: KvGroup;
+  readonly #turner: KeyTurner;
   readonly #laneBytes: number;
   readonly #tokens: DraftToken[] = [];
 
-  constructor(group: KvGroup) {
+  constructor(group: CacheGroup) {
     this.#group = group;
+    this.#turner = new KeyTurner(group);
     this.#laneBytes = blockBytes(group);
     this.pages = new Uint8Array(this.#laneBytes * group.lanes.length);
   }
@@ -63,6 +69,7 @@ export class Draft {
       const target = this.pages.subarray(lane * this.#laneBytes, (lane + 1) * this.#laneBytes);
       if (whole) target.set(page(lane).subarray(0, this.#laneBytes));
       else copyTokens(codec, headWidth, page(lane), slots, target, to);
+      for (const [i, { moved }] of tokens.entries()) this.#turner.turn(lane, target, to[i]!, -moved);
     }
     this.#tokens.push(...tokens);
   }

@@ -255,7 +255,7 @@ describe("Recall", () => {
     const { cache, recall } = await openRecall(parts, folders.fresh(), settings);
     const where = cache.layout.groups.map(() => new Map<number, string>());
     cache.onChange((event) => {
-      if (event.kind === "move" || event.kind === "recall" || event.kind === "merge") return;
+      if (!("ranges" in event) || event.kind === "recall" || event.kind === "merge") return;
       let count = 0;
       for (const [first, last] of event.ranges) {
         for (const position of upFrom(first, last - first + 1)) {

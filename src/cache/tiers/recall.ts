@@ -198,10 +198,10 @@ export class Recall implements LowerTier {
       const tokens: DraftToken[] = [];
       // Tokens of one row that go one after another are copied together.
       for (; at < removals.length && tokens.length < group.draft.room; at++) {
-        const { kind, slot, position, count } = removals[at]!;
+        const { kind, slot, position, count, moved } = removals[at]!;
         if (Math.floor(slot / pageTokens) !== row) break;
         const id = this.#release(position);
-        if (kind === "drop") tokens.push({ slot: slot - row * pageTokens, position, count, id });
+        if (kind === "drop") tokens.push({ slot: slot - row * pageTokens, position, count, id, moved });
       }
       if (tokens.length === 0) continue;
       group.draft.add(tokens, (lane) =>
