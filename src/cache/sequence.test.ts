@@ -7,6 +7,7 @@ import type { KvLayer } from "../tape/tape.js";
 import type { CodecName } from "./codecs/contract.js";
 import type { CachePolicy, LaneView, PolicyOfLane } from "./contract.js";
 import { type CacheLayout, pagesFor, planLayout } from "./layout.js";
+import { contiguous } from "./policies/contiguous.js";
 import { full } from "./policies/full.js";
 import { window } from "./policies/window.js";
 import { KvPool } from "./pool.js";
@@ -75,6 +76,7 @@ describe("random operations agree with a model that has no pages", () => {
     ["full", full],
     ["window", () => window({ tokens: 50 })],
     ["scattered", () => scattered(70)],
+    ["settled", () => contiguous(scattered(68), 17)],
     ["bursts", bursts],
     [
       "by layer",

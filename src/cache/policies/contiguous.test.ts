@@ -14,6 +14,7 @@ import { KvPool } from "../pool.js";
 import { Rotations } from "../rotations.js";
 import { byScore } from "../score.js";
 import { SequenceCache } from "../sequence.js";
+import { Draft } from "../tiers/blocks.js";
 import { contiguous } from "./contiguous.js";
 import { h2o } from "./h2o.js";
 import { lacache } from "./lacache.js";
@@ -118,6 +119,24 @@ describe("contiguous", () => {
     // Elements are below 1: one rounding errs by up to 2^-12 and 1/254 of what stands in a key.
     expect(stream("f16", 3000)).toBeLessThan(8 * 2 ** -11);
     expect(stream("int8", 3000)).toBeLessThan(8 / 254);
+  });
+
+  it("gives tokens to the tier below with keys that stand where they stood in the stream", () => {
+    const policy = contiguous(scattered(), BLOCK);
+    const [group] = planLayout({ kv: [KV], policy, codec: "f32", step: 8, pageTokens: 16 }).groups;
+    const draft = new Draft(group!);
+    const page = new Uint8Array(codecs.f32.groupBytes(WIDTH));
+    const [key, got, value] = [
+      new TestRandom(1).floats(WIDTH),
+      new Float32Array(WIDTH),
+      new Float32Array(WIDTH),
+    ];
+    codecs.f32.store(page, 3, rotated(key, 40), value);
+    draft.add([{ slot: 3, position: 50, count: 1, id: -1, moved: -10 }], () => page);
+    for (const lane of [0, 1]) {
+      codecs.f32.load(draft.pages.subarray((lane * draft.pages.length) / 2), 0, got, value);
+      for (const [d, x] of got.entries()) expect(x).toBeCloseTo(rotated(key, 50)[d]!, 5);
+    }
   });
 
   it("leaves what stays and what goes to the policy within", () => {
