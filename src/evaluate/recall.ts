@@ -111,8 +111,8 @@ export interface StreamOptions extends ExamOptions {
 }
 
 /**
- * Reads one endless log through all caches side by side. Every question is asked in a fork, which is thrown away, and the
- * right answer goes into the stream: so all read the same tokens, whatever they answer. Throws what sessions throw.
+ * Reads one endless log through all caches side by side. Every question is asked aside, in a fork or before a rewind, and
+ * the right answer goes into the stream: so all read the same tokens, whatever they answer. Throws what sessions throw.
  */
 export async function examineStream(
   model: Model,
@@ -151,6 +151,8 @@ export async function examineStream(
 
 /** Tokens of log that are read at once. */
 const STRETCH = 1024;
+/** A cache of so many times the tokens of a turn still holds what stood before it when the turn is through. */
+const LARGE = 4;
 
 /** What is on its way through the stream. */
 interface Candidate {
@@ -206,11 +208,24 @@ class CacheCandidate implements Candidate {
     if (!this.#hasRoom(turn.length + MOST_ANSWER_TOKENS)) return;
     const { distance, question: asked } = question;
     if (asked && distance !== null && distance > 0) {
-      await using fork = await this.#session.fork();
-      const { text, firstTokenMs } = await ask(fork, question.tokens, signal);
-      this.#tallies.answered(distance, grade(asked, text), fork, firstTokenMs);
+      const { session, forget } = await this.#aside(question.tokens.length + MOST_ANSWER_TOKENS);
+      const { text, firstTokenMs } = await ask(session, question.tokens, signal);
+      this.#tallies.answered(distance, grade(asked, text), session, firstTokenMs);
+      await forget();
     }
     await this.#session.append(turn, withSignal(signal));
+  }
+
+  /** Where a question, at most `tokens` long with its answer, can be asked; and what leaves no trace of it. */
+  async #aside(tokens: number): Promise<{ readonly session: Session; forget(): Promise<unknown> }> {
+    const session = this.#session;
+    const { seen, waiting, kept } = session.report;
+    if (this.#examinee.recall && kept >= LARGE * tokens) {
+      // A fork copies all that lies on disk. What the policy lets go of meanwhile is older, and is found there.
+      return { session, forget: () => session.rewind(seen + waiting) };
+    }
+    const fork = await session.fork();
+    return { session: fork, forget: () => fork.close() };
   }
 
   result(): RecallResult {
