@@ -56,6 +56,13 @@ KERNEL(train_scale_rows);
 KERNEL(train_row_norms);
 KERNEL(train_sum_rows);
 KERNEL(train_sum_squares);
+KERNEL(train_multiply_groups);
+KERNEL(train_route);
+KERNEL(train_places);
+KERNEL(train_route_backward);
+KERNEL(train_spread);
+KERNEL(train_combine);
+KERNEL(train_combine_backward);
 
 static void pause_spin(int spins, int32_t *word, int32_t seen) {
 #ifdef __wasm__
@@ -141,6 +148,13 @@ EXPORT void mill_run(uint64_t address, int32_t thread) {
       case OP_TRAIN_ROW_NORMS: kernel_train_row_norms(op, step, &work); break;
       case OP_TRAIN_SUM_ROWS: kernel_train_sum_rows(op, step, &work); break;
       case OP_TRAIN_SUM_SQUARES: kernel_train_sum_squares(op, step, &work); break;
+      case OP_TRAIN_MULTIPLY_GROUPS: kernel_train_multiply_groups(op, step, &work); break;
+      case OP_TRAIN_ROUTE: kernel_train_route(op, step, &work); break;
+      case OP_TRAIN_PLACES: kernel_train_places(op, step, &work); break;
+      case OP_TRAIN_ROUTE_BACKWARD: kernel_train_route_backward(op, step, &work); break;
+      case OP_TRAIN_SPREAD: kernel_train_spread(op, step, &work); break;
+      case OP_TRAIN_COMBINE: kernel_train_combine(op, step, &work); break;
+      case OP_TRAIN_COMBINE_BACKWARD: kernel_train_combine_backward(op, step, &work); break;
       default: __builtin_trap();
     }
   }

@@ -65,28 +65,106 @@ static void multiply_rows(const Product *p, int k, int depth, int row, int rows,
   }
 }
 
+// Rows first .. last - 1 and `columns` columns of out.
+static void multiply_rectangle(const Product *p, int first, int last, int column, int columns) {
+  for (int k = 0; k < p->depth; k += DEPTH) {
+    const int depth = p->depth - k < DEPTH ? p->depth - k : DEPTH;
+    pack_right(p, k, depth, column, columns);
+    for (int row = first; row < last; row += BLOCK_ROWS) {
+      multiply_rows(p, k, depth, row, last - row < BLOCK_ROWS ? last - row : BLOCK_ROWS, column, columns);
+    }
+  }
+}
+
+// Rectangles of a product's out.
+typedef struct Cut {
+  int tall, wide, across, total;
+} Cut;
+
+static Cut cut_of(const Product *p, int tall, int wide) {
+  Cut cut = {tall, wide < WIDEST ? wide : WIDEST, 0, 0};
+  cut.across = (p->out.columns + cut.wide - 1) / cut.wide;
+  cut.total = cut.across * ((p->out.rows + tall - 1) / tall);
+  return cut;
+}
+
+static void multiply_task(const Product *p, const Cut *cut, int task) {
+  const int first = task / cut->across * cut->tall, column = task % cut->across * cut->wide;
+  const int last = first + cut->tall < p->out.rows ? first + cut->tall : p->out.rows;
+  multiply_rectangle(p, first, last, column, p->out.columns - column < cut->wide ? p->out.columns - column : cut->wide);
+}
+
 void kernel_train_multiply(const Op *op, const Step *step, Work *work) {
   const Matrix *matrices = AT(const Matrix, op->p[0]);
   Product p = {matrices[0], matrices[1], matrices[2], op->i[0], op->i[1], op->i[2], 0, op->f[0], 0, 0};
   p.depth = p.transpose_a ? p.a.rows : p.a.columns;
   p.slab = scratch_of(op, work);
   p.strips = p.slab + SLAB_FLOATS;
-  const int tall = op->i[3], wide = op->i[4] < WIDEST ? op->i[4] : WIDEST;
-  const int across = (p.out.columns + wide - 1) / wide, down = (p.out.rows + tall - 1) / tall;
+  const Cut cut = cut_of(&p, op->i[3], op->i[4]);
   int begin, end;
   (void)step;
-  while (work_take(work, across * down, 1, &begin, &end)) {
+  while (work_take(work, cut.total, 1, &begin, &end)) {
+    for (int task = begin; task < end; task++) multiply_task(&p, &cut, task);
+  }
+}
+
+static Matrix rows_of(const Matrix *m, int first, int rows) {
+  Matrix part = *m;
+  part.at += (uint64_t)first * m->stride * sizeof(float);
+  part.rows = rows;
+  return part;
+}
+
+// OP_TRAIN_MULTIPLY_GROUPS: a product for each group of rows starts[g] .. starts[g + 1] - 1: rows of A times matrix g of
+// those one under another in B, or, where A is transposed, rows of A and of B onto matrix g of those in out
+// i: [transposeA, transposeB, accumulate, rowsPerTask, columnsPerTask]   p: [{A, B, out, starts}, scratch]
+static Product product_of_group(const Op *op, const Work *work, int group) {
+  const Matrix *a = AT(const Matrix, op->p[0]), *b = a + 1, *out = a + 2, *starts = a + 3;
+  const float *start = row_of(starts, 0) + group;
+  const int first = (int)start[0], rows = (int)start[1] - first, groups = starts->columns - 1;
+  Product p = {.transpose_a = op->i[0], .transpose_b = op->i[1], .accumulate = op->i[2], .alpha = 1.f};
+  p.slab = scratch_of(op, work);
+  p.strips = p.slab + SLAB_FLOATS;
+  p.a = rows_of(a, first, rows);
+  if (p.transpose_a) {
+    p.b = rows_of(b, first, rows);
+    p.out = rows_of(out, group * a->columns, a->columns);
+    p.depth = rows;
+  } else {
+    const int height = b->rows / groups;
+    p.b = rows_of(b, group * height, height);
+    p.out = rows_of(out, first, rows);
+    p.depth = a->columns;
+  }
+  return p;
+}
+
+static void clear_rows(const Matrix *m) {
+  for (int r = 0; r < m->rows; r++) {
+    for (int i = 0; i < m->columns; i += 16) store_some(row_of(m, r) + i, f32x16_zero(), m->columns - i);
+  }
+}
+
+void kernel_train_multiply_groups(const Op *op, const Step *step, Work *work) {
+  const int groups = AT(const Matrix, op->p[0])[3].columns - 1;
+  int total = 0, begin, end;
+  (void)step;
+  for (int g = 0; g < groups; g++) {
+    const Product p = product_of_group(op, work, g);
+    total += cut_of(&p, op->i[3], op->i[4]).total;
+  }
+  int group = 0, before = 0;  // tasks are taken in order, so groups go by once
+  Product p = product_of_group(op, work, 0);
+  Cut cut = cut_of(&p, op->i[3], op->i[4]);
+  while (work_take(work, total, 1, &begin, &end)) {
     for (int task = begin; task < end; task++) {
-      const int first = task / across * tall, column = task % across * wide;
-      const int last = first + tall < p.out.rows ? first + tall : p.out.rows;
-      const int columns = p.out.columns - column < wide ? p.out.columns - column : wide;
-      for (int k = 0; k < p.depth; k += DEPTH) {
-        const int depth = p.depth - k < DEPTH ? p.depth - k : DEPTH;
-        pack_right(&p, k, depth, column, columns);
-        for (int row = first; row < last; row += BLOCK_ROWS) {
-          multiply_rows(&p, k, depth, row, last - row < BLOCK_ROWS ? last - row : BLOCK_ROWS, column, columns);
-        }
+      while (task >= before + cut.total) {
+        before += cut.total;
+        p = product_of_group(op, work, ++group);
+        cut = cut_of(&p, op->i[3], op->i[4]);
       }
+      if (p.depth > 0) multiply_task(&p, &cut, task - before);
+      else if (task == before && !p.accumulate) clear_rows(&p.out);
     }
   }
 }

@@ -10,7 +10,7 @@
  * checked with; the compiled backends run kernels/train_*.c.
  *
  * Shape letters: N rows, S sequences of a batch, n = N / S rows of one, H query heads, K kv heads, D head width,
- * V vocabulary.
+ * V vocabulary, X experts, k experts of a token.
  */
 import type { TensorType } from "../formats/checkpoint.js";
 import type { Activation } from "../tape/tape.js";
@@ -75,6 +75,17 @@ export interface AttentionShape {
   readonly window: number | null;
   /** Of meaning only beside a window. */
   readonly sinks: number;
+}
+
+/**
+ * Where the rows of a batch go when each visits k experts: rows are grouped by expert, so that an expert's products
+ * are dense ones of the rows of its group. Whole numbers, kept as numbers.
+ */
+export interface Grouping {
+  /** [N, k]: the row, of N * k, where row t lies in the group of its j-th expert. */
+  readonly places: Matrix;
+  /** [1, X + 1]: where each expert's rows start, and N * k behind the last. Within a group rows are in t's order. */
+  readonly starts: Matrix;
 }
 
 export interface TrainingArithmetic {
@@ -163,6 +174,45 @@ export interface TrainingArithmetic {
     dGate: Matrix,
     dUp: Matrix,
   ): void;
+
+  // -- mixtures of experts; groupings must be as `route` left them
+  /**
+   * Chooses the k = weights.columns largest logits [N, X] of every row, ties to the lower expert. weights [N, k] are
+   * the choices' softmax(logits), largest first, scaled to sum 1 where `normalize`. Needs N * k <= 2^24.
+   */
+  route(logits: Matrix, normalize: boolean, weights: Matrix, grouping: Grouping): void;
+  /** The choice is taken as it is: dLogits += the gradient through the softmax, and the scaling, of what was chosen. */
+  routeBackward(logits: Matrix, normalize: boolean, dWeights: Matrix, dLogits: Matrix): void;
+  /** out[places[t, j]] = x[t], for x [N, width] and out [N * k, width]. */
+  spread(x: Matrix, places: Matrix, out: Matrix): void;
+  /** out[t] += sum over j of weights[t, j] * x[places[t, j]], j ascending; `weights` null: 1. */
+  combine(x: Matrix, weights: Matrix | null, places: Matrix, out: Matrix): void;
+  /** dX[places[t, j]] += weights[t, j] * dOut[t]; dWeights[t, j] += x[places[t, j]] . dOut[t]; null: not wanted. */
+  combineBackward(
+    x: Matrix,
+    weights: Matrix,
+    places: Matrix,
+    dOut: Matrix,
+    dX: Matrix | null,
+    dWeights: Matrix | null,
+  ): void;
+  /**
+   * A product for each group of rows starts[g] .. starts[g + 1] - 1, G = starts.columns - 1 groups (those of
+   * `starts` may be some of a grouping's):
+   * out_g = A_g B_g (B_g^T where transposeB), rows of a group of A times one of the G matrices that lie one under
+   * another in B; rows of out that belong to no group stay as they are.
+   * transposeA: out_g = A_g^T B_g, rows of a group of A and of B, onto one of the G matrices in out; 0 for a group
+   * without rows.
+   * `accumulate` adds to what is there.
+   */
+  multiplyGroups(
+    a: Matrix,
+    b: Matrix,
+    starts: Matrix,
+    out: Matrix,
+    options?: { transposeA?: boolean; transposeB?: boolean; accumulate?: boolean },
+  ): void;
+
   /**
    * losses[r] (matrix [rows, 1]) = -weights[r] * log softmax(logits[r])[targets[firstTarget + r]]; logits are
    * overwritten by the gradient of sum(losses): weights[r] * (softmax(logits[r]) - onehot). A target of -1 gives loss

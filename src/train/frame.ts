@@ -10,7 +10,7 @@ import type { Angles, AttentionShape, Ids, Matrix, TrainingArithmetic } from "..
 import type { RopeRef, WeightRef } from "../tape/tape.js";
 import type { Adapter } from "./adapter.js";
 import type { Arena, Slot } from "./arena.js";
-import { type Node, readsOf, type Segment, type Version, writesOf } from "./graph.js";
+import { isGrouped, type Node, type Route, readsOf, type Segment, type Version, writesOf } from "./graph.js";
 import type { Operand, Parameters } from "./parameters.js";
 
 /** What compiling a step needs to know. */
@@ -70,8 +70,22 @@ export function residueOf(node: Node, compiler: Compiler, hasStore: boolean): re
     }
     case "glu":
       return [node.gate, node.up];
+    case "route":
+      return [node.logits];
+    case "matmulExperts": {
+      const { places, starts } = node.route;
+      const group = isGrouped(node.x) ? [starts] : [places, starts];
+      return hasGradient(node, compiler) ? [node.x, ...group] : group;
+    }
+    case "combine": {
+      const { weights, places } = node.route;
+      return compiler.active.has(weights) ? [node.x, weights, places] : [weights, places];
+    }
   }
 }
+
+const hasGradient = ({ weight }: NodeOf<"matmulExperts">, { parameters }: Compiler): boolean =>
+  parameters.experts(weight).some(({ operand }) => operand.kind === "dense" && operand.gradient !== null);
 
 /** Nodes that must run for `wanted` to be there, in order. `hasStore` as in `residueOf`. */
 export function nodesFor(segment: Segment, wanted: Iterable<Version>, hasStore: boolean): Node[] {
@@ -92,7 +106,7 @@ const forwardReads = (node: Node, hasStore: boolean): readonly Version[] =>
 /** The version that a node's result is written over or added to, if there is one: it inherits the gradient. */
 function overwritten(node: Node): Version | null {
   if (node.op === "rope") return node.x;
-  return node.op === "matmul" || node.op === "add" ? node.onto : null;
+  return node.op === "matmul" || node.op === "add" || node.op === "combine" ? node.onto : null;
 }
 
 /** Numbers of a decoded piece of a frozen matrix. */
@@ -144,7 +158,7 @@ export class Frame {
         last.get(version) === node && !keep.has(version) && this.#owned.has(this.matrixOf(version));
       const make = (version: Version): Slot => {
         const isOutput = version === this.#segment.output && output !== undefined;
-        const matrix = isOutput ? output : this.#take(version.width);
+        const matrix = isOutput ? output : this.#take(version);
         this.#matrices.set(version, matrix);
         return matrix;
       };
@@ -211,8 +225,8 @@ export class Frame {
     this.#compiler.record(operation);
   }
 
-  #take(width: number): Slot {
-    const slot = this.#compiler.arena.take(this.rows, width);
+  #take({ width, perToken }: Version): Slot {
+    const slot = this.#compiler.arena.take(perToken === 0 ? 1 : perToken * this.rows, width);
     this.#owned.add(slot);
     return slot;
   }
@@ -286,6 +300,73 @@ export class Frame {
         const out = makeOver(node.onto, node.out);
         this.#do((arithmetic) => arithmetic.addScaled(x, out, 1, 1));
         break;
+      }
+      case "route": {
+        const { normalize, to } = node;
+        const logits = this.matrixOf(node.logits);
+        const weights = make(to.weights);
+        const grouping = { places: make(to.places), starts: make(to.starts) };
+        this.#do((arithmetic) => arithmetic.route(logits, normalize, weights, grouping));
+        break;
+      }
+      case "matmulExperts": {
+        const out = make(node.out);
+        this.#grouped(node, (x) => {
+          this.#eachExpertPiece(node, (piece, starts, first) => {
+            const columns = out.columnsFrom(first, piece.rows / (starts.columns - 1));
+            this.#do((arithmetic) => {
+              arithmetic.multiplyGroups(x, piece, starts, columns, { transposeB: true });
+            });
+          });
+        });
+        break;
+      }
+      case "combine": {
+        const x = this.matrixOf(node.x);
+        const { weights, places } = this.#routed(node.route);
+        const out = makeOver(node.onto, node.out);
+        this.#do((arithmetic) => arithmetic.combine(x, weights, places, out));
+        break;
+      }
+    }
+  }
+
+  #routed({ weights, places }: Route): { weights: Slot; places: Slot } {
+    return { weights: this.matrixOf(weights), places: this.matrixOf(places) };
+  }
+
+  /** Calls `use` for the rows that experts read, in their groups: x itself, or a copy for each visit. */
+  #grouped({ x: version, route, out }: NodeOf<"matmulExperts">, use: (x: Slot) => void): void {
+    const x = this.matrixOf(version);
+    if (isGrouped(version)) {
+      use(x);
+      return;
+    }
+    const places = this.matrixOf(route.places);
+    this.#scratch(out.perToken * this.rows, version.width, (scratch) => {
+      this.#do((arithmetic) => arithmetic.spread(x, places, scratch!));
+      use(scratch!);
+    });
+  }
+
+  /**
+   * Calls `use` for the matrices of some experts, one under another, and where the rows of their groups start: all
+   * rows of them, or, of one expert at a time, rows from `firstRow` on as they are decoded into scratch memory.
+   */
+  #eachExpertPiece(
+    { weight, route }: NodeOf<"matmulExperts">,
+    use: (piece: Matrix, starts: Slot, firstRow: number) => void,
+  ): void {
+    const starts = this.matrixOf(route.starts);
+    const { rows } = weight;
+    for (const { operand, first, count } of this.#compiler.parameters.experts(weight)) {
+      if (operand.kind === "dense") {
+        use(operand.weight, starts.columnsFrom(first, count + 1), 0);
+        continue;
+      }
+      for (let e = 0; e < count; e++) {
+        const own = { ...operand, firstRow: operand.firstRow + e * rows };
+        this.#eachPiece(own, weight, (piece, row) => use(piece, starts.columnsFrom(first + e, 2), row));
       }
     }
   }
@@ -441,6 +522,19 @@ export class Frame {
         }
         break;
       }
+      case "route": {
+        const { normalize } = node;
+        const logits = this.matrixOf(node.logits);
+        const dLogits = this.#gradientOf(node.logits);
+        this.#do((arithmetic) => arithmetic.routeBackward(logits, normalize, dOut, dLogits));
+        break;
+      }
+      case "matmulExperts":
+        this.#expertsBackward(node, dOut);
+        break;
+      case "combine":
+        this.#combineBackward(node, dOut);
+        break;
     }
     const heir = overwritten(node);
     if (heir) this.#handOn(dOut, heir);
@@ -451,7 +545,7 @@ export class Frame {
   #gradientOf(version: Version): Slot {
     const known = this.#gradients.get(version);
     if (known) return known;
-    const made = this.#take(version.width);
+    const made = this.#take(version);
     this.#gradients.set(version, made);
     this.#do((arithmetic) => arithmetic.fill(made, 0));
     return made;
@@ -481,7 +575,7 @@ export class Frame {
     const isWanted = active.has(xVersion);
     if (isWanted) {
       const known = this.#gradients.get(xVersion);
-      const dX = known ?? this.#take(xVersion.width);
+      const dX = known ?? this.#take(xVersion);
       this.#gradients.set(xVersion, dX);
       this.#eachPiece(operand, weight, (piece, first) => {
         const columns = dOut.columnsFrom(first, piece.rows);
@@ -497,6 +591,54 @@ export class Frame {
         this.#do(() => adapter.backward(x, dOut, dX, scratch));
       });
     }
+  }
+
+  #expertsBackward(node: NodeOf<"matmulExperts">, dOut: Slot): void {
+    const { parameters, active } = this.#compiler;
+    const starts = this.matrixOf(node.route.starts);
+    if (hasGradient(node, this.#compiler)) {
+      this.#grouped(node, (x) => {
+        for (const { operand, first, count } of parameters.experts(node.weight)) {
+          if (operand.kind === "stored" || !operand.gradient) continue;
+          const { gradient } = operand;
+          const own = starts.columnsFrom(first, count + 1);
+          const options = { transposeA: true, accumulate: true };
+          this.#do((arithmetic) => arithmetic.multiplyGroups(dOut, x, own, gradient, options));
+        }
+      });
+    }
+    if (!active.has(node.x)) return;
+    const toInput = (dX: Slot, adds: boolean): void => {
+      this.#eachExpertPiece(node, (piece, own, first) => {
+        const columns = dOut.columnsFrom(first, piece.rows / (own.columns - 1));
+        const options = { accumulate: adds || first > 0 };
+        this.#do((arithmetic) => arithmetic.multiplyGroups(columns, piece, own, dX, options));
+      });
+    };
+    if (isGrouped(node.x)) {
+      const known = this.#gradients.get(node.x);
+      const dX = known ?? this.#take(node.x);
+      this.#gradients.set(node.x, dX);
+      toInput(dX, known !== undefined);
+      return;
+    }
+    const places = this.matrixOf(node.route.places);
+    const dX = this.#gradientOf(node.x);
+    this.#scratch(dOut.rows, node.x.width, (scratch) => {
+      toInput(scratch!, false);
+      this.#do((arithmetic) => arithmetic.combine(scratch!, null, places, dX));
+    });
+  }
+
+  #combineBackward({ x: version, route }: NodeOf<"combine">, dOut: Slot): void {
+    const { active } = this.#compiler;
+    const { weights, places } = this.#routed(route);
+    const dX = active.has(version) ? this.#gradientOf(version) : null;
+    const dWeights = active.has(route.weights) ? this.#gradientOf(route.weights) : null;
+    // Where nobody wants the weights' gradient, x is not kept, nor read.
+    const x = dWeights ? this.matrixOf(version) : dX;
+    if (!x) return;
+    this.#do((arithmetic) => arithmetic.combineBackward(x, weights, places, dOut, dX, dWeights));
   }
 
   #attentionBackward(node: NodeOf<"attention">, dOut: Slot): void {

@@ -3,15 +3,26 @@
  * a backward operation finds the numbers that its forward one read. The operations are then cut into segments at
  * points where only the residual stream is alive: what stands before the first layer, one segment a layer, and the
  * head that makes logits. Keys and values cross from row to row inside a layer, nothing else does: every other
- * operation works row by row, which is what lets a layer run in chunks along the sequence.
+ * operation works row by row (experts group the rows that they find), which is what lets a layer run in chunks along
+ * the sequence.
  */
 import { MillraceError } from "../errors.js";
-import type { BufferRef, Op, RopeRef, Tape, VectorRef, WeightRef } from "../tape/tape.js";
+import type { BufferRef, Op, RopeRef, RouteRef, Tape, VectorRef, WeightRef } from "../tape/tape.js";
 
-/** What a buffer holds between two writes, [rows, width]. */
+/** What a buffer holds between two writes: `perToken` rows for each row of the batch, or one in all where that is 0. */
 export interface Version {
   readonly id: number;
   readonly width: number;
+  readonly perToken: number;
+}
+
+/** Where rows go that visit several experts (Grouping of backends/training.ts). */
+export interface Route {
+  /** [rows, perToken] each. */
+  readonly weights: Version;
+  readonly places: Version;
+  /** [1, experts + 1] */
+  readonly starts: Version;
 }
 
 type OpOf<Name extends Op["op"]> = Extract<Op, { op: Name }>;
@@ -65,7 +76,30 @@ export type Node =
       readonly activation: OpOf<"glu">["activation"];
       readonly out: Version;
     }
-  | { readonly op: "add"; readonly x: Version; readonly onto: Version; readonly out: Version };
+  | { readonly op: "add"; readonly x: Version; readonly onto: Version; readonly out: Version }
+  /** `out` are the weights; the places and starts of `to` are made too. */
+  | {
+      readonly op: "route";
+      readonly logits: Version;
+      readonly normalize: boolean;
+      readonly to: Route;
+      readonly out: Version;
+    }
+  /** Rows of `out` are grouped by expert, and so are those of x where it has several per token. */
+  | {
+      readonly op: "matmulExperts";
+      readonly x: Version;
+      readonly weight: WeightRef;
+      readonly route: Route;
+      readonly out: Version;
+    }
+  | {
+      readonly op: "combine";
+      readonly x: Version;
+      readonly route: Route;
+      readonly onto: Version;
+      readonly out: Version;
+    };
 
 /** A run of operations between two points where only the residual stream is alive. */
 export interface Segment {
@@ -101,12 +135,24 @@ export function readsOf(node: Node): readonly Version[] {
       return [node.gate, node.up];
     case "add":
       return [node.x, node.onto];
+    case "route":
+      return [node.logits];
+    case "matmulExperts": {
+      const { places, starts } = node.route;
+      return isGrouped(node.x) ? [node.x, starts] : [node.x, places, starts];
+    }
+    case "combine":
+      return [node.x, node.route.weights, node.route.places, node.onto];
   }
 }
+
+/** Whether a version's rows are those of the experts that tokens visit. */
+export const isGrouped = ({ perToken }: Version): boolean => perToken > 1;
 
 /** Versions that a node makes. */
 export function writesOf(node: Node): readonly Version[] {
   if (node.op === "append") return [];
+  if (node.op === "route") return [node.out, node.to.places, node.to.starts];
   return node.op === "attention" ? [node.out, node.logSum] : [node.out];
 }
 
@@ -141,7 +187,7 @@ export function buildGraph(tape: Tape): Graph {
 function unsupported(what: string): MillraceError {
   return new MillraceError(
     "UNSUPPORTED_ARCHITECTURE",
-    `Training does not know ${what}. It knows dense decoders: choose a model of such an architecture.`,
+    `Training does not know ${what}. It knows decoders, dense or with experts: choose a model of such an architecture.`,
     { what },
   );
 }
@@ -151,15 +197,16 @@ function toNodes(tape: Tape): { nodes: Node[]; logits: Version; headAt: number }
   const nodes: Node[] = [];
   const current = new Map<number, Version>();
   const stored = new Map<number, { k: Version; v: Version }>();
+  const routes = new Map<RouteRef, Route>();
   let count = 0;
-  const make = (width: number): Version => ({ id: count++, width });
+  const make = (width: number, perToken = 1): Version => ({ id: count++, width, perToken });
   const read = ({ id }: BufferRef): Version => {
     const version = current.get(id);
     if (!version) throw unsupported(`a read of buffer ${id} before any write`);
     return version;
   };
-  const write = (buffer: BufferRef): Version => {
-    const version = make(buffer.width);
+  const write = (buffer: BufferRef, perToken?: number): Version => {
+    const version = make(buffer.width, perToken);
     current.set(buffer.id, version);
     return version;
   };
@@ -205,12 +252,32 @@ function toNodes(tape: Tape): { nodes: Node[]; logits: Version; headAt: number }
       }
       case "glu": {
         const [gate, up] = [read(op.gate), read(op.up)];
-        nodes.push({ op: "glu", gate, up, activation: op.activation, out: write(op.out) });
+        const out = write(op.out, gate.perToken);
+        nodes.push({ op: "glu", gate, up, activation: op.activation, out });
         break;
       }
       case "add": {
         const [x, onto] = [read(op.x), read(op.out)];
         nodes.push({ op: "add", x, onto, out: write(op.out) });
+        break;
+      }
+      case "route": {
+        const { experts, perToken } = op.route;
+        const logits = read(op.logits);
+        const to = { weights: make(perToken), places: make(perToken), starts: make(experts + 1, 0) };
+        routes.set(op.route, to);
+        nodes.push({ op: "route", logits, normalize: op.normalize, to, out: to.weights });
+        break;
+      }
+      case "matmulExperts": {
+        const x = read(op.x);
+        const out = write(op.out, op.route.perToken);
+        nodes.push({ op: "matmulExperts", x, weight: op.weight, route: routes.get(op.route)!, out });
+        break;
+      }
+      case "combine": {
+        const [x, onto] = [read(op.x), read(op.out)];
+        nodes.push({ op: "combine", x, route: routes.get(op.route)!, onto, out: write(op.out) });
         break;
       }
       case "select":

@@ -62,24 +62,31 @@ describe.each(["native", "wasm"] as const)("networks on %s", (backendName) => {
   });
   afterAll(() => backend.dispose());
 
-  it.each(["llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "phi3-long"] as const)(
-    "%s",
-    async (name) => {
-      const want = await train(createReferenceTraining(), name);
-      // The arithmetic may keep scratch memory of its own from one network to the next, but no more with each.
-      await train(arithmetic, name);
-      const held = arithmetic.bytes.current;
-      for (const memory of ["keep", "recompute", { chunk: 16 }] as const) {
-        const got = await train(arithmetic, name, { memory });
-        expect(Math.abs(got.loss / want.loss - 1)).toBeLessThan(1e-5);
-        for (const [parameter, gradient] of want.gradients) {
-          const off = distance(got.gradients.get(parameter)!, gradient);
-          expect(off, `${parameter} ${JSON.stringify(memory)}`).toBeLessThan(2e-4);
-        }
+  it.each([
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "gemma3",
+    "phi3",
+    "phi3-long",
+  ] as const)("%s", async (name) => {
+    const want = await train(createReferenceTraining(), name);
+    // The arithmetic may keep scratch memory of its own from one network to the next, but no more with each.
+    await train(arithmetic, name);
+    const held = arithmetic.bytes.current;
+    for (const memory of ["keep", "recompute", { chunk: 16 }] as const) {
+      const got = await train(arithmetic, name, { memory });
+      expect(Math.abs(got.loss / want.loss - 1)).toBeLessThan(1e-5);
+      for (const [parameter, gradient] of want.gradients) {
+        const off = distance(got.gradients.get(parameter)!, gradient);
+        expect(off, `${parameter} ${JSON.stringify(memory)}`).toBeLessThan(2e-4);
       }
-      expect(arithmetic.bytes.current).toBe(held);
-    },
-  );
+    }
+    expect(arithmetic.bytes.current).toBe(held);
+  });
 
   it("gives the same bits with any number of threads", async () => {
     const { backend: other } = await createBackend(backendName, { threads: 1 });

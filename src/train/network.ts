@@ -1,5 +1,5 @@
 /**
- * A network that trains: any dense decoder's tape, walked forward and backward over a training arithmetic. How it is
+ * A network that trains: any decoder's tape, dense or with experts, walked forward and backward over a training arithmetic. How it is
  * cut is in graph.ts, how one part of it runs in frame.ts, in which order and with how much memory in passes.ts.
  *
  * Everything is decided when a network is made: the operations of a step are compiled once for its shape, with a place
@@ -82,7 +82,7 @@ export class Network implements Disposable {
   /**
    * Reads the tape's weights from the checkpoint and compiles both passes.
    * Throws INVALID_ARGUMENT for options that make no network, UNSUPPORTED_ARCHITECTURE where the tape holds what
-   * training does not know (experts), OUT_OF_BUDGET, and as `Checkpoint.read` does; nothing stays allocated then.
+   * training does not know, OUT_OF_BUDGET, and as `Checkpoint.read` does; nothing stays allocated then.
    */
   static async create(
     arithmetic: TrainingArithmetic,
@@ -327,12 +327,10 @@ function activeVersions(
   adapters: ReadonlyMap<WeightRef, Adapter>,
 ): Set<Version> {
   const active = new Set<Version>();
-  const trains = (weight: WeightRef): boolean => {
-    const operand = parameters.matrix(weight);
-    return operand.kind === "dense" && operand.gradient !== null;
-  };
+  const trains = (weight: WeightRef): boolean =>
+    parameters.experts(weight).some(({ operand }) => operand.kind === "dense" && operand.gradient !== null);
   const hasOwn = (node: Node): boolean => {
-    if (node.op === "embed") return trains(node.weight);
+    if (node.op === "embed" || node.op === "matmulExperts") return trains(node.weight);
     if (node.op === "rmsNorm")
       return node.weight !== null && parameters.vector(node.weight).gradient !== null;
     if (node.op !== "matmul") return false;

@@ -17,6 +17,8 @@ export interface Parameter {
   readonly columns: number;
   /** Embeddings have a row per token id: they look tokens up, or score them, or both. */
   readonly kind: "matrix" | "embedding" | "vector";
+  /** Experts' matrices that lie one under another in it; default 1. */
+  readonly experts?: number;
   /** All of it, no gaps between rows. */
   readonly weight: Matrix;
   /** Null in a network made without gradients. */
@@ -48,7 +50,7 @@ export type Memory = Pick<TrainingArithmetic, "precision" | "bytes" | "allocate"
 
 /** Where tensors come from. */
 export interface TensorSource {
-  /** Outermost size of a tensor as it is stored. */
+  /** Rows of a tensor as it is stored: all dimensions but the innermost. */
   rowsOf(name: string): number | undefined;
   bytes(spec: TensorSpec): Promise<Uint8Array>;
   /** Writes the tensor's numbers, decoded, plus what is to be added. */
@@ -95,7 +97,7 @@ export class Parameters {
     };
     try {
       for (const spec of tensorsOf(tape, source)) {
-        const { name, type, rows, columns, kind, add } = spec;
+        const { name, type, rows, columns, kind, experts, add } = spec;
         const trains = options.trainable(name);
         // A frozen vector is too small to be worth decoding again and again.
         if (!trains && kind !== "vector") {
@@ -109,7 +111,7 @@ export class Parameters {
         const gradient =
           trains && options.gradients ? at(own(memory.allocate(rows * columns)), rows, columns) : null;
         tensors.set(name, { whole: { kind: "dense", weight, gradient }, columns });
-        if (trains) list.push({ name, rows, columns, kind, weight, gradient, add });
+        if (trains) list.push({ name, rows, columns, kind, experts, weight, gradient, add });
       }
     } catch (error) {
       for (const made of owned) made.free();
@@ -120,6 +122,12 @@ export class Parameters {
 
   matrix({ slices, rows }: WeightRef): Operand {
     return this.#slice(slices[0]!, rows);
+  }
+
+  /** Experts' matrices, in order: all of them in one operand, or one operand each, as they are stored. */
+  experts({ slices, rows, experts }: WeightRef): { operand: Operand; first: number; count: number }[] {
+    const count = experts / slices.length;
+    return slices.map((slice, i) => ({ operand: this.#slice(slice, count * rows), first: i * count, count }));
   }
 
   vector({ slice }: VectorRef): { weight: Matrix; gradient: Matrix | null } {
@@ -147,6 +155,7 @@ export interface TensorSpec {
   readonly rows: number;
   readonly columns: number;
   readonly kind: Parameter["kind"];
+  readonly experts: number;
   readonly add: number;
 }
 
@@ -155,25 +164,35 @@ function tensorsOf(tape: Tape, { rowsOf }: TensorSource): TensorSpec[] {
   const specs = new Map<string, TensorSpec>();
   const addMatrix = (weight: WeightRef, kind: "matrix" | "embedding"): void => {
     const [slice, ...others] = weight.slices;
-    if (!slice || others.length > 0 || weight.experts !== 1) {
+    if (!slice || others.length > 0) {
       throw new MillraceError(
         "UNSUPPORTED_ARCHITECTURE",
-        `Training does not know a matrix made of ${weight.slices.length} tensors and ${weight.experts} experts ` +
-          `("${slice?.tensor}"). It knows dense decoders: choose a model of such an architecture.`,
+        `Training does not know a matrix made of ${weight.slices.length} tensors ("${slice?.tensor}"). ` +
+          "It knows matrices that are stored in one: choose a model of such an architecture.",
       );
     }
-    const name = slice.tensor;
-    const rows = rowsOf(name) ?? slice.rowStart + slice.rowCount;
-    const { type, columns } = weight;
-    if (kind === "embedding" || !specs.has(name))
-      specs.set(name, { name, type, rows, columns, kind, add: 0 });
+    addSlice(weight, slice, kind, 1);
+  };
+  const addSlice = (
+    { type, columns }: WeightRef,
+    { tensor: name, rowStart, rowCount }: TensorSlice,
+    kind: "matrix" | "embedding",
+    experts: number,
+  ): void => {
+    if (kind === "matrix" && specs.has(name)) return;
+    const rows = rowsOf(name) ?? rowStart + rowCount;
+    specs.set(name, { name, type, rows, columns, kind, experts, add: 0 });
   };
   for (const op of tape.ops) {
     if (op.op === "embed") addMatrix(op.weight, "embedding");
     if (op.op === "matmul") addMatrix(op.weight, op.out === tape.logits ? "embedding" : "matrix");
+    if (op.op !== "matmulExperts") continue;
+    const { slices, experts } = op.weight;
+    for (const slice of slices) addSlice(op.weight, slice, "matrix", experts / slices.length);
   }
   for (const { slice, type, width, add } of tape.vectors) {
-    specs.set(slice.tensor, { name: slice.tensor, type, rows: 1, columns: width, kind: "vector", add });
+    const shape = { type, rows: 1, columns: width, experts: 1 };
+    specs.set(slice.tensor, { name: slice.tensor, ...shape, kind: "vector", add });
   }
   return [...specs.values()];
 }
@@ -181,9 +200,18 @@ function tensorsOf(tape: Tape, { rowsOf }: TensorSource): TensorSpec[] {
 /** Numbers decoded at a time. */
 const PIECE = 1 << 20;
 
+/** `TensorSource.rowsOf` of a checkpoint. */
+export const storedRows =
+  ({ tensors }: Checkpoint): TensorSource["rowsOf"] =>
+  (name) =>
+    tensors
+      .get(name)
+      ?.shape.slice(0, -1)
+      .reduce((rows, size) => rows * size, 1);
+
 /** The numbers of a checkpoint. */
 export const readTensors = (checkpoint: Checkpoint): TensorSource => ({
-  rowsOf: (name) => checkpoint.tensors.get(name)?.shape[0],
+  rowsOf: storedRows(checkpoint),
   async bytes({ name, type, rows, columns }) {
     const bytes = new Uint8Array(rows * rowBytes(type, columns));
     await checkpoint.read(name, 0, bytes);

@@ -224,7 +224,7 @@ export class Passes {
   /** The embedding has no stream before it; a version that nothing reads stands for one. */
   get #entrySegment(): Segment {
     const { nodes, output } = this.#graph.entry;
-    return { nodes, output, input: { id: -1, width: output.width } };
+    return { nodes, output, input: { id: -1, width: output.width, perToken: 1 } };
   }
 
   /**

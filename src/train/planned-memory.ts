@@ -4,7 +4,7 @@
 import type { Ids, StoredRows, Values } from "../backends/training.js";
 import { tensorBytes } from "../formats/blocks/index.js";
 import type { Checkpoint, TensorType } from "../formats/checkpoint.js";
-import type { Memory, TensorSource } from "./parameters.js";
+import { type Memory, storedRows, type TensorSource } from "./parameters.js";
 
 /** Counts f32 numbers, ids of four bytes, and rows as they are stored. Nothing can be read from it. */
 export class PlannedMemory implements Memory {
@@ -38,7 +38,7 @@ export class PlannedMemory implements Memory {
 
 /** The shapes of a checkpoint's tensors without their numbers. */
 export const shapesOnly = (checkpoint: Checkpoint): TensorSource => ({
-  rowsOf: (name) => checkpoint.tensors.get(name)?.shape[0],
+  rowsOf: storedRows(checkpoint),
   bytes: async () => new Uint8Array(0),
   fill: async () => {},
 });

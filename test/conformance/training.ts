@@ -316,6 +316,55 @@ const DECODER: Case[] = [
   },
 ];
 
+const EXPERTS = (
+  [
+    ["few rows", 3, 5, 2, 20],
+    ["rows for every block", 150, 7, 3, 33],
+    ["more experts than rows", 6, 40, 4, 16],
+    ["all experts", 20, 4, 4, 65],
+    ["one expert", 30, 1, 1, 8],
+    ["wide rows", 110, 2, 1, 600],
+  ] as const
+).flatMap(([name, rows, experts, perRow, width]) =>
+  [true, false].map(
+    (normalize): Case => ({
+      name: `experts: ${name}${normalize ? ", weights of sum 1" : ""}`,
+      async run(world) {
+        const { t } = world;
+        const logits = world.matrix(rows, experts, { scale: 4 });
+        const weights = world.matrix(rows, perRow);
+        const places = world.matrix(rows, perRow);
+        const starts = world.matrix(1, experts + 1);
+        t.route(logits, normalize, weights, { places, starts });
+        t.routeBackward(logits, normalize, world.matrix(rows, perRow), world.matrix(rows, experts));
+
+        const grouped = world.matrix(rows * perRow, width);
+        t.spread(world.matrix(rows, width), places, grouped);
+        t.combine(grouped, weights, places, world.matrix(rows, width));
+        t.combine(grouped, null, places, world.matrix(rows, width));
+        const dOut = world.matrix(rows, width);
+        const dGrouped = world.matrix(rows * perRow, width);
+        t.combineBackward(grouped, weights, places, dOut, dGrouped, null);
+        t.combineBackward(grouped, weights, places, dOut, null, world.matrix(rows, perRow));
+
+        const other = 13;
+        const stack = world.matrix(experts * other, width);
+        const products = world.matrix(rows * perRow, other);
+        t.multiplyGroups(grouped, stack, starts, products, { transposeB: true });
+        t.multiplyGroups(products, stack, starts, dGrouped, { accumulate: true });
+        t.multiplyGroups(products, grouped, starts, stack, { transposeA: true, accumulate: true });
+        t.multiplyGroups(products, grouped, starts, world.matrix(experts * other, width), {
+          transposeA: true,
+        });
+        // Some of the groups alone: what belongs to the others stays.
+        const last = { ...starts, at: starts.at + experts - 1, columns: 2 };
+        const one = world.matrix(width, other, { gap: 0 });
+        t.multiplyGroups(grouped, one, last, products);
+      },
+    }),
+  ),
+);
+
 const answers = new Map<Case, Promise<ArrayLike<number>[]>>();
 
 /** What the reference makes of a script, computed once for all backends. */
@@ -344,11 +393,14 @@ export function describeTraining(create: (threads: number) => Promise<Backend>):
       for (const backend of backends) await backend.dispose();
     });
 
-    test.each([...MULTIPLIES, ...ATTENTIONS, ...ELEMENTWISE, ...DECODER])("$name", async (script) => {
-      const got = await play(one, script);
-      compare(got, await answerTo(script), script.tolerance ?? 1e-5);
-      expect(await play(three, script)).toEqual(got);
-    });
+    test.each([...MULTIPLIES, ...ATTENTIONS, ...ELEMENTWISE, ...DECODER, ...EXPERTS])(
+      "$name",
+      async (script) => {
+        const got = await play(one, script);
+        compare(got, await answerTo(script), script.tolerance ?? 1e-5);
+        expect(await play(three, script)).toEqual(got);
+      },
+    );
 
     test("many operations in a row, more than are recorded at once", async () => {
       const sum = one.allocate(3);
@@ -395,6 +447,10 @@ export function describeTraining(create: (threads: number) => Promise<Backend>):
       refused(() => one.fill(matrix(4, 4), 0));
       refused(() => one.fill(matrix(3, 4, 1), 0));
       refused(() => one.copy(matrix(1, 4), matrix(1, 3)));
+      refused(() => one.spread(matrix(2, 2), matrix(2, 1, 4), matrix(3, 2, 6)));
+      refused(() => one.multiplyGroups(matrix(2, 2), matrix(3, 2), matrix(1, 3), matrix(2, 2)));
+      const grouping = { places: matrix(1, 3), starts: matrix(1, 3) };
+      refused(() => one.route(matrix(1, 2), true, matrix(1, 3), grouping));
       refused(() => one.multiply(matrix(2, 2), matrix(1, 2), matrix(2, 2)));
       refused(() => one.fill({ ...matrix(1, 1), values: three.allocate(1) }, 0));
       const ids = one.allocateIds(2);

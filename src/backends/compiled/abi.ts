@@ -44,6 +44,13 @@ export const OP = {
   TRAIN_SUM_SQUARES: 35,
   LOW_RANK_DOWN: 36,
   LOW_RANK_UP: 37,
+  TRAIN_MULTIPLY_GROUPS: 38,
+  TRAIN_ROUTE: 39,
+  TRAIN_PLACES: 40,
+  TRAIN_ROUTE_BACKWARD: 41,
+  TRAIN_SPREAD: 42,
+  TRAIN_COMBINE: 43,
+  TRAIN_COMBINE_BACKWARD: 44,
 } as const;
 
 export type OpCode = (typeof OP)[keyof typeof OP];

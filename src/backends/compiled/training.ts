@@ -12,6 +12,7 @@ import { noiseKeys } from "../normal-noise.js";
 import type {
   Angles,
   AttentionShape,
+  Grouping,
   Ids,
   Matrix,
   StoredRows,
@@ -51,6 +52,8 @@ const WIDEST_HEAD = 256;
 const WIDEST_TASK = 512;
 const TASK_ROWS = 128;
 const TASK_COLUMNS = 64;
+/** Whole numbers that f32 counts to without leaving one out. */
+const MAX_ROUTES = 2 ** 24;
 /** Whole tiles of every target. */
 const ROW_STEP = 12;
 const COLUMN_STEP = 32;
@@ -340,6 +343,72 @@ export class CompiledTraining implements TrainingArithmetic {
       checkShape(name, matrix, gate.rows, gate.columns);
     }
     this.#elementwise(OP.TRAIN_GLU_BACKWARD, [gate, up, dOut, dGate, dUp], { i: [ACTIVATIONS[activation]] });
+  }
+
+  route(logits: Matrix, normalize: boolean, weights: Matrix, { places, starts }: Grouping): void {
+    const { rows, columns } = checkRoute(logits, weights);
+    checkShape("weights", weights, rows, columns);
+    checkShape("places", places, rows, columns);
+    checkShape("starts", starts, 1, logits.columns + 1);
+    this.#record(OP.TRAIN_ROUTE, [logits, weights, places], { i: [Number(normalize)] });
+    this.#record(OP.TRAIN_PLACES, [places, starts]);
+  }
+
+  routeBackward(logits: Matrix, normalize: boolean, dWeights: Matrix, dLogits: Matrix): void {
+    checkRoute(logits, dWeights);
+    checkShape("dLogits", dLogits, logits.rows, logits.columns);
+    this.#record(OP.TRAIN_ROUTE_BACKWARD, [logits, dWeights, dLogits], { i: [Number(normalize)] });
+  }
+
+  spread(x: Matrix, places: Matrix, out: Matrix): void {
+    checkShape("places", places, x.rows, places.columns);
+    checkShape("out", out, x.rows * places.columns, x.columns);
+    this.#record(OP.TRAIN_SPREAD, [x, places, out]);
+  }
+
+  combine(x: Matrix, weights: Matrix | null, places: Matrix, out: Matrix): void {
+    checkShape("x", x, out.rows * places.columns, out.columns);
+    checkShape("places", places, out.rows, places.columns);
+    if (weights) checkShape("weights", weights, out.rows, places.columns);
+    this.#record(OP.TRAIN_COMBINE, [x, weights ?? x, places, out], { i: [Number(weights !== null)] });
+  }
+
+  combineBackward(
+    x: Matrix,
+    weights: Matrix,
+    places: Matrix,
+    dOut: Matrix,
+    dX: Matrix | null,
+    dWeights: Matrix | null,
+  ): void {
+    checkShape("x", x, dOut.rows * places.columns, dOut.columns);
+    checkShape("places", places, dOut.rows, places.columns);
+    checkShape("weights", weights, dOut.rows, places.columns);
+    if (dX) checkShape("dX", dX, x.rows, x.columns);
+    if (dWeights) checkShape("dWeights", dWeights, weights.rows, weights.columns);
+    const matrices = [x, weights, places, dOut, dX ?? x, dWeights ?? weights];
+    this.#record(OP.TRAIN_COMBINE_BACKWARD, matrices, {
+      i: [Number(dX !== null), Number(dWeights !== null)],
+    });
+  }
+
+  multiplyGroups(
+    a: Matrix,
+    b: Matrix,
+    starts: Matrix,
+    out: Matrix,
+    options: { transposeA?: boolean; transposeB?: boolean; accumulate?: boolean } = {},
+  ): void {
+    const { transposeA = false, transposeB = false, accumulate = false } = options;
+    checkGroups(a, b, starts, out, { transposeA, transposeB });
+    if (starts.columns < 2 || out.columns === 0 || (transposeA ? a.columns : a.rows) === 0) return;
+    const across = Math.ceil(out.columns / WIDEST_TASK);
+    this.#record(OP.TRAIN_MULTIPLY_GROUPS, [a, b, out, starts], {
+      i: [
+        ...[Number(transposeA), Number(transposeB), Number(accumulate)],
+        ...[2 * BLOCK_ROWS, align(Math.ceil(out.columns / across), COLUMN_STEP)],
+      ],
+    });
   }
 
   crossEntropy(logits: Matrix, targets: Ids, firstTarget: number, weights: Matrix, losses: Matrix): void {
@@ -667,6 +736,38 @@ function checkAttention(
       `${numHeads} heads over ${numKvHeads}`,
     "whole sequences, a key for every query and a multiple of heads",
   );
+}
+
+/** Throws INVALID_ARGUMENT where a choice's weights do not fit its logits. */
+function checkRoute(logits: Matrix, weights: Matrix): { rows: number; columns: number } {
+  const { rows, columns } = weights;
+  checkShape("weights", weights, logits.rows, columns);
+  check(
+    columns >= 1 && columns <= logits.columns && rows * columns <= MAX_ROUTES,
+    `${columns} of ${logits.columns} experts for ${rows} rows`,
+    `1 to all experts, and at most ${MAX_ROUTES} visits`,
+  );
+  return { rows, columns };
+}
+
+/** Throws INVALID_ARGUMENT for operands of `multiplyGroups` that do not fit. */
+function checkGroups(
+  a: Matrix,
+  b: Matrix,
+  starts: Matrix,
+  out: Matrix,
+  { transposeA, transposeB }: { transposeA: boolean; transposeB: boolean },
+): void {
+  const groups = starts.columns - 1;
+  checkShape("starts", starts, 1, starts.columns);
+  if (transposeA) {
+    check(!transposeB, "both operands transposed", "one of them");
+    checkShape("B", b, a.rows, out.columns);
+    checkShape("out", out, groups * a.columns, b.columns);
+  } else {
+    checkShape("B", b, groups * (transposeB ? out.columns : a.columns), transposeB ? a.columns : out.columns);
+    checkShape("out", out, a.rows, out.columns);
+  }
 }
 
 /** Matrices without gaps between rows, as single rows; as they are where one of them has gaps. */

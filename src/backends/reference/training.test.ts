@@ -160,6 +160,45 @@ describe("backward operations are the derivatives of the forward ones", () => {
     });
   });
 
+  it.each([true, false])("route and combine, weights scaled to sum 1: %s", async (normalize) => {
+    const [rows, experts, perRow, width] = [5, 6, 3, 4];
+    const logits = await matrix(rows, experts, 2);
+    const [weights, places] = [await matrix(rows, perRow), await matrix(rows, perRow)];
+    const grouping = { places, starts: await matrix(1, experts + 1) };
+    const x = await matrix(rows * perRow, width);
+    const [out, dOut] = [await matrix(rows, width), await matrix(rows, width)];
+    arithmetic.route(logits, normalize, weights, grouping);
+    const [dX, dWeights, dLogits] = [await zeros(x), await zeros(weights), await zeros(logits)];
+    arithmetic.combineBackward(x, weights, places, dOut, dX, dWeights);
+    arithmetic.routeBackward(logits, normalize, dWeights, dLogits);
+    await expectGradients({ x, logits }, { x: dX, logits: dLogits }, async () => {
+      arithmetic.route(logits, normalize, weights, grouping);
+      arithmetic.fill(out, 0);
+      arithmetic.combine(x, weights, places, out);
+      return inner(out, dOut);
+    });
+  });
+
+  it("spread, and products by group", async () => {
+    const [rows, experts, perRow, width] = [5, 3, 2, 4];
+    const [weights, places] = [await matrix(rows, perRow), await matrix(rows, perRow)];
+    const starts = await matrix(1, experts + 1);
+    arithmetic.route(await matrix(rows, experts), true, weights, { places, starts });
+    const [x, stack] = [await matrix(rows, width), await matrix(experts * 2, width)];
+    const grouped = await matrix(rows * perRow, width);
+    const [out, dOut] = [await matrix(rows * perRow, 2), await matrix(rows * perRow, 2)];
+    const [dX, dStack, dGrouped] = [await zeros(x), await zeros(stack), await zeros(grouped)];
+    arithmetic.spread(x, places, grouped);
+    arithmetic.multiplyGroups(dOut, grouped, starts, dStack, { transposeA: true, accumulate: true });
+    arithmetic.multiplyGroups(dOut, stack, starts, dGrouped);
+    arithmetic.combine(dGrouped, null, places, dX);
+    await expectGradients({ x, stack }, { x: dX, stack: dStack }, async () => {
+      arithmetic.spread(x, places, grouped);
+      arithmetic.multiplyGroups(grouped, stack, starts, out, { transposeB: true });
+      return inner(out, dOut);
+    });
+  });
+
   it("crossEntropy leaves the gradient in the logits, none where there is no target", async () => {
     const targets = arithmetic.allocateIds(5);
     await targets.write([9, 3, -1, 0, 1]);
@@ -187,6 +226,31 @@ describe("backward operations", () => {
     for (let i = 0; i < 2; i++) arithmetic.rmsNormBackward(x, null, 4, 1e-5, dOut, twice, null);
     const want = (await read(once)).map((row) => row.map((value) => 2 * value));
     expect(await read(twice)).toEqual(want);
+  });
+});
+
+describe("route", () => {
+  it("groups rows by the largest logits, ties to the lower expert", async () => {
+    const logits = await matrix(3, 4);
+    const rows = [
+      [1, 3, 3, 0],
+      [0, 2, 1, 2],
+      [5, 0, 0, 0],
+    ];
+    for (const [r, row] of rows.entries()) await logits.values.write(row, logits.at + r * logits.stride);
+    const [weights, places, starts] = [await matrix(3, 2), await matrix(3, 2), await matrix(1, 5)];
+    arithmetic.route(logits, true, weights, { places, starts });
+    // Chosen are experts 1, 2; 1, 3; 0, 1.
+    expect(await read(starts)).toEqual([[0, 1, 4, 5, 6]]);
+    expect(await read(places)).toEqual([
+      [1, 4],
+      [2, 5],
+      [0, 3],
+    ]);
+    const want = [0.5, 0.5, 0.5, 0.5, 1 / (1 + Math.exp(-5)), 1 / (1 + Math.exp(5))];
+    (await read(weights)).flat().forEach((weight, i) => expect(weight).toBeCloseTo(want[i]!, 14));
+    arithmetic.route(logits, false, weights, { places, starts });
+    expect((await read(weights))[2]![0]).toBeCloseTo(1 / (1 + 3 * Math.exp(-5)), 14);
   });
 });
 

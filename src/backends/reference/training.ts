@@ -10,9 +10,25 @@ import { blockFormat, rowBytes } from "../../formats/blocks/index.js";
 import type { TensorType } from "../../formats/checkpoint.js";
 import type { Activation } from "../../tape/tape.js";
 import { normalNoise } from "../normal-noise.js";
-import type { Angles, AttentionShape, Ids, Matrix, StoredRows, TrainingArithmetic } from "../training.js";
+import type {
+  Angles,
+  AttentionShape,
+  Grouping,
+  Ids,
+  Matrix,
+  StoredRows,
+  TrainingArithmetic,
+} from "../training.js";
 import { ACTIVATIONS } from "./activations.js";
 import { attention, attentionBackward } from "./training-attention.js";
+import {
+  combine,
+  combineBackward,
+  multiplyGroups,
+  route,
+  routeBackward,
+  spread,
+} from "./training-experts.js";
 import {
   checkShape,
   dataOf,
@@ -265,6 +281,43 @@ class ReferenceTraining implements TrainingArithmetic {
     const g = (r: number, c: number) => gates[gate.at + r * gate.stride + c]!;
     update(dGate, (old, r, c) => old + d(r, c) * derivative(g(r, c)) * ups[up.at + r * up.stride + c]!);
     update(dUp, (old, r, c) => old + d(r, c) * value(g(r, c)));
+  }
+
+  route(logits: Matrix, normalize: boolean, weights: Matrix, grouping: Grouping): void {
+    route(logits, normalize, weights, grouping);
+  }
+
+  routeBackward(logits: Matrix, normalize: boolean, dWeights: Matrix, dLogits: Matrix): void {
+    routeBackward(logits, normalize, dWeights, dLogits);
+  }
+
+  spread(x: Matrix, places: Matrix, out: Matrix): void {
+    spread(x, places, out);
+  }
+
+  combine(x: Matrix, weights: Matrix | null, places: Matrix, out: Matrix): void {
+    combine(x, weights, places, out);
+  }
+
+  combineBackward(
+    x: Matrix,
+    weights: Matrix,
+    places: Matrix,
+    dOut: Matrix,
+    dX: Matrix | null,
+    dWeights: Matrix | null,
+  ): void {
+    combineBackward(x, weights, places, dOut, dX, dWeights);
+  }
+
+  multiplyGroups(
+    a: Matrix,
+    b: Matrix,
+    starts: Matrix,
+    out: Matrix,
+    options: { transposeA?: boolean; transposeB?: boolean; accumulate?: boolean } = {},
+  ): void {
+    multiplyGroups(this, a, b, starts, out, options);
   }
 
   crossEntropy(logits: Matrix, targets: Ids, firstTarget: number, weights: Matrix, losses: Matrix): void {
