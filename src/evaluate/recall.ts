@@ -137,7 +137,8 @@ export async function examineStream(
       }
       if (piece.kind === "answer" && question) {
         const [asked, answer] = [question, piece];
-        await Promise.all(candidates.map((candidate) => candidate.examine(asked, answer, signal)));
+        // One after the other: a first token's time is its own.
+        for (const candidate of candidates) await candidate.examine(asked, answer, signal);
         onProgress?.(Math.min(piece.at, tokens), tokens);
         question = null;
       }
