@@ -12,6 +12,7 @@ import { MachineProbe, type MachineSpeed } from "./bench/probe.js";
 import { randomModel } from "./bench/random-model.js";
 import { findQuant, findShape, QUANTS, SHAPES } from "./bench/shapes.js";
 import { benchTrainCommand } from "./bench/train.js";
+import { trainingMemoryCommand } from "./bench/training-memory.js";
 import { backendOption, count, jsonOption, threadsOption } from "./options.js";
 import { progressBar } from "./progress.js";
 
@@ -76,6 +77,7 @@ export function benchCommand(): Command {
     .addOption(jsonOption())
     .enablePositionalOptions()
     .addCommand(benchTrainCommand())
+    .addCommand(trainingMemoryCommand())
     .addCommand(optimisersCommand())
     .action(async (model: string | undefined, options: BenchOptions) => {
       await bench(model, options);

@@ -1,13 +1,14 @@
 /** Random-weight GGUF files in the shape of a known model: for speed it does not matter what the numbers say. */
 import { access } from "node:fs/promises";
 import { join } from "node:path";
-import { blockFormat } from "../../formats/blocks/index.js";
+import { blockFormat, tensorBytes } from "../../formats/blocks/index.js";
 import { makeFolder } from "../../formats/cache-folder.js";
-import type { TensorType } from "../../formats/checkpoint.js";
+import type { Checkpoint, TensorInfo, TensorType } from "../../formats/checkpoint.js";
 import { fileError } from "../../formats/file.js";
-import { array, f32, type GgufValue, string, u32 } from "../../formats/gguf-values.js";
+import { array, f32, type GgufValue, plainValue, string, u32 } from "../../formats/gguf-values.js";
 import { type GgufTensor, writeGguf } from "../../formats/gguf-writer.js";
 import { createRandom } from "../../sampling/random.js";
+import { fillNormal } from "../../train/normal.js";
 import { type MatrixSpec, matrices, type Quant, quantType, type Shape } from "./shapes.js";
 
 /** Values from which a type's blocks are drawn: enough that neighbouring rows differ, quick to quantise. */
@@ -39,6 +40,36 @@ export async function randomModel(
   tensors.push(...norms(shape), ...biases(shape));
   await writeGguf(path, { metadata: metadata(shape), tensors }, onProgress ? { onProgress } : {});
   return path;
+}
+
+/** A model of this shape in F32, whose numbers are drawn as they are read: it takes no memory, whatever its size. */
+export function randomCheckpoint(shape: Shape): Checkpoint {
+  const listed = [
+    ...matrices(shape).map(({ name, rows, columns }) => ({ name, shape: [rows, columns] })),
+    ...[...norms(shape), ...biases(shape)].map(({ name, shape: sizes }) => ({ name, shape: sizes })),
+  ];
+  const tensors = new Map<string, TensorInfo>();
+  for (const { name, shape: sizes } of listed)
+    tensors.set(name, { name, type: "F32", shape: sizes, byteLength: tensorBytes("F32", sizes) });
+  const close = async (): Promise<void> => {};
+  return {
+    format: "gguf",
+    path: `(random weights: ${shape.name})`,
+    architecture: shape.architecture,
+    metadata: new Map(Object.entries(metadata(shape)).map(([key, value]) => [key, plainValue(value)])),
+    tensors,
+    tokenizer: { kind: "none" },
+    fileBytes: [...tensors.values()].reduce((sum, { byteLength }) => sum + byteLength, 0),
+    async read(name, byteOffset, into) {
+      const numbers = new Float32Array(into.byteLength / 4);
+      const columns = tensors.get(name)?.shape.at(-1) ?? 1;
+      if (name.includes("norm")) numbers.fill(1);
+      else fillNormal(numbers, createRandom(byteOffset + name.length), 1 / Math.sqrt(columns));
+      into.set(new Uint8Array(numbers.buffer));
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
 }
 
 function randomMatrix(matrix: MatrixSpec, type: TensorType, pools: Map<string, Uint8Array>): GgufTensor {
