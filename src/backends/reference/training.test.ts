@@ -248,7 +248,8 @@ describe("route", () => {
       [0, 3],
     ]);
     const want = [0.5, 0.5, 0.5, 0.5, 1 / (1 + Math.exp(-5)), 1 / (1 + Math.exp(5))];
-    (await read(weights)).flat().forEach((weight, i) => expect(weight).toBeCloseTo(want[i]!, 14));
+    for (const [i, weight] of (await read(weights)).flat().entries())
+      expect(weight).toBeCloseTo(want[i]!, 14);
     arithmetic.route(logits, false, weights, { places, starts });
     expect((await read(weights))[2]![0]).toBeCloseTo(1 / (1 + 3 * Math.exp(-5)), 14);
   });

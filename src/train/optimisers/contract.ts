@@ -16,6 +16,8 @@ export interface Trainable {
   readonly kind: ParameterKind;
   readonly rows: number;
   readonly columns: number;
+  /** Matrices of experts that lie one under another in it; default 1. */
+  readonly experts?: number;
   readonly weight: Matrix;
   /** Null for optimisers that need none. */
   readonly gradient: Matrix | null;

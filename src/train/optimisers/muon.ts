@@ -36,6 +36,17 @@ interface Momentum {
   readonly sum: Matrix;
 }
 
+/** The matrices of a tensor: experts' lie one under another, and each has directions of its own. */
+function* apart({ rows, columns, experts = 1 }: Trainable, ...all: readonly Matrix[]): Generator<Matrix[]> {
+  const height = rows / experts;
+  for (let e = 0; e < experts; e++) {
+    yield all.map(({ values, at, stride }) => ({
+      ...{ values, at: at + e * height * stride },
+      ...{ rows: height, columns, stride },
+    }));
+  }
+}
+
 export class Muon implements GradientOptimiser {
   readonly name = "muon";
   readonly needs = "gradients";
@@ -79,9 +90,13 @@ export class Muon implements GradientOptimiser {
       arithmetic.addScaled(gradient, sum, 1, this.#momentum);
       // Nesterov: one step ahead along the momentum.
       arithmetic.addScaled(sum, gradient, this.#momentum, 1);
-      const direction = orthogonalise(arithmetic, gradient, this.#scratch);
-      const scale = 0.2 * Math.sqrt(Math.max(parameter.rows, parameter.columns));
-      arithmetic.addScaled(direction, parameter.weight, -moment.rate * scale, 1 - moment.rate * this.#decay);
+      for (const [own, weight] of apart(parameter, gradient, parameter.weight) as Iterable<
+        [Matrix, Matrix]
+      >) {
+        const direction = orthogonalise(arithmetic, own, this.#scratch);
+        const scale = 0.2 * Math.sqrt(Math.max(weight.rows, weight.columns));
+        arithmetic.addScaled(direction, weight, -moment.rate * scale, 1 - moment.rate * this.#decay);
+      }
     }
     await this.#others.step(moment);
   }

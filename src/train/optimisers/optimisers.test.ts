@@ -63,6 +63,27 @@ describe("AdamW", () => {
   });
 });
 
+describe("Muon on experts that lie one under another", () => {
+  it("does to each what it would do alone", async () => {
+    const arithmetic = exact();
+    const stack = { ...parameter(arithmetic, "matrix", 12, 5), experts: 3 };
+    const alone = await Promise.all(
+      [0, 1, 2].map(async (e) => {
+        const part = parameter(arithmetic, "matrix", 4, 5);
+        for (const key of ["weight", "gradient"] as const)
+          await part[key].values.write((await read(stack[key])).slice(20 * e, 20 * (e + 1)));
+        return part;
+      }),
+    );
+    for (const one of [[stack], alone]) {
+      const optimiser = new Muon(arithmetic, one);
+      for (const step of [1, 2]) await optimiser.step({ rate: 0.1, step });
+    }
+    const want = (await Promise.all(alone.map(({ weight }) => read(weight)))).flat();
+    for (const [i, value] of (await read(stack.weight)).entries()) expect(value).toBeCloseTo(want[i]!, 12);
+  });
+});
+
 describe("orthogonalise", () => {
   it.each([
     [6, 6],
