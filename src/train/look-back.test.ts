@@ -14,7 +14,7 @@ async function lossOfRepeats(lookBack: boolean): Promise<number> {
   const model = initialiseModel(SHAPE, ggufVocabulary(), { seed: 3, lookBack });
   const { tape } = await buildTape(model);
   const sequences = 4;
-  using network = await Network.create(createReferenceTraining("f32"), tape, model, {
+  using network = await Network.create(createReferenceTraining({ precision: "f32" }), tape, model, {
     sequences,
     length: LENGTH,
     gradients: false,
