@@ -155,6 +155,8 @@ describe("ways of spending memory", () => {
     { chunk: 1 },
     { chunk: 16 },
     { chunk: 100 },
+    { chunk: 5, every: 2 },
+    { chunk: 16, every: 3 },
   ];
 
   it.each(["llama", "qwen2", "qwen3", "gemma3", "phi3", "mixtral", "qwen3moe"] as const)(
@@ -179,6 +181,19 @@ describe("ways of spending memory", () => {
       }
     },
   );
+
+  it("cost less where the stream stays at fewer layers' bounds", async () => {
+    const checkpoint = tinyCheckpoint(tinyModel("gemma3"), "gguf");
+    const { tape } = await buildTape(checkpoint);
+    const length = 4096;
+    const bytesOf = async (every: number): Promise<number> => {
+      const memory = { chunk: 64, every };
+      return (await Network.plan(tape, checkpoint, { sequences: 1, length, memory })).activations;
+    };
+    // Of seven layers eight streams, the last of which becomes the gradient; then two bounds, two between, the gradient.
+    const stream = 4 * length * 64;
+    expect(((await bytesOf(1)) - (await bytesOf(3))) / stream).toBeCloseTo(3, 1);
+  });
 
   it("cost less and less", async () => {
     const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
@@ -461,6 +476,7 @@ describe("a network", () => {
     await expect(openNetwork("llama", { sequences: 0 })).rejects.toMatchObject(refused);
     await expect(openNetwork("llama", { length: 1.5 })).rejects.toMatchObject(refused);
     await expect(openNetwork("llama", { memory: { chunk: 0 } })).rejects.toMatchObject(refused);
+    await expect(openNetwork("llama", { memory: { chunk: 4, every: 0 } })).rejects.toMatchObject(refused);
     using network = await openNetwork("llama", { sequences: 1, length: 4 });
     const batch = (over: Partial<Batch>): Batch => ({
       tokens: new Int32Array(4),

@@ -345,7 +345,8 @@ function activeVersions(
 }
 
 function checkOptions({ sequences, length, memory = "keep" }: NetworkOptions): void {
-  const counts = { sequences, length, ...(typeof memory === "object" && { chunk: memory.chunk }) };
+  const { chunk = 1, every = 1 } = typeof memory === "object" ? memory : {};
+  const counts = { sequences, length, chunk, every };
   for (const [name, value] of Object.entries(counts)) {
     if (!Number.isSafeInteger(value) || value < 1) {
       throw invalid(`${name} ${value}`, "a whole number of at least 1");

@@ -7,13 +7,22 @@
  *               (1604.06174)
  *   { chunk }   as recompute, and inside a layer only `chunk` tokens of one sequence are alive at a time; keys and
  *               values and their gradients are those of the whole sequence (StreamBP, 2506.03077)
+ *   { chunk, every }  as { chunk }, and the stream stays at every so many layers' bounds only: those between run
+ *               forward once more, which pays in deep models, where bounds are most of what is left (1604.06174)
  */
 import type { Ids, Matrix } from "../backends/training.js";
 import type { Slot } from "./arena.js";
 import { type Compiler, Frame, nodesFor, type Range, residueOf, type Store } from "./frame.js";
 import type { Graph, Segment, Version } from "./graph.js";
 
-export type MemoryMode = "keep" | "recompute" | { readonly chunk: number };
+export type MemoryMode =
+  | "keep"
+  | "recompute"
+  | {
+      readonly chunk: number;
+      /** Layers from one kept bound of the stream to the next; default 1. */
+      readonly every?: number;
+    };
 
 /** The batch in backend memory. */
 export interface BatchMemory {
@@ -31,6 +40,14 @@ export interface BatchMemory {
 const LOGITS = 1 << 21;
 /** Rows of logits that exist at least: fewer would make poor use of the head's matrix. */
 const MIN_HEAD_ROWS = 32;
+
+/** Layers between one kept bound of the stream and the next. */
+function runsOf(layers: readonly Segment[], mode: Exclude<MemoryMode, "keep">): Segment[][] {
+  const every = mode === "recompute" ? 1 : (mode.every ?? 1);
+  return Array.from({ length: Math.ceil(layers.length / every) }, (_, i) =>
+    layers.slice(i * every, (i + 1) * every),
+  );
+}
 
 export class Passes {
   readonly #compiler: Compiler;
@@ -84,25 +101,42 @@ export class Passes {
   }
 
   #trainRecomputed(mode: Exclude<MemoryMode, "keep">): void {
-    const { arena } = this.#compiler;
-    const { layers } = this.#graph;
-    const streams = [this.#enter()];
-    for (const layer of layers) {
-      const next = this.#takeStream(layer.output);
-      this.#forwardLayer(layer, mode, streams.at(-1)!, next);
-      streams.push(next);
+    const { arena, active } = this.#compiler;
+    const runs = runsOf(this.#graph.layers, mode);
+    const bounds = [this.#enter()];
+    for (const run of runs) {
+      const [last, ...between] = this.#forwardLayers(run, mode, bounds.at(-1)!).toReversed();
+      for (const stream of between) arena.release(stream);
+      bounds.push(last!);
     }
-    const gradient = streams.pop()!;
+    const gradient = bounds.pop()!;
     this.#head(gradient, mode, true);
-    for (const layer of layers.toReversed()) {
-      const input = streams.pop()!;
-      if (this.#compiler.active.has(layer.output)) {
-        if (mode === "recompute") this.#backwardWhole(layer, input, gradient);
-        else this.#backwardChunks(layer, mode.chunk, input, gradient);
+    for (const run of runs.toReversed()) {
+      const first = bounds.pop()!;
+      const trains = active.has(run.at(-1)!.output);
+      const streams = [first, ...(trains ? this.#forwardLayers(run.slice(0, -1), mode, first) : [])];
+      for (const layer of trains ? run.toReversed() : []) {
+        const input = streams.pop()!;
+        if (active.has(layer.output)) {
+          if (mode === "recompute") this.#backwardWhole(layer, input, gradient);
+          else this.#backwardChunks(layer, mode.chunk, input, gradient);
+        }
+        arena.release(input);
       }
-      arena.release(input);
+      for (const stream of streams) arena.release(stream);
     }
     this.#leave(gradient);
+  }
+
+  /** The stream behind each of these layers. */
+  #forwardLayers(layers: readonly Segment[], mode: Exclude<MemoryMode, "keep">, before: Slot): Slot[] {
+    const streams: Slot[] = [];
+    for (const layer of layers) {
+      const next = this.#takeStream(layer.output);
+      this.#forwardLayer(layer, mode, streams.at(-1) ?? before, next);
+      streams.push(next);
+    }
+    return streams;
   }
 
   // -- layers

@@ -15,7 +15,7 @@ import { backendOption, count, jsonOption, threadsOption } from "../options.js";
 import { plural, table, write, writeJson } from "../terminal.js";
 import { longestFitting } from "./longest.js";
 import { randomCheckpoint } from "./random-model.js";
-import type { Shape } from "./shapes.js";
+import { SHAPES as KNOWN_SHAPES, type Shape } from "./shapes.js";
 
 interface Flags {
   readonly backend: BackendName | "auto";
@@ -44,6 +44,7 @@ const SHAPES: readonly Shape[] = [
     ...{ name: "width 1024, 16 layers", numLayers: 16, embeddingWidth: 1024, numHeads: 16, numKvHeads: 8 },
     ...{ headWidth: 64, feedForwardWidth: 3072, vocabularySize: 32000, contextLength: 2 ** 20 },
   },
+  KNOWN_SHAPES["qwen2.5-0.5b"],
 ];
 
 /** Sequences are this many tokens or a multiple. */
@@ -51,11 +52,14 @@ const STEP = 16;
 /** Share of the memory asked for that real steps get. */
 const MEASURED = 1 / 16;
 
-const MODES = ["keep", "recompute", "stream"] as const;
+const MODES = ["keep", "recompute", "stream", "sparse"] as const;
 type ModeName = (typeof MODES)[number];
 type PerMode<T> = Readonly<Record<ModeName, T>>;
 
-const modeOf = (name: ModeName, chunk: number): MemoryMode => (name === "stream" ? { chunk } : name);
+function modeOf(name: ModeName, chunk: number, { kv }: Tape): MemoryMode {
+  if (name === "stream") return { chunk };
+  return name === "sparse" ? { chunk, every: Math.ceil(Math.sqrt(kv.length)) } : name;
+}
 
 export function trainingMemoryCommand(): Command {
   return new Command("training-memory")
@@ -63,7 +67,8 @@ export function trainingMemoryCommand(): Command {
     .description(
       "The longest sequence that one training step of so much memory has room for, beside weights and gradients, " +
         "where all activations are kept, where each layer's are recomputed (gradient checkpointing), and with " +
-        "StreamBP, which recomputes a chunk of tokens at a time. Planned for models of several sizes, and measured " +
+        "StreamBP, which recomputes a chunk of tokens at a time; and with StreamBP that keeps the stream at the bounds " +
+        "of every so many layers only, as many as the square root of all. Planned for models of several sizes, and measured " +
         `in real steps of the smallest, in ${1 / MEASURED} times less memory.`,
     )
     .addOption(new Option("--memory <size>", "memory of a step").default("1 GiB"))
@@ -139,10 +144,11 @@ async function longestOf(
 ): Promise<PerMode<number>> {
   const of = (mode: ModeName): Promise<number> =>
     longestFitting(budget, STEP, async (length) => {
-      const options = { sequences: 1, length, memory: modeOf(mode, chunk) };
+      const options = { sequences: 1, length, memory: modeOf(mode, chunk, tape) };
       return ofStep(await Network.plan(tape, checkpoint, options));
     });
-  return { keep: await of("keep"), recompute: await of("recompute"), stream: await of("stream") };
+  const [keep, recompute] = [await of("keep"), await of("recompute")];
+  return { keep, recompute, stream: await of("stream"), sparse: await of("sparse") };
 }
 
 async function planShape(
@@ -172,7 +178,7 @@ async function measure(
   length: number,
   chunk: number,
 ): Promise<Measured> {
-  const options = { sequences: 1, length, memory: modeOf(mode, chunk) };
+  const options = { sequences: 1, length, memory: modeOf(mode, chunk, tape) };
   const plan = await Network.plan(tape, checkpoint, options);
   const tokens = Int32Array.from({ length }, (_, i) => (i * 7919) % tape.logits.width);
   const batch = { tokens, targets: tokens.map((id) => (id + 1) % tape.logits.width) };
@@ -205,7 +211,12 @@ interface Report {
   readonly same: readonly Measured[];
 }
 
-const LABELS: PerMode<string> = { keep: "keep all", recompute: "recompute", stream: "StreamBP" };
+const LABELS: PerMode<string> = {
+  keep: "keep all",
+  recompute: "recompute",
+  stream: "StreamBP",
+  sparse: "StreamBP, sparse",
+};
 
 function print({ budget, chunk, backend, planned, measuredBudget, measured, same }: Report): string {
   const times = (a: number, b: number): string => (b > 0 ? `${(a / b).toFixed(1)}x` : "-");
@@ -227,28 +238,22 @@ function print({ budget, chunk, backend, planned, measuredBudget, measured, same
     "",
     table(
       [
-        [
-          "",
-          "weights",
-          "keep all",
-          "recompute",
-          "the same*",
-          "StreamBP",
-          "/ keep",
-          "/ recompute",
-          "/ the same*",
-        ],
+        ["", "weights", "keep all", "recompute", "the same*", "StreamBP", "sparse", "times longer*"],
         ...planned.map(({ name, weights, tokens, tokensWithAllLogits: all }) => [
           ...[name, formatBytes(weights), String(tokens.keep), String(tokens.recompute), String(all)],
-          ...[String(tokens.stream), times(tokens.stream, tokens.keep)],
-          ...[times(tokens.stream, tokens.recompute), times(tokens.stream, all)],
+          ...[String(tokens.stream), String(tokens.sparse)],
+          [
+            ...[tokens.keep, tokens.recompute, all].map((other) => times(tokens.stream, other)),
+            ...[tokens.recompute, all].map((other) => times(tokens.sparse, other)),
+          ].join(" "),
         ]),
       ],
-      ["left", ...right(8)],
+      ["left", ...right(7)],
     ),
     "",
-    "* with the logits of all tokens at once (computed). StreamBP's paper (arXiv 2506.03077) reports 2.8 to 5.5 times",
-    "  the length of gradient checkpointing with all logits; here no way of spending memory makes them all.",
+    "the same*: with the logits of all tokens at once, once in f32 (computed): here no way of spending memory makes them.",
+    "times longer*: StreamBP than keeping all, than recomputing, than the same with all logits; sparse than those two.",
+    "StreamBP's paper (arXiv 2506.03077) reports 2.8 to 5.5 times the length of gradient checkpointing with all logits.",
     "",
     `Real steps, ${planned[0]!.name}, the longest for ${formatBytes(measuredBudget)}; ${backend}:`,
     "",

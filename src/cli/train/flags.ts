@@ -86,7 +86,8 @@ export function addLoopOptions(
     .addOption(
       option(
         "--memory <mode>",
-        '"keep" activations, "recompute" them, or "chunk=N" for windows too long for either',
+        '"keep" activations, "recompute" them, or "chunk=N" for windows too long for either; "chunk=N,every=M" takes ' +
+          "less still in models of many layers",
       )
         .argParser(memoryMode)
         .default("keep" as MemoryMode),
@@ -144,9 +145,11 @@ function lengths(text: string): readonly LengthShare[] {
 
 function memoryMode(text: string): MemoryMode {
   if (text === "keep" || text === "recompute") return text;
-  const chunk = Number(/^chunk=(\d+)$/.exec(text)?.[1]);
-  if (!(chunk >= 1)) throw new InvalidArgumentError('expected "keep", "recompute" or "chunk=N".');
-  return { chunk };
+  const [, chunk, every = "1"] = /^chunk=(\d+)(?:,every=(\d+))?$/.exec(text) ?? [];
+  if (!(Number(chunk) >= 1 && Number(every) >= 1)) {
+    throw new InvalidArgumentError('expected "keep", "recompute", "chunk=N" or "chunk=N,every=M".');
+  }
+  return { chunk: Number(chunk), every: Number(every) };
 }
 
 /** A whole number from 0 on. */
