@@ -15,6 +15,7 @@ describeBackend("null", createNull, {
     append: computes,
     attention: computes,
     glu: computes,
+    lowRank: computes,
     add: computes,
     select: computes,
     experts: computes,

@@ -30,8 +30,9 @@ Examples:
   millrace finetune model.gguf --data letters.txt --out letters --steps 300 \\
     --adapter paca --rank 32 --merge letters.gguf --type Q8_0
 
-The adapter is a folder that the PEFT library reads too. The model stays as it is stored, quantised or not.
-Ctrl-C saves and stops; the same command with --resume goes on from there.`;
+The adapter is a folder that the PEFT library reads too. The model stays as it
+is stored, quantised or not. Ctrl-C saves and stops; the same command with
+--resume goes on from there.`;
 
 export function finetuneCommand(): Command {
   const option = (flags: string, description: string) => new Option(flags, description);

@@ -30,13 +30,15 @@ interface TrainFlags extends LoopFlags {
 
 const EXAMPLES = `
 Examples:
-  millrace train --data book.txt --out book.gguf --width 256 --layers 4 --steps 2000
-  millrace train --data *.txt --out model.gguf --tokens 50000000 --length 256:0.7,1024:0.3
-  millrace train --data *.txt --out model.gguf --tokens 50000000 --resume
-  millrace train --data letters.txt --init model.gguf --out mine.gguf --steps 200 --rate 1e-4
+  millrace train --data book.txt --out book.gguf --width 256 --steps 2000
+  millrace train --data *.txt --out m.gguf --steps 5000 \\
+    --length 256:0.7,1024:0.3
+  millrace train --data *.txt --out m.gguf --steps 5000 --resume
+  millrace train --data letters.txt --init m.gguf --out mine.gguf --rate 1e-4 \\
+    --steps 200
 
-Ctrl-C saves and stops; the same command with --resume goes on from there, to the very
-same bits. A second Ctrl-C quits at once.`;
+Ctrl-C saves and stops; the same command with --resume goes on from there, to
+the very same bits. A second Ctrl-C quits at once.`;
 
 export function trainCommand(): Command {
   const option = (flags: string, description: string) => new Option(flags, description);

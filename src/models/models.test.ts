@@ -51,7 +51,9 @@ describe.each(TINY_NAMES)("%s", (name) => {
     const model = tinyModel(name);
     const [gguf, safetensors] = await Promise.all(FORMATS.map((format) => build(model, format)));
     expect(safetensors!.tape.ops.map(({ op }) => op)).toEqual(gguf!.tape.ops.map(({ op }) => op));
-    expect(safetensors!.tape.kv).toEqual(gguf!.tape.kv);
+    // Which elements make a rotary pair is what the formats differ in.
+    const layers = (tape: Tape) => tape.kv.map(({ rope: _rope, ...layer }) => layer);
+    expect(layers(safetensors!.tape)).toEqual(layers(gguf!.tape));
     expect(gguf!.tape.kv).toHaveLength(gguf!.config.numLayers);
     expect(safetensors!.config).toMatchObject({
       contextLength: gguf!.config.contextLength,

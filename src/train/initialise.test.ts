@@ -30,7 +30,7 @@ describe("initialiseModel", () => {
       vocabularySize: VOCABULARY,
       contextLength: 256,
     });
-    expect(tape.kv).toEqual(
+    expect(tape.kv).toMatchObject(
       [0, 1, 2].map((layer) => ({ layer, numKvHeads: 2, headWidth: 32, window: null })),
     );
     expect(tape.logits.width).toBe(VOCABULARY);
