@@ -47,11 +47,7 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
   const { chats = windowLength <= 128 ? 1 : windowLength <= 256 ? 0.5 : 0.15 } = options;
   const drillsBy = windowLength <= 64 ? 1 : windowLength <= 128 ? 0.3 : windowLength <= 256 ? 0.1 : 0.03;
   const { drilled = drillsBy } = options;
-  const questions: QuestionOptions = {
-    to: Math.max(20, Math.min(900, windowLength - 60)),
-    spread: "far",
-    ...options.questions,
-  };
+  const to = Math.max(20, Math.min(900, windowLength - 60));
   check(Number.isSafeInteger(windowLength) && windowLength >= 16, "windowLength", windowLength, "16 or more");
   check(Number.isSafeInteger(seed) && seed >= 0, "seed", seed, "a whole number from 0 on");
   check(chats >= 0 && chats <= 1, "chats", chats, "a share from 0 to 1");
@@ -73,10 +69,13 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
       let filled = 1;
       // Dense questions teach to look back soonest; sparse ones are what streams are like.
       const every = LEAST_EVERY * (MOST_EVERY / LEAST_EVERY) ** share(seed, index, "every");
+      // Far ones are the harder to find; near ones are those that replaced others.
+      const spread = share(seed, index, "spread") < 0.5 ? "far" : "even";
+      const questions = { every, to, spread, ...options.questions } as const;
       const pieces =
         share(seed, index, "drill") < drilled
           ? drills(new Random(seed, index))
-          : world({ seed, stream: index, turns, questions: { every, ...questions } });
+          : world({ seed, stream: index, turns, questions });
       for (const piece of pieces) {
         const [ids, decisive] = encoder.encode(piece);
         for (let i = 0; i < ids.length && filled < tokens.length; i++, filled++) {

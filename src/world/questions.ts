@@ -67,7 +67,7 @@ const FORMS: Readonly<Record<Exclude<QuestionKind, "talk">, Form>> = {
     "What is {subject} carrying now?",
   ),
   person: form(
-    2.5,
+    6,
     "{subject} is {value}.",
     "Where is {subject}?",
     "Where is {subject} now?",
