@@ -53,12 +53,14 @@ export type {
 } from "./engine/protocol.js";
 export type { AnswerOptions, PromptInput } from "./engine/questions.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
+export type { AnswerFormat, JsonSchema } from "./sampling/grammar/format.js";
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";
 export { Model, open, type RestoreOptions, type SessionOptions } from "./session/model.js";
 export type { RecallOptions } from "./session/recall.js";
 export { type AppendOptions, Session } from "./session/session.js";
 export type { ChatMessage } from "./tokenizer/chat.js";
+export type { Tool, ToolCall, ToolChoice } from "./tokenizer/tools/contract.js";
 export type { AdapterKind } from "./train/adapters/contract.js";
 export type { AdapterSpec } from "./train/adapters/resolve.js";
 export type { Curve } from "./train/checkpoints.js";

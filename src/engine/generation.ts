@@ -3,6 +3,7 @@
 import type { CacheReport } from "../cache/sequence.js";
 import type { Emission, FinishReason, TokenScore } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
+import type { ToolCall } from "../tokenizer/tools/contract.js";
 import type { Connection } from "./connection.js";
 import { type AnswerParameters, type GenerationEnd, MAX_UNREAD_PIECES } from "./protocol.js";
 
@@ -16,6 +17,8 @@ export interface Piece {
   readonly index: number;
   /** One per token; only where `logprobs` was asked for. */
   readonly scores?: readonly TokenScore[];
+  /** Calls of tools that became complete with this piece; `text` may then be empty. Only where there are any. */
+  readonly toolCalls?: readonly ToolCall[];
 }
 
 /**
@@ -28,6 +31,8 @@ export interface GenerationResult {
   readonly tokens: readonly number[];
   /** One per token; only where `logprobs` was asked for. */
   readonly scores?: readonly TokenScore[];
+  /** Calls that the model made, which are no part of `text`; only where `tools` were given. */
+  readonly toolCalls?: readonly ToolCall[];
   readonly finishReason: FinishReason;
   /** The seed in use: give it again, with the same options and backend, for the same answer. */
   readonly seed: number;

@@ -11,6 +11,7 @@ import type { CacheEvent, CacheReport } from "../cache/sequence.js";
 import type { Recalled, TierReport } from "../cache/tiers/recall.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
+import type { FormatSpec } from "../sampling/grammar/format.js";
 import type { SamplingOptions } from "../sampling/options.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { CacheSpec } from "./policies.js";
@@ -106,6 +107,8 @@ export interface AnswerParameters {
   readonly maxTokens?: number;
   readonly stop: readonly string[];
   readonly ignoreEos: boolean;
+  /** What the answer is held to; absent: nothing. */
+  readonly format?: FormatSpec;
   /** One of `ModelInfo.adapters`. */
   readonly adapter?: string;
 }

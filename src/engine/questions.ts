@@ -1,7 +1,9 @@
 /** What callers ask of a model, checked and brought into the form in which it travels to the engine's worker. */
 import { MillraceError } from "../errors.js";
+import { type AnswerFormat, checkedFormat } from "../sampling/grammar/format.js";
 import { SAMPLING_OPTION_NAMES, type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
+import type { Tool, ToolChoice } from "../tokenizer/tools/contract.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
 import type { AnswerParameters, ModelInfo, Prompt, RenderOptions } from "./protocol.js";
 
@@ -16,6 +18,17 @@ export interface AnswerOptions extends SamplingOptions {
   readonly stop?: string | readonly string[];
   /** Go on past the model's end tokens. Default false. */
   readonly ignoreEos?: boolean;
+  /** Hold the answer to a form: JSON, a schema, a grammar, a regular expression. Needs a bounded `maxTokens`. */
+  readonly format?: AnswerFormat;
+  /**
+   * Functions that the model may call: its calls come as `toolCalls` of pieces and result, and are no part of the text.
+   * `Model.generate` tells the model of them; in a session, `append` does (`chat: { tools }`).
+   */
+  readonly tools?: readonly Tool[];
+  /** Default "auto". */
+  readonly toolChoice?: ToolChoice;
+  /** With `toolChoice` "required" or strict tools: whether more than one call may be made. Default true. */
+  readonly parallelToolCalls?: boolean;
   /** Ends the generation with ABORTED, after what came before. */
   readonly signal?: AbortSignal;
 }
@@ -25,6 +38,10 @@ export const ANSWER_OPTIONS: readonly (keyof AnswerOptions)[] = [
   "maxTokens",
   "stop",
   "ignoreEos",
+  "format",
+  "tools",
+  "toolChoice",
+  "parallelToolCalls",
   "signal",
   ...SAMPLING_OPTION_NAMES,
 ];
@@ -35,7 +52,8 @@ export type PromptInput = string | readonly number[] | Int32Array | readonly Cha
 
 /** Throws INVALID_ARGUMENT for wrong options; unknown ones are the caller's to refuse. */
 export function answerParameters(options: AnswerOptions, vocabularySize: number): AnswerParameters {
-  const { maxTokens, stop = [], ignoreEos = false, signal, ...sampling } = options;
+  const { maxTokens, stop = [], ignoreEos = false, signal, format, ...rest } = options;
+  const { tools: _, toolChoice: __, parallelToolCalls: ___, ...sampling } = rest;
   validateSamplingOptions(sampling, vocabularySize);
   if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
   const stops = typeof stop === "string" ? [stop] : stop;
@@ -44,7 +62,19 @@ export function answerParameters(options: AnswerOptions, vocabularySize: number)
   }
   if (typeof ignoreEos !== "boolean") throw invalid("ignoreEos", ignoreEos, "true or false");
   checkSignal(signal);
-  return { sampling, stop: [...stops], ignoreEos, ...(maxTokens === undefined ? {} : { maxTokens }) };
+  if (format !== undefined && ignoreEos) {
+    throw invalid("ignoreEos", ignoreEos, "false, since an answer with a format ends when that is complete");
+  }
+  if (format !== undefined && maxTokens === Number.POSITIVE_INFINITY) {
+    throw invalid("maxTokens", maxTokens, "a whole number, since an answer with a format has an end");
+  }
+  return {
+    sampling,
+    stop: [...stops],
+    ignoreEos,
+    ...(maxTokens === undefined ? {} : { maxTokens }),
+    ...(format === undefined ? {} : { format: checkedFormat(format) }),
+  };
 }
 
 /** Throws INVALID_ARGUMENT for what is no prompt, INVALID_TOKEN for ids outside the vocabulary. */
