@@ -92,10 +92,6 @@ async function chat(source: string, options: ChatOptions, chosen: boolean): Prom
   const { session: path, cache, codec, system = null } = options;
   const sampling = samplingOptions(options);
   validateSamplingOptions(sampling, Number.MAX_SAFE_INTEGER);
-  if (path !== undefined && options.adapter !== undefined) {
-    const message = "--session does not go with --adapter; choose one of them.";
-    throw new MillraceError("INVALID_ARGUMENT", message, { option: "adapter" });
-  }
   const opening = openOptions(options);
   // A session has pages of its own: the model's cache for requests stays as small as can be.
   const unused = { policy: window({ tokens: 16 }), codec };
@@ -112,7 +108,12 @@ async function chat(source: string, options: ChatOptions, chosen: boolean): Prom
   const talk =
     path === undefined
       ? new WholeTalk(model, system, adapterOption(options))
-      : await SessionTalk.open(model, path, { ...(chosen ? { policy: cache } : {}), codec }, system);
+      : await SessionTalk.open(
+          model,
+          path,
+          { cache: { ...(chosen ? { policy: cache } : {}), codec }, ...adapterOption(options) },
+          system,
+        );
   if (interactive) say(banner(model.info, path === undefined ? null : talk.describe()));
   try {
     await new Conversation(model, talk, sampling, options, lines).run();

@@ -4,6 +4,7 @@ import type { CodecName } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { Generation, GenerationResult } from "../engine/generation.js";
 import type { AnswerOptions } from "../engine/questions.js";
+import { MillraceError } from "../errors.js";
 import type { Model } from "../session/model.js";
 import type { Session } from "../session/session.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
@@ -67,10 +68,11 @@ export class WholeTalk implements Talk {
   async end(): Promise<void> {}
 }
 
-/** How a fresh session keeps what is said; chosen where no policy is named. */
-export interface SessionCache {
-  readonly policy?: PolicySpec;
-  readonly codec: CodecName;
+/** How a fresh session is opened. */
+export interface FreshSession {
+  /** How it keeps what is said; chosen where no policy is named. */
+  readonly cache: { readonly policy?: PolicySpec; readonly codec: CodecName };
+  readonly adapter?: string;
 }
 
 /** One session, restored from a file where that exists and saved there in the end. */
@@ -78,37 +80,47 @@ export class SessionTalk implements Talk {
   system: string | null;
   readonly #model: Model;
   readonly #path: string;
-  readonly #cache: SessionCache;
+  readonly #fresh: FreshSession;
   #session: Session;
 
   private constructor(
     model: Model,
     path: string,
-    cache: SessionCache,
+    fresh: FreshSession,
     session: Session,
     system: string | null,
   ) {
     this.#model = model;
     this.#path = path;
-    this.#cache = cache;
+    this.#fresh = fresh;
     this.#session = session;
     this.system = system;
   }
 
-  /** Throws what `Model.restore` and `Model.session` throw. */
+  /**
+   * Throws what `Model.restore` and `Model.session` throw, and INVALID_ARGUMENT for an adapter where the file has none.
+   */
   static async open(
     model: Model,
     path: string,
-    cache: SessionCache,
+    fresh: FreshSession,
     system: string | null,
   ): Promise<SessionTalk> {
     const isThere = await stat(path).then(
       () => true,
       (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
     );
-    const session = isThere ? await model.restore(path) : model.session({ cache });
-    await session.opened;
-    return new SessionTalk(model, path, cache, session, system);
+    const session = isThere ? await model.restore(path) : model.session(fresh);
+    const { adapter } = await session.opened;
+    if (fresh.adapter !== undefined && adapter === null) {
+      throw new MillraceError(
+        "INVALID_ARGUMENT",
+        `The conversation in ${path} runs without an adapter, and goes on so: leave --adapter out, or start another ` +
+          "conversation in another file.",
+        { path, option: "adapter" },
+      );
+    }
+    return new SessionTalk(model, path, fresh, session, system);
   }
 
   async ask(text: string, options: AnswerOptions): Promise<Generation> {
@@ -128,7 +140,7 @@ export class SessionTalk implements Talk {
 
   async forget(): Promise<void> {
     await this.#session.close();
-    this.#session = this.#model.session({ cache: this.#cache });
+    this.#session = this.#model.session(this.#fresh);
     await this.#session.opened;
   }
 

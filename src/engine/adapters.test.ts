@@ -2,13 +2,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { merged, randomAdapter } from "../../test/support/adapters.js";
 import { localThread, openNull } from "../../test/support/local-thread.js";
-import { TestRandom } from "../../test/support/random.js";
 import { type TinyName, tinyCheckpoint, tinyModel, tinyPrompt } from "../../test/support/tiny-models.js";
 import { createReference } from "../backends/reference/index.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
-import { overlayCheckpoint } from "../formats/memory.js";
-import { adaptableMatrices, type LowRank, type LowRanks } from "../models/low-rank.js";
 import { writeAdapter } from "../models/peft.js";
 import { assemble } from "./load.js";
 import { type Model, type OpenOptions, openOn, openParameters } from "./model.js";
@@ -22,40 +20,6 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 afterEach(async () => {
   for (const model of models.splice(0)) await model.close();
 });
-
-/** An adapter of every matrix (or of those whose layer is among `targets`) with random numbers. */
-async function randomAdapter(
-  checkpoint: Checkpoint,
-  spec: { rank: number; seed: number; targets?: readonly string[] },
-): Promise<LowRanks> {
-  const { rank, seed, targets } = spec;
-  const random = new TestRandom(seed);
-  const adapter = new Map<string, LowRank>();
-  for (const { tensor, module, rows, columns } of (await adaptableMatrices(checkpoint)).values()) {
-    if (targets && !targets.some((target) => module.endsWith(target))) continue;
-    const down = random.floats(rank * columns, 0.3);
-    const up = random.floats(rows * rank, 0.3);
-    adapter.set(tensor, { rank, rows, columns, down, up, scale: 0.5 });
-  }
-  return adapter;
-}
-
-/** The checkpoint with an adapter merged into its (F32) matrices. */
-function merged(checkpoint: Checkpoint, name: TinyName, adapter: LowRanks): Checkpoint {
-  const tensors = { ...tinyModel(name).tensors };
-  for (const [tensor, { rank, rows, columns, down, up, scale }] of adapter) {
-    const data = tensors[tensor]!.data.slice();
-    for (let r = 0; r < rows; r++) {
-      for (let c = 0; c < columns; c++) {
-        let sum = 0;
-        for (let j = 0; j < rank; j++) sum += up[r * rank + j]! * down[j * columns + c]!;
-        data[r * columns + c]! += scale * sum;
-      }
-    }
-    tensors[tensor] = { shape: [rows, columns], data };
-  }
-  return overlayCheckpoint(checkpoint, tensors);
-}
 
 async function open(checkpoint: Checkpoint, options: OpenOptions = {}): Promise<Model> {
   const thread = localThread((parameters) =>

@@ -1,6 +1,7 @@
 /** Which model this is, so that what was saved with another one is refused. */
 import { createHash, type Hash } from "node:crypto";
 import type { Checkpoint, MetadataValue } from "../formats/checkpoint.js";
+import type { LowRanks } from "../models/low-rank.js";
 
 export interface ModelIdentity {
   /** Of metadata, tensor table and samples of the weights. */
@@ -31,6 +32,28 @@ export async function identify(checkpoint: Checkpoint): Promise<ModelIdentity> {
   }
   return { model: digest(model), tokenizer: digest(tokenizer) };
 }
+
+/** An adapter that a model was opened with: what callers name it, and what tells it apart. */
+export interface AdapterIdentity {
+  readonly name: string;
+  /** Of all its numbers. */
+  readonly fingerprint: string;
+}
+
+/** Hashes an adapter; under whatever name, and in whatever order it was read, the same numbers give the same text. */
+export function identifyAdapter(adapter: LowRanks): string {
+  const hash = createHash("sha256");
+  for (const [tensor, { rank, rows, columns, scale, down, up }] of [...adapter].sort(byName)) {
+    add(hash, tensor, [rank, rows, columns, scale]);
+    for (const { buffer, byteOffset, byteLength } of [down, up]) {
+      hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+    }
+  }
+  return digest(hash);
+}
+
+const byName = ([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number =>
+  a < b ? -1 : a > b ? 1 : 0;
 
 function add(hash: Hash, key: string, value: MetadataValue | object): void {
   const json = JSON.stringify([key, value], (_, part) => (typeof part === "bigint" ? `${part}n` : part));

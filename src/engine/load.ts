@@ -24,7 +24,7 @@ import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
 import { needHeadScores, readHeadScores } from "./heads.js";
-import { identify } from "./identity.js";
+import { type AdapterIdentity, identify, identifyAdapter } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { CacheSpec } from "./policies.js";
@@ -68,6 +68,8 @@ export interface ModelPlan {
   readonly tape: Tape;
   /** Where the tape's tensors are read from: the model's, and its adapters'. */
   readonly checkpoint: Checkpoint;
+  /** In the order of their numbers on the tape. */
+  readonly adapters: readonly AdapterIdentity[];
   readonly limits: Limits;
   readonly layout: CacheLayout;
   /** Which heads retrieve, where that was ever measured. */
@@ -95,9 +97,10 @@ export async function planModel(
   const trained = (await resolveArchitecture(source).configure(source, {})).contextLength;
   const wanted = asked ?? Math.min(trained, DEFAULT_CONTEXT);
   const { config, tape: plain } = await buildTape(source, { context: wanted });
-  const adapters: LowRanks[] = [];
-  for (const path of Object.values(paths)) adapters.push(await readAdapter(path, source));
-  const { tape, checkpoint } = adaptTape(plain, source, adapters);
+  const changes: LowRanks[] = [];
+  for (const path of Object.values(paths)) changes.push(await readAdapter(path, source));
+  const { tape, checkpoint } = adaptTape(plain, source, changes);
+  const adapters = Object.keys(paths).map((name, i) => ({ name, fingerprint: identifyAdapter(changes[i]!) }));
   const limits = stepLimits(sequences, wanted, tape.logits.width);
   const { maxTokens, maxOutputs } = limits;
   const heads = await readHeadScores(source, plain);
@@ -131,7 +134,7 @@ export async function planModel(
       ? { ...cache, ...chooseAuto({ endless: false, context: wanted, hasHeads: heads !== null, fits }) }
       : cache;
   const plan = planWith(chosen.policy, asked !== undefined);
-  return { config, tape, checkpoint, limits, heads, cache: chosen, trained, ...plan };
+  return { config, tape, checkpoint, adapters, limits, heads, cache: chosen, trained, ...plan };
 }
 
 /** Loads `checkpoint` on a backend, which the model then owns; it is disposed of where loading fails. */
@@ -183,6 +186,7 @@ export async function assemble(
           requests: { program, pool, layout },
           cache: plan.cache,
           identity: await identify(checkpoint),
+          adapters: plan.adapters,
           heads: plan.heads,
           context: plan.context,
           spareBytes: budget === undefined ? null : budget - used,
@@ -220,7 +224,7 @@ export async function assemble(
           reason,
         },
         cache: plan.cache,
-        adapters: Object.keys(parameters.adapters ?? {}),
+        adapters: plan.adapters.map(({ name }) => name),
         memory: {
           weightBytes: plan.weightBytes,
           cacheBytes: fit.cacheBytes,

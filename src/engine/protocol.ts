@@ -158,8 +158,10 @@ export interface SessionReport extends Omit<CacheReport, "groups"> {
 export interface SessionParameters {
   readonly memoryBytes: number | null;
   readonly cache: { readonly policy: PolicySpec | null; readonly codec: CodecName | null };
-  /** Absent: what the policy drops is gone. */
+  /** Null: what the policy drops is gone. */
   readonly recall: RecallSpec | null;
+  /** One of `ModelInfo.adapters`; null: none. */
+  readonly adapter: string | null;
 }
 
 /** A session's report by lane group, and of its disk tier where it has one. */
@@ -171,6 +173,8 @@ export interface SessionInspection extends CacheReport {
 export interface SessionInfo {
   readonly cache: CacheSpec;
   readonly recall: RecallSpec | null;
+  /** That its tokens run with, under the name that the model was opened with; null: none. */
+  readonly adapter: string | null;
   /** The hard limit on its pages, page tables and attention mass, and those of its forks. */
   readonly memoryBytes: number;
   readonly pageBytes: number;

@@ -20,7 +20,9 @@ import {
   writeAtomically,
 } from "../formats/file.js";
 
-export const SESSION_VERSION = 1;
+/** 2: the manifest names an adapter. Files of version 1, which had none, are read too. */
+export const SESSION_VERSION = 2;
+const OLDEST_VERSION = 1;
 
 const MAGIC = "MILLSESS";
 const HEAD_BYTES = 36;
@@ -151,10 +153,11 @@ async function readHead(file: OpenFile): Promise<Head> {
     throw damaged(path, "its head's checksum is wrong");
   }
   const version = head.getUint32(8, true);
-  if (version !== SESSION_VERSION) {
+  if (version < OLDEST_VERSION || version > SESSION_VERSION) {
     throw new MillraceError(
       "UNSUPPORTED_FORMAT",
-      `${path} is a session file of version ${version}; this version of Millrace reads ${SESSION_VERSION}.`,
+      `${path} is a session file of version ${version}; this version of Millrace reads ${OLDEST_VERSION} to ` +
+        `${SESSION_VERSION}. Open it with the version of Millrace that wrote it, or start anew.`,
       { path, got: version, expected: SESSION_VERSION },
     );
   }

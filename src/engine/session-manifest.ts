@@ -5,7 +5,7 @@ import { CODEC_NAMES } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { PlainState } from "../decoding/plain.js";
 import { MillraceError } from "../errors.js";
-import type { ModelIdentity } from "./identity.js";
+import type { AdapterIdentity, ModelIdentity } from "./identity.js";
 import type { Before } from "./language.js";
 import { type CacheSpec, cacheSpec } from "./policies.js";
 import type { AnswerParameters } from "./protocol.js";
@@ -22,6 +22,8 @@ export interface UnfinishedAnswer {
 
 export interface SessionManifest {
   readonly identity: ModelIdentity;
+  /** That its tokens ran with; null: none. */
+  readonly adapter: AdapterIdentity | null;
   readonly cache: CacheSpec;
   readonly memoryBytes: number;
   /** SequenceCache's own header. */
@@ -78,6 +80,8 @@ function makeSchema() {
   });
   return z.strictObject({
     identity: z.strictObject({ model: z.string(), tokenizer: z.string() }),
+    // Version 1 knew none.
+    adapter: z.strictObject({ name: z.string(), fingerprint: z.string() }).nullable().default(null),
     cache: z.strictObject({
       policy: z.looseObject({ policy: z.string() }),
       codec: z.enum(CODEC_NAMES),

@@ -21,7 +21,7 @@ import {
 } from "../cache/tiers/recall.js";
 import { MillraceError } from "../errors.js";
 import type { Tape } from "../tape/tape.js";
-import type { ModelIdentity } from "./identity.js";
+import type { AdapterIdentity, ModelIdentity } from "./identity.js";
 
 /** A session's tier, as plain data: what messages and files carry. */
 export interface RecallSpec {
@@ -104,12 +104,15 @@ export class Questions {
   static async recall(
     questions: Questions | null,
     recall: Recall,
-    cache: SequenceCache,
+    { cache, adapter }: { readonly cache: SequenceCache; readonly adapter?: number },
     ids: Int32Array,
   ): Promise<Recalled> {
     if (!questions) return recall.recall({ ids });
     const weights = recall.weigh(ids);
-    const queries = await questions.#probe.ask(cache, ids, weights ? { weights } : {});
+    const queries = await questions.#probe.ask(cache, ids, {
+      ...(weights && { weights }),
+      ...(adapter !== undefined && { adapter }),
+    });
     return recall.recall({ ids, queries });
   }
 
@@ -176,5 +179,11 @@ export function removeOldTiers(path: string, tier: SavedTier | null): void {
 }
 
 /** What blocks of keys and values mean something to. */
-export const tierFingerprint = ({ model, tokenizer }: ModelIdentity, layout: CacheLayout): string =>
-  createHash("sha256").update(`${model} ${tokenizer} ${layout.fingerprint}`).digest("hex");
+export function tierFingerprint(
+  { model, tokenizer }: ModelIdentity,
+  adapter: AdapterIdentity | null,
+  layout: CacheLayout,
+): string {
+  const parts = [model, tokenizer, layout.fingerprint, ...(adapter ? [adapter.fingerprint] : [])];
+  return createHash("sha256").update(parts.join(" ")).digest("hex");
+}

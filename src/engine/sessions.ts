@@ -14,7 +14,7 @@ import type { Limits } from "../scheduler/contract.js";
 import type { Tape } from "../tape/tape.js";
 import { formatBytes } from "./bytes.js";
 import type { Engine } from "./engine.js";
-import type { ModelIdentity } from "./identity.js";
+import type { AdapterIdentity, ModelIdentity } from "./identity.js";
 import type { Language } from "./language.js";
 import type { CacheSpec } from "./policies.js";
 import {
@@ -65,6 +65,8 @@ export interface SessionsParts {
   readonly heads: HeadScores | null;
   /** Which model and tokenizer these are, for saved sessions. */
   readonly identity: ModelIdentity;
+  /** That sessions may name, in the order of their numbers. */
+  readonly adapters: readonly AdapterIdentity[];
   /** Tokens that the model is set up for. */
   readonly context: number;
   /** Bytes that the model's budget leaves; null where it has none. */
@@ -143,7 +145,7 @@ export class Sessions {
    * Opens session `id`. Throws INVALID_ARGUMENT for a policy that does not fit the model, OUT_OF_BUDGET where its
    * memory does not hold what the policy needs, or the model's budget or the machine not its memory.
    */
-  open(id: number, { memoryBytes, cache, recall }: SessionParameters): Promise<SessionInfo> {
+  open(id: number, { memoryBytes, cache, recall, adapter }: SessionParameters): Promise<SessionInfo> {
     return this.#enter(id, async () => {
       const { tape, limits, context } = this.#parts;
       const blocks = recall && {
@@ -156,8 +158,10 @@ export class Sessions {
           ? { policy: cache.policy, codec }
           : defaultCache(tape.kv, codec, limits.maxTokens, memoryBytes, context, blocks);
       const home = await this.#makeHome(spec, memoryBytes, recall);
+      const number = this.#parts.adapters.findIndex(({ name }) => name === adapter);
       const session = this.#join(id, home, () => ({
         cache: new SequenceCache(home.place.pool, home.place.layout),
+        ...(number < 0 ? {} : { adapter: number }),
       }));
       return this.#demote(session, (parts) => Recall.create(parts));
     });
@@ -320,7 +324,7 @@ export class Sessions {
       if (ids.length === 0) {
         throw new MillraceError("INVALID_ARGUMENT", "There is no question; append one, or give its text.");
       }
-      return Questions.recall(home.questions, recall, stream.cache, ids);
+      return Questions.recall(home.questions, recall, stream, ids);
     });
   }
 
@@ -351,7 +355,8 @@ export class Sessions {
 
   /**
    * A session `id` that goes on from a file exactly as the saved one. Throws FILE_NOT_FOUND, BAD_FORMAT for a damaged file,
-   * UNSUPPORTED_FORMAT for one of another version, WRONG_MODEL for one of another model, and what `open` throws.
+   * UNSUPPORTED_FORMAT for one of another version, WRONG_MODEL for one of another model or an adapter that is not there,
+   * and what `open` throws.
    */
   restore(id: number, path: string, memoryBytes: number | null): Promise<SessionInfo> {
     return this.#enter(id, async () => {
@@ -359,9 +364,10 @@ export class Sessions {
       try {
         const manifest = readManifest(path, file.manifest);
         this.#checkIdentity(path, manifest.identity);
+        const adapter = this.#savedAdapter(path, manifest.adapter);
         const { cache, recall } = manifest;
         const home = await this.#makeHome(cache, memoryBytes ?? manifest.memoryBytes, recall?.spec ?? null);
-        const make = () => this.#read(path, file, manifest, home);
+        const make = () => ({ ...this.#read(path, file, manifest, home), ...adapter });
         const session = this.#join(id, home, make, 0, manifest.unfinished);
         return await this.#demote(session, (parts) =>
           recall
@@ -438,7 +444,7 @@ export class Sessions {
       await stream.idle();
       await this.#standing(session, async () => {
         stream.checkAskable();
-        await Questions.recall(home.questions, recall, stream.cache, stream.question);
+        await Questions.recall(home.questions, recall, stream, stream.question);
       });
     } finally {
       this.#recalling.delete(id);
@@ -457,7 +463,7 @@ export class Sessions {
         cache: stream.cache,
         pool,
         tape,
-        fingerprint: tierFingerprint(identity, layout),
+        fingerprint: tierFingerprint(identity, this.#adapterOf(stream), layout),
         folder: tierFolder(home.recall.dir),
         settings: settingsOf(tape, layout, home.recall),
       });
@@ -478,6 +484,7 @@ export class Sessions {
     return {
       cache,
       recall: home.recall,
+      adapter: this.#adapterOf(stream)?.name ?? null,
       memoryBytes: fit.memoryBytes,
       pageBytes: place.pool.pageBytes,
       capacity: fit.capacity,
@@ -501,6 +508,7 @@ export class Sessions {
     };
     return {
       identity: this.#parts.identity,
+      adapter: this.#adapterOf(stream),
       cache: home.cache,
       memoryBytes: home.fit.memoryBytes,
       header,
@@ -540,6 +548,26 @@ export class Sessions {
       `${path} is the session of another ${model === identity.model ? "tokenizer" : "model"} (${model}); this one is ` +
         `${identity.model}. Open the model that it was saved with, or start anew.`,
       { path, got: model, expected: identity.model },
+    );
+  }
+
+  #adapterOf({ adapter }: Stream): AdapterIdentity | null {
+    return adapter === undefined ? null : this.#parts.adapters[adapter]!;
+  }
+
+  /** The number, in this model, of the adapter that a saved session ran with, under whatever name it was opened. */
+  #savedAdapter(path: string, saved: AdapterIdentity | null): { adapter?: number } {
+    if (!saved) return {};
+    const { adapters } = this.#parts;
+    const adapter = adapters.findIndex(({ fingerprint }) => fingerprint === saved.fingerprint);
+    if (adapter >= 0) return { adapter };
+    const another = adapters.some(({ name }) => name === saved.name);
+    throw new MillraceError(
+      "WRONG_MODEL",
+      `${path} is a session that ran with the adapter "${saved.name}", and ` +
+        `${another ? "the one that the model was opened with under that name is another" : "the model was opened without it"}. ` +
+        "Open the model with the adapter that it was saved with.",
+      { path, adapter: saved.name, fingerprint: saved.fingerprint },
     );
   }
 

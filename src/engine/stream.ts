@@ -81,6 +81,8 @@ export interface StreamParts {
   readonly heldBack?: number;
   /** Told of tokens that are about to be run, and of their positions; valid during the call. */
   readonly onTake?: (positions: Int32Array, tokens: Int32Array) => void;
+  /** Number of the adapter that its tokens run with; absent: none. */
+  readonly adapter?: number;
   /** There is work: the stream wants to stand in the line. */
   readonly wake: (stream: Stream) => void;
   readonly onReport: (report: SessionReport) => void;
@@ -92,6 +94,7 @@ export class Stream implements Task {
   readonly place: Place;
   readonly cache: SequenceCache;
   readonly capacity: number;
+  readonly adapter?: number;
   /** Its pages are its own. */
   readonly pages = 0;
   cancelled = false;
@@ -120,6 +123,7 @@ export class Stream implements Task {
     this.place = parts.place;
     this.cache = parts.cache;
     this.capacity = parts.capacity;
+    if (parts.adapter !== undefined) this.adapter = parts.adapter;
     this.before = parts.before ?? "nothing";
     this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
     this.#mostHeldBack = parts.heldBack ?? 1;
@@ -295,11 +299,13 @@ export class Stream implements Task {
   }
 
   /** Parts of a stream that goes on from here, on the same pages; the answer stays here. Throws OUT_OF_BUDGET. */
-  fork(): Pick<StreamParts, "place" | "cache" | "capacity" | "recent" | "waiting" | "before"> {
+  fork(): Omit<StreamParts, "id" | "heldBack" | "onTake" | "wake" | "onReport" | "onChange"> {
     this.#checkUsable();
     const recent = RecentTokens.from(REMEMBERED, this.#recent.end, this.#recent.toArray());
-    const { place, capacity, before } = this;
-    return { place, cache: this.cache.fork(), capacity, recent, waiting: this.#queue.view().slice(), before };
+    const { place, capacity, before, adapter } = this;
+    const waiting = this.#queue.view().slice();
+    const parts = { place, cache: this.cache.fork(), capacity, recent, waiting, before };
+    return adapter === undefined ? parts : { ...parts, adapter };
   }
 
   /** Nothing of it runs until `resume`. */

@@ -6,7 +6,8 @@ import { parseBytes } from "../engine/bytes.js";
 import { Model as EngineModel, type MakeModel, type OpenOptions, openAs } from "../engine/model.js";
 import { invalid, oneOf, refuseUnknown } from "../engine/options.js";
 import { type CacheSpec, cacheSpec } from "../engine/policies.js";
-import type { SessionParameters } from "../engine/protocol.js";
+import type { ModelInfo, SessionParameters } from "../engine/protocol.js";
+import { namedAdapter } from "../engine/questions.js";
 import { type RecallOptions, recallSpec } from "./recall.js";
 import { Session } from "./session.js";
 
@@ -25,6 +26,8 @@ export interface SessionOptions {
   readonly cache?: PolicySpec | Partial<CacheSpec>;
   /** Puts what the policy drops on disk instead, and brings back what a question is about. Default: it is gone. */
   readonly recall?: RecallOptions;
+  /** One of the adapters that the model was opened with, for all of the session; default: none. */
+  readonly adapter?: string;
 }
 
 /** What `Model.restore` may be told. */
@@ -43,7 +46,11 @@ export class Model extends EngineModel {
    * memory does not hold what its policy needs, or the model's budget or the machine not its memory.
    */
   session(options: SessionOptions = {}): Session {
-    return new Session(this.connection, this.info, this.connection.call("openSession", parameters(options)));
+    return new Session(
+      this.connection,
+      this.info,
+      this.connection.call("openSession", parameters(options, this.info)),
+    );
   }
 
   /**
@@ -51,7 +58,8 @@ export class Model extends EngineModel {
    * checked before any of it is used.
    *
    * Throws FILE_NOT_FOUND, BAD_FORMAT for a file that is damaged or no session, UNSUPPORTED_FORMAT for one of another
-   * version, WRONG_MODEL for one of another model or tokenizer, OUT_OF_BUDGET as `session`, INVALID_ARGUMENT.
+   * version, WRONG_MODEL for one of another model or tokenizer, or of an adapter that the model was opened without,
+   * OUT_OF_BUDGET as `session`, INVALID_ARGUMENT.
    */
   async restore(path: string, options: RestoreOptions = {}): Promise<Session> {
     refuseUnknown("restore", options, ["memory"]);
@@ -69,7 +77,7 @@ export const makeModel: MakeModel<Model> = (connection, info) => new Model(conne
 
 /**
  * Opens a model: a GGUF file, a folder (or `model.safetensors`, or an index) of safetensors, or "hf:owner/repo/file".
- * Where none is named, the one that comes in the box ("boxed:harbour"), which needs no download.
+ * Where none is named, the one that comes in the box, which needs no download.
  *
  * Throws INVALID_ARGUMENT for unknown or wrong options; FILE_NOT_FOUND, BAD_FORMAT, UNSUPPORTED_* and MISSING_* for
  * the file; OUT_OF_BUDGET, with what is needed and what there is, before anything is allocated; BACKEND_UNAVAILABLE,
@@ -84,14 +92,15 @@ export function open(named?: string | OpenOptions, given?: OpenOptions): Promise
   return openAs(makeModel, named, given);
 }
 
-function parameters(options: SessionOptions): SessionParameters {
-  refuseUnknown("session", options, ["memory", "cache", "recall"]);
+function parameters(options: SessionOptions, info: ModelInfo): SessionParameters {
+  refuseUnknown("session", options, ["memory", "cache", "recall", "adapter"]);
   const { memory, cache = {}, recall } = options;
   const memoryBytes = memory === undefined ? null : parseBytes(memory);
   return {
     memoryBytes,
     cache: cacheOf(cache),
     recall: recall === undefined ? null : recallSpec(recall, memoryBytes),
+    adapter: namedAdapter(options.adapter, info).adapter ?? null,
   };
 }
 

@@ -12,6 +12,7 @@ import type { Piece } from "../engine/generation.js";
 import { assemble } from "../engine/load.js";
 import { openOn, openParameters } from "../engine/model.js";
 import { full, h2o, kvmerger, sinks, window } from "../engine/policies.js";
+import { SESSION_VERSION } from "../engine/session-file.js";
 import { MillraceError } from "../errors.js";
 import { type Model, makeModel } from "./model.js";
 
@@ -165,11 +166,13 @@ describe("a session file", () => {
     const other = await open(createNull, "qwen2");
     await expect(other.restore(path)).rejects.toThrow(code("WRONG_MODEL"));
     const bad = join(folder, "bad.mill");
-    const newer = Buffer.from(bytes);
-    newer.writeUInt32LE(2, 8);
-    newer.writeUInt32LE(crc32(newer.subarray(0, 32)), 32);
-    await writeFile(bad, newer);
-    await expect(model.restore(bad)).rejects.toThrow(code("UNSUPPORTED_FORMAT"));
+    for (const version of [0, SESSION_VERSION + 1]) {
+      const another = Buffer.from(bytes);
+      another.writeUInt32LE(version, 8);
+      another.writeUInt32LE(crc32(another.subarray(0, 32)), 32);
+      await writeFile(bad, another);
+      await expect(model.restore(bad)).rejects.toThrow(code("UNSUPPORTED_FORMAT"));
+    }
     await writeFile(bad, Buffer.concat([bytes, Buffer.of(0)]));
     await expect(model.restore(bad)).rejects.toThrow(code("BAD_FORMAT"));
     for (let length = 0; length < bytes.length; length += 1 + random.below(400)) {
@@ -181,6 +184,27 @@ describe("a session file", () => {
     await expect(model.restore(folder)).rejects.toThrow(code("FILE_NOT_FOUND"));
     await expect(model.restore("")).rejects.toThrow(code("INVALID_ARGUMENT"));
     expect((await model.usage()).running).toBe(0);
+  });
+
+  it("is read in version 1, which knew no adapters", async () => {
+    const model = await open(createNull);
+    const bytes = await save(model, join(folder, "now.mill"));
+    const manifestBytes = bytes.readUInt32LE(12);
+    const { adapter, ...older } = JSON.parse(bytes.toString("utf8", 36, 36 + manifestBytes));
+    expect(adapter).toBeNull();
+    const manifest = Buffer.from(JSON.stringify(older));
+    const head = Buffer.from(bytes.subarray(0, 36));
+    head.writeUInt32LE(1, 8);
+    head.writeUInt32LE(manifest.length, 12);
+    head.writeUInt32LE(crc32(manifest), 24);
+    head.writeUInt32LE(crc32(head.subarray(0, 32)), 32);
+    const path = join(folder, "then.mill");
+    await writeFile(path, Buffer.concat([head, manifest, bytes.subarray(36 + manifestBytes)]));
+    const restored = await model.restore(path);
+    expect((await restored.opened).adapter).toBeNull();
+    const want = await collect((await model.restore(join(folder, "now.mill"))).resume());
+    expect(want.length).toBeGreaterThan(100);
+    expect(await collect(restored.resume())).toEqual(want);
   });
 
   it("is refused after any flip of a bit", async () => {

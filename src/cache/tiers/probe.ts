@@ -52,19 +52,23 @@ export class Probe {
   /**
    * Queries of a question that would follow what the cache has seen, at most `PROBE_TOKENS` of its tokens: their sum
    * over the query heads of a kv head, since that is what the keys of a lane meet, and their mean over the tokens by
-   * `weights` (all alike by default), or with `each` one by one. The sequence must not run meanwhile. Throws
-   * OUT_OF_BUDGET where the pool lacks the pages, and what `Program.run` throws.
+   * `weights` (all alike by default), or with `each` one by one. `adapter`: the number of the sequence's, if it has one.
+   * The sequence must not run meanwhile. Throws OUT_OF_BUDGET where the pool lacks the pages, and what `Program.run` throws.
    */
   async ask(
     cache: SequenceCache,
     ids: Int32Array,
-    options: { readonly weights?: ArrayLike<number>; readonly each?: boolean } = {},
+    options: {
+      readonly weights?: ArrayLike<number>;
+      readonly each?: boolean;
+      readonly adapter?: number;
+    } = {},
   ): Promise<Queries> {
     const skipped = Math.max(0, ids.length - PROBE_TOKENS);
     const tokens = ids.subarray(skipped);
     const positions = Int32Array.from(tokens, (_, i) => cache.nextPosition + i);
-    await this.#run(cache, tokens, positions);
-    const { weights, each = false } = options;
+    const { weights, each = false, adapter } = options;
+    await this.#run(cache, tokens, positions, adapter);
     const weightOf = (t: number) => (weights ? weights[skipped + t]! : 1);
     const byLayer = attentionsOf(this.#tape).map(({ q, layer, numHeads, rope }) => {
       const { numKvHeads, headWidth } = this.#tape.kv[layer]!;
@@ -78,7 +82,12 @@ export class Probe {
     for (const table of this.#tables) table.dispose();
   }
 
-  async #run(cache: SequenceCache, tokens: Int32Array, positions: Int32Array): Promise<void> {
+  async #run(
+    cache: SequenceCache,
+    tokens: Int32Array,
+    positions: Int32Array,
+    adapter: number | undefined,
+  ): Promise<void> {
     const rotations = new Rotations();
     cache.aim(rotations);
     const numRows = this.#tables.map(({ pageTokens }) => Math.ceil(tokens.length / pageTokens));
@@ -96,11 +105,12 @@ export class Probe {
         table.numPages = numRows[g]!;
         table.next = withoutMass(cache.views[g]!);
       }
+      const span = { start: 0, count: tokens.length, views: this.#tables };
       await this.#program.run({
         tokens,
         positions,
         outputs: new Int32Array(),
-        spans: [{ start: 0, count: tokens.length, views: this.#tables }],
+        spans: [adapter === undefined ? span : { ...span, adapter }],
         slots: this.#tables.map(() => Int32Array.from(tokens, (_, i) => i)),
         rotations: rotations.values(),
         arena: this.#pool.arena,
