@@ -140,6 +140,16 @@ export class SequenceCache implements Disposable {
     return this.#groups[0]!.table.counts().seen;
   }
 
+  /** Tokens held now, a mean over lanes: what a further token attends. */
+  get held(): number {
+    let [held, lanes] = [0, 0];
+    for (const { table } of this.#groups) {
+      held += table.length * table.group.lanes.length;
+      lanes += table.group.lanes.length;
+    }
+    return held / lanes;
+  }
+
   /** The page tables, by group; the same objects for the life of the cache, updated in place. */
   get views(): readonly KvView[] {
     return this.#views;

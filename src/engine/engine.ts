@@ -4,7 +4,7 @@
  */
 import { pagesFor } from "../cache/layout.js";
 import { MillraceError } from "../errors.js";
-import type { Limits, Scheduler } from "../scheduler/contract.js";
+import type { Limits, Queue, Scheduler } from "../scheduler/contract.js";
 import { Batcher, type Share } from "./batch.js";
 import type { EngineUsage } from "./protocol.js";
 import { type EngineRequest, Request } from "./request.js";
@@ -15,6 +15,8 @@ export interface EngineParts extends Place {
   readonly scheduler: Scheduler;
   readonly limits: Limits;
   readonly vocabularySize: number;
+  /** Milliseconds that never go back. Default: the machine's. */
+  readonly clock?: () => number;
 }
 
 export class Engine {
@@ -30,9 +32,13 @@ export class Engine {
   #underWay = false;
   /** What waits for the end of the step under way. */
   #deferred: (() => void)[] = [];
+  readonly #clock: () => number;
+  /** End of the step before; NaN where there was nothing to run since. */
+  #steppedAt = Number.NaN;
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
+    this.#clock = parts.clock ?? (() => performance.now());
   }
 
   usage(): EngineUsage {
@@ -118,8 +124,12 @@ export class Engine {
    * A task that fails takes nobody with it; where the backend itself fails, all that ran in the batch do.
    */
   async step(): Promise<boolean> {
-    const batches = this.#schedule();
-    if (batches.size === 0) return false;
+    const startedAt = this.#clock();
+    const batches = this.#schedule(startedAt);
+    if (batches.size === 0) {
+      this.#steppedAt = Number.NaN;
+      return false;
+    }
     this.#underWay = true;
     try {
       for (const [place, batch] of batches) {
@@ -127,6 +137,8 @@ export class Engine {
         this.#commit(place, batch);
       }
     } finally {
+      this.#steppedAt = this.#clock();
+      this.#parts.scheduler.ran?.(this.#steppedAt - startedAt);
       this.#underWay = false;
       for (const action of this.#deferred.splice(0)) action();
     }
@@ -134,14 +146,18 @@ export class Engine {
   }
 
   /** Admits whom the plan admits, and finds the tasks that its work is for, by where they run. */
-  #schedule(): Map<Place, Share[]> {
+  #schedule(now: number): Map<Place, Share[]> {
     const { scheduler, limits, pool } = this.#parts;
-    const plan = scheduler.plan({
+    const queue: Queue = {
       waiting: this.#waiting,
       running: this.#running,
       limits,
       freePages: pool.numPages - this.#reserved,
-    });
+      now,
+      sinceStep: Number.isNaN(this.#steppedAt) ? 0 : now - this.#steppedAt,
+    };
+    const plan = scheduler.plan(queue);
+    scheduler.commit?.(queue, plan);
     for (const id of plan.admit) {
       const task = this.#byId.get(id)!;
       remove(this.#waiting, task);
@@ -172,7 +188,7 @@ export class Engine {
   #commit({ program }: Place, batch: readonly Share[]): void {
     const { vocabularySize } = this.#parts;
     const logits = program.logits();
-    const now = performance.now();
+    const now = this.#clock();
     let row = 0;
     for (const { task, outputs } of batch) {
       const end = row + outputs;

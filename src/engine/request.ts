@@ -90,6 +90,10 @@ export class Request implements Task {
     return this.cache ? this.cache.maxIncoming() : firstChunk(this.place);
   }
 
+  get cached(): number {
+    return this.cache?.held ?? 0;
+  }
+
   admit(): void {
     this.#admittedAt = performance.now();
     this.cache = new SequenceCache(this.place.pool, this.place.layout);

@@ -349,6 +349,10 @@ export class Stream implements Task {
     return this.cache.maxIncoming();
   }
 
+  get cached(): number {
+    return this.cache.held;
+  }
+
   get done(): boolean {
     return this.#broken !== null || (this.#answer === null && this.pending === 0);
   }

@@ -1,6 +1,7 @@
 /**
  * A scheduler decides which tokens of which requests run in the next step. Planning is pure: it reads a view of the
- * queue and returns a plan; only the engine acts on it. One file per policy.
+ * queue and returns a plan; only the engine acts on it. One file per policy; policies compose by wrapping one another
+ * (resolve.ts), and what a policy remembers changes in `commit` and `ran` only.
  */
 
 /** Where a request stands. `waiting` holds no cache; `prefill` and `decode` hold their reservation. */
@@ -12,24 +13,39 @@ export type Phase = "prefill" | "decode";
  */
 export type Outputs = "last" | "all" | "none";
 
-export interface WaitingRequest {
+/** What is known of any request. Times are milliseconds on the clock of `Queue.now`. */
+export interface Job {
   readonly id: number;
-  /** Tokens that are known and not yet in the cache. */
-  readonly pending: number;
-  readonly outputs: Outputs;
   /** Most tokens that its cache takes at once. */
   readonly chunk: number;
+  readonly outputs: Outputs;
+  /** Tokens in its cache that a further one attends. Absent: none. */
+  readonly cached?: number;
+  /** Those with the same one run in one batch, which reads the weights once. */
+  readonly place?: unknown;
+  /** Whose request it is. Absent: nobody's in particular, who count together as one more client. */
+  readonly client?: string;
+  /** Higher goes first. Absent: 0. */
+  readonly priority?: number;
+  /** When it came. Absent: now. */
+  readonly arrivedAt?: number;
+  /** When its answer is of no use any more. Absent: never. */
+  readonly deadline?: number;
+}
+
+export interface WaitingRequest extends Job {
+  /** Tokens that are known and not yet in the cache. */
+  readonly pending: number;
+  /** Tokens of its prompt, whether in the cache or not: known without looking. Absent: `pending`. */
+  readonly promptTokens?: number;
   /** Most pages that the request will ever hold. */
   readonly pages: number;
 }
 
-export interface RunningRequest {
-  readonly id: number;
+export interface RunningRequest extends Job {
   readonly phase: Phase;
   /** As above; 1 while decoding, 0 while the request is paused (its consumer is behind). */
   readonly pending: number;
-  readonly chunk: number;
-  readonly outputs: Outputs;
 }
 
 export interface Limits {
@@ -43,13 +59,17 @@ export interface Limits {
   readonly maxSequences: number;
 }
 
-/** What a scheduler may see. Both lists are in order of arrival. */
+/** What a scheduler may see. The engine gives both lists in order of arrival. */
 export interface Queue {
   readonly waiting: readonly WaitingRequest[];
   readonly running: readonly RunningRequest[];
   readonly limits: Limits;
   /** Pages of the arena that no running request has reserved. */
   readonly freePages: number;
+  /** Milliseconds on a clock that never goes back. */
+  readonly now: number;
+  /** Milliseconds that those who decode have waited since the end of the step before; 0 where this is the first. */
+  readonly sinceStep: number;
 }
 
 /** The next `tokens` pending tokens of request `id` run, and the last `outputs` of them give logits. */
@@ -64,10 +84,16 @@ export interface Plan {
   readonly admit: readonly number[];
   /** Work of running and just admitted requests; empty when nothing can run. No request appears twice. */
   readonly work: readonly Work[];
+  /** Requests, waiting or running, that end now because their deadline has passed; they appear nowhere else. Absent: none. */
+  readonly expire?: readonly number[];
 }
 
 export interface Scheduler {
   readonly name: string;
   /** Mutates nothing. The plan holds for this queue only. */
   plan(queue: Queue): Plan;
+  /** The engine carries `plan` out, which was made for `queue`. Once a step, before `ran`. Absent: nothing to remember. */
+  commit?(queue: Queue, plan: Plan): void;
+  /** What was committed has run, and took `ms` from planning to its tokens. */
+  ran?(ms: number): void;
 }

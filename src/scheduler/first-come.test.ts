@@ -22,7 +22,7 @@ const running = (id: number, phase: Phase, pending: number): RunningRequest => (
 });
 
 const plan = (queue: Partial<Queue>) =>
-  firstCome.plan({ waiting: [], running: [], limits, freePages: 100, ...queue });
+  firstCome.plan({ waiting: [], running: [], limits, freePages: 100, now: 0, sinceStep: 0, ...queue });
 
 describe("first-come", () => {
   it("plans nothing for nobody", () => {
@@ -133,6 +133,8 @@ describe("first-come under random arrivals", () => {
         ),
         limits,
         freePages: totalPages - held,
+        now: step,
+        sinceStep: 0,
       };
       const { admit, work } = firstCome.plan(queue);
 
