@@ -46,6 +46,7 @@ export const ERRORS = {
     summary: "A loss, a gradient or a weight became NaN or infinite; the last good checkpoint is kept.",
   },
   ABORTED: { exit: 130, summary: "The caller's AbortSignal ended the work." },
+  DEADLINE_PASSED: { exit: 124, summary: "A request's deadline passed while it waited for its turn." },
   CLOSED: { exit: 8, summary: "The model was closed before or during the call." },
   WORKER_CRASHED: { exit: 9, summary: "The engine's worker ended unexpectedly; the process itself goes on." },
   INTERNAL: { exit: 10, summary: "A state that should be impossible; please report it." },

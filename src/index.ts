@@ -52,10 +52,12 @@ export type {
   SessionReport,
 } from "./engine/protocol.js";
 export type { AnswerOptions, PromptInput } from "./engine/questions.js";
+export type { StandingOptions } from "./engine/standing.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { AnswerFormat, JsonSchema } from "./sampling/grammar/format.js";
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";
+export type { StallReport } from "./scheduler/bound-stall.js";
 export { Model, open, type RestoreOptions, type SessionOptions } from "./session/model.js";
 export type { RecallOptions } from "./session/recall.js";
 export { type AppendOptions, Session } from "./session/session.js";

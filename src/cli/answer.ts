@@ -36,6 +36,7 @@ const REASONS: Record<FinishReason, string> = {
   "stop-string": "a stop text came",
   length: "as many as asked for",
   "cache-full": "the context is full",
+  deadline: "the time was up",
   aborted: "stopped",
 };
 

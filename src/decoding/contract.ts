@@ -11,9 +11,10 @@ import type { TokenLogprob } from "../sampling/sampler.js";
  *   "stop-string"  one of the caller's stop strings appeared
  *   "length"       maxTokens were generated
  *   "cache-full"   the context, or what the cache can hold of it, is used up
+ *   "deadline"     the time that the caller allowed is over
  *   "aborted"      the caller stopped listening or gave a signal
  */
-export type FinishReason = "stop" | "stop-string" | "length" | "cache-full" | "aborted";
+export type FinishReason = "stop" | "stop-string" | "length" | "cache-full" | "deadline" | "aborted";
 
 /** Log-probability of a generated token under the model's raw logits, with the most probable tokens beside it. */
 export interface TokenScore {

@@ -4,6 +4,7 @@
  */
 import { pagesFor } from "../cache/layout.js";
 import { MillraceError } from "../errors.js";
+import type { StallReport } from "../scheduler/bound-stall.js";
 import type { Limits, Queue, Scheduler } from "../scheduler/contract.js";
 import { Batcher, type Share } from "./batch.js";
 import type { EngineUsage } from "./protocol.js";
@@ -13,6 +14,8 @@ import type { Place, Task } from "./task.js";
 /** What the engine is made of; it is itself the place where requests run. */
 export interface EngineParts extends Place {
   readonly scheduler: Scheduler;
+  /** How the scheduler keeps its bound on stalls; absent: it has none. */
+  readonly stalls?: () => StallReport | null;
   readonly limits: Limits;
   readonly vocabularySize: number;
   /** Milliseconds that never go back. Default: the machine's. */
@@ -42,7 +45,12 @@ export class Engine {
   }
 
   usage(): EngineUsage {
-    return { ...this.#parts.pool.usage(), waiting: this.#waiting.length, running: this.#running.length };
+    return {
+      ...this.#parts.pool.usage(),
+      waiting: this.#waiting.length,
+      running: this.#running.length,
+      stalls: this.#parts.stalls?.() ?? null,
+    };
   }
 
   /**
@@ -68,7 +76,7 @@ export class Engine {
         { tokens: request.maxCached, needed: pages, pages: pool.numPages },
       );
     }
-    const queued = new Request(request, this.#parts, pages);
+    const queued = new Request(request, this.#parts, pages, this.#clock());
     this.#requests.set(queued.id, queued);
     this.enlist(queued);
   }
@@ -97,6 +105,13 @@ export class Engine {
   /** Fails every task with `error`; requests free their pages. Only between steps. */
   failAll(error: MillraceError): void {
     for (const task of [...this.#byId.values()]) this.#fail(task, error);
+  }
+
+  /** Milliseconds until the next deadline of a task in the line, at least 0; Infinity where none has one. */
+  untilDeadline(): number {
+    let next = Number.POSITIVE_INFINITY;
+    for (const { deadline } of this.#byId.values()) next = Math.min(next, deadline ?? next);
+    return Math.max(0, next - this.#clock());
   }
 
   /** Takes a task out of the line, wherever it stands. Only between steps. */
@@ -158,6 +173,10 @@ export class Engine {
     };
     const plan = scheduler.plan(queue);
     scheduler.commit?.(queue, plan);
+    for (const id of plan.expire ?? []) {
+      const task = this.#byId.get(id)!;
+      if (this.#leave(task)) task.expire?.();
+    }
     for (const id of plan.admit) {
       const task = this.#byId.get(id)!;
       remove(this.#waiting, task);

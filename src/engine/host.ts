@@ -30,6 +30,9 @@ export type Loader = (
   sessions: SessionsListener,
 ) => Promise<LoadedModel>;
 
+/** The longest that a timer takes. */
+const LONGEST_ALARM_MS = 2 ** 31 - 1;
+
 /** Answers calls on `port` until it is told to close. */
 export function serve(port: HostPort, load: Loader): void {
   const host = new Host(port, load);
@@ -46,6 +49,8 @@ class Host {
   /** There may be work that the loop has not seen. */
   #wanted = false;
   #closing = false;
+  /** Comes when a deadline passes while nothing runs. */
+  #alarm: NodeJS.Timeout | undefined;
   /** What the step under way has to say: first all pieces, then who has ended. */
   #pieces: { id: number; piece: Emission }[] = [];
   readonly #reports = new Map<number, SessionReport>();
@@ -190,9 +195,11 @@ class Host {
   }
 
   /** Starts the loop unless it runs: a step, its message, a turn of the event loop in which messages come in. */
-  #drive({ engine }: LoadedModel): void {
+  #drive(model: LoadedModel): void {
     this.#wanted = true;
     if (this.#driving || this.#closing) return;
+    clearTimeout(this.#alarm);
+    const { engine } = model;
     const loop = async () => {
       try {
         while (this.#wanted && !this.#closing) {
@@ -207,13 +214,22 @@ class Host {
       } finally {
         this.#driving = null;
         this.#flush();
+        this.#setAlarm(model);
       }
     };
     this.#driving = loop();
   }
 
+  /** Those who wait for a reader or for room hear of their deadline too. */
+  #setAlarm(model: LoadedModel): void {
+    const ms = model.engine.untilDeadline();
+    if (this.#closing || ms === Number.POSITIVE_INFINITY) return;
+    this.#alarm = setTimeout(() => this.#drive(model), Math.min(Math.ceil(ms), LONGEST_ALARM_MS));
+  }
+
   async #close(id: number): Promise<void> {
     this.#closing = true;
+    clearTimeout(this.#alarm);
     await this.#opening;
     await this.#driving;
     const closed = new MillraceError("CLOSED", "The model was closed during the call.");

@@ -16,7 +16,7 @@ import type { LowRanks } from "../models/low-rank.js";
 import { readAdapter } from "../models/peft.js";
 import { buildTape, resolveArchitecture } from "../models/resolve.js";
 import type { Limits } from "../scheduler/contract.js";
-import { firstCome } from "../scheduler/first-come.js";
+import { composeScheduler } from "../scheduler/resolve.js";
 import type { Tape } from "../tape/tape.js";
 import { chatFormat } from "../tokenizer/chat.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
@@ -169,7 +169,9 @@ export async function assemble(
 
     const vocabularySize = tape.logits.width;
     const { numLayers, embeddingWidth, architecture } = config;
-    const engine = new Engine({ program, pool, layout, scheduler: firstCome, limits, vocabularySize });
+    const { maxStallMs } = parameters;
+    const schedule = composeScheduler(maxStallMs === undefined ? {} : { maxStallMs });
+    const engine = new Engine({ program, pool, layout, ...schedule, limits, vocabularySize });
     const language = new Language(resolved, vocabularySize);
     const budget = parameters.memoryBytes;
     const used = plan.weightBytes + fit.cacheBytes + fit.scratchBytes;

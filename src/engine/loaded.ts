@@ -17,6 +17,7 @@ import {
 } from "./protocol.js";
 import type { RequestListener } from "./request.js";
 import type { Sessions } from "./sessions.js";
+import type { Standing } from "./standing.js";
 
 interface Ending<T> {
   end(value: T): void;
@@ -76,6 +77,7 @@ export class LoadedModel {
       maxCached: Math.min(prompt.length + maxTokens - 1, this.#maxTokens),
       credit: MAX_UNREAD_PIECES,
       ...this.#adapter(parameters.adapter),
+      ...onEngineClock(parameters.standing),
       listener: {
         emit: (emission) => listener.emit(emission),
         end: (end) => listener.end({ ...end, seed: decoder.seed }),
@@ -154,4 +156,10 @@ export class LoadedModel {
       { tokens: numTokens, context: this.#maxTokens },
     );
   }
+}
+
+/** A standing with its deadline on this thread's clock, which is the engine's. */
+function onEngineClock(standing: Standing = {}): Standing {
+  const { deadline, ...rest } = standing;
+  return deadline === undefined ? rest : { ...rest, deadline: deadline - performance.timeOrigin };
 }

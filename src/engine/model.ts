@@ -7,6 +7,7 @@ import { resolveModelPath } from "../formats/hub.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
 import { parseBytes } from "./bytes.js";
 import { Connection, type EngineThread, startWorker } from "./connection.js";
+import { parseDuration } from "./duration.js";
 import { Generation, type Question } from "./generation.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
 import { type CacheSpec, cacheSpec } from "./policies.js";
@@ -31,6 +32,7 @@ import {
   namedAdapter,
   type PromptInput,
 } from "./questions.js";
+import { STANDING_OPTIONS, type StandingOptions, standing } from "./standing.js";
 
 /** How a model is loaded: what `open` may be told. */
 export interface OpenOptions {
@@ -48,6 +50,12 @@ export interface OpenOptions {
    * cache for `sequences` requests of `context` tokens, which the system backs as it fills.
    */
   readonly memory?: number | string;
+  /**
+   * Longest that an answer under way may wait for its next token because of other requests' prompts: milliseconds, or
+   * "200ms". Prompts then run beside it in chunks of what length this allows, by a cost of steps that is measured all the
+   * time; `usage` tells how well it is kept, and whether this machine can. Default: no bound, and chunks of fixed length.
+   */
+  readonly maxStall?: number | string;
   /** How keys and values are kept. Default: `full()` as "f16". */
   readonly cache?: Partial<CacheSpec>;
   /**
@@ -62,7 +70,7 @@ export interface OpenOptions {
 }
 
 /** How one answer is made: what `Model.generate` may be told. */
-export interface GenerateOptions extends AnswerOptions {
+export interface GenerateOptions extends AnswerOptions, StandingOptions {
   /** One of the adapters that the model was opened with; default: none. */
   readonly adapter?: string;
   /** For conversations: how they are rendered. */
@@ -103,12 +111,18 @@ const OPEN_OPTIONS: readonly (keyof OpenOptions)[] = [
   "context",
   "sequences",
   "memory",
+  "maxStall",
   "cache",
   "adapters",
   "onProgress",
   "signal",
 ];
-const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [...ANSWER_OPTIONS, "adapter", "chat"];
+const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
+  ...ANSWER_OPTIONS,
+  ...STANDING_OPTIONS,
+  "adapter",
+  "chat",
+];
 const BACKENDS: readonly (BackendName | "auto")[] = ["auto", "native", "wasm", "reference", "null"];
 const DEFAULT_SEQUENCES = 4;
 
@@ -213,6 +227,7 @@ export function openParameters(source: string, options: OpenOptions): OpenParame
     ...(threads === undefined ? {} : { threads }),
     ...(context === undefined ? {} : { context }),
     ...(options.memory === undefined ? {} : { memoryBytes: parseBytes(options.memory) }),
+    ...(options.maxStall === undefined ? {} : { maxStallMs: parseDuration(options.maxStall, "maxStall") }),
   };
 }
 
@@ -241,18 +256,20 @@ export class Model implements AsyncDisposable {
    * template renders. Nothing runs until the generation is iterated or its `result` asked for.
    *
    * Throws INVALID_ARGUMENT for unknown or wrong options and INVALID_TOKEN for wrong ids, both at once; what shows
-   * only later ends the iteration: PROMPT_TOO_LONG, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, BAD_LOGITS, ABORTED, CLOSED,
-   * WORKER_CRASHED.
+   * only later ends the iteration: PROMPT_TOO_LONG, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, BAD_LOGITS, DEADLINE_PASSED,
+   * ABORTED, CLOSED, WORKER_CRASHED.
    */
   generate(prompt: PromptInput, options: GenerateOptions = {}): Generation {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
-    const { adapter, chat, ...answer } = options;
+    const { adapter, chat, client: _, priority: __, deadline: ___, ...answer } = options;
+    const standingNow = standing(options);
     const parameters: GenerateParameters = {
       ...answerParameters(answer, this.info.vocabularySize),
       prompt: checkedPrompt(prompt, chat, this.info.vocabularySize),
       ...namedAdapter(adapter, this.info),
     };
-    const ask: Question["ask"] = (onPiece) => this.connection.call("generate", parameters, { onPiece });
+    const ask: Question["ask"] = (onPiece) =>
+      this.connection.call("generate", { ...parameters, standing: standingNow() }, { onPiece });
     return new Generation(this.connection, { ask, answer: parameters }, answer.signal);
   }
 

@@ -13,9 +13,11 @@ import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
 import type { FormatSpec } from "../sampling/grammar/format.js";
 import type { SamplingOptions } from "../sampling/options.js";
+import type { StallReport } from "../scheduler/bound-stall.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { CacheSpec } from "./policies.js";
 import type { RecallSpec } from "./session-recall.js";
+import type { Standing } from "./standing.js";
 
 export interface OpenParameters {
   /** A file or folder on this machine. */
@@ -25,6 +27,7 @@ export interface OpenParameters {
   readonly context?: number;
   readonly sequences: number;
   readonly memoryBytes?: number;
+  readonly maxStallMs?: number;
   readonly cache: CacheSpec;
   /** Folders of adapters by name. */
   readonly adapters?: Readonly<Record<string, string>>;
@@ -114,6 +117,8 @@ export interface AnswerParameters {
 }
 
 export interface GenerateParameters extends AnswerParameters {
+  /** Absent: like any other. */
+  readonly standing?: Standing;
   readonly prompt: Prompt;
 }
 
@@ -146,6 +151,8 @@ export interface EngineUsage extends PoolUsage {
   /** Requests in the line, and under way. */
   readonly waiting: number;
   readonly running: number;
+  /** How the bound on stalls that the model was opened with is kept; null where it was opened without. */
+  readonly stalls: StallReport | null;
 }
 
 /** What became of every token that a session has seen, and what it takes. */

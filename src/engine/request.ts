@@ -1,7 +1,7 @@
 /** A request on its way through the engine, seen by the scheduler as waiting or running. */
 import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
-import type { MillraceError } from "../errors.js";
+import { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
 import type { Place, Task } from "./task.js";
 
@@ -35,6 +35,11 @@ export interface EngineRequest {
   readonly credit: number;
   /** Number of the adapter that it runs with; absent: none. */
   readonly adapter?: number;
+  /** How it stands among others; see `Job` in scheduler/contract.ts. */
+  readonly client?: string;
+  readonly priority?: number;
+  /** On the engine's clock. */
+  readonly deadline?: number;
   readonly listener: RequestListener;
 }
 
@@ -46,10 +51,14 @@ export class Request implements Task {
   readonly pages: number;
   readonly outputs: Outputs;
   readonly adapter?: number;
+  readonly client?: string;
+  readonly priority?: number;
+  readonly deadline?: number;
+  readonly arrivedAt: number;
+  readonly promptTokens: number;
   readonly #decoder: Decoder;
   readonly #listener: RequestListener;
   readonly #maxCached: number;
-  readonly #promptTokens: number;
 
   phase: Phase = "prefill";
   cache: SequenceCache | null = null;
@@ -67,18 +76,22 @@ export class Request implements Task {
   #lastAt = Number.NaN;
 
   /** `pages`: the most that it will ever hold. */
-  constructor(request: EngineRequest, place: Place, pages: number) {
+  constructor(request: EngineRequest, place: Place, pages: number, arrivedAt: number) {
     this.id = request.id;
     this.place = place;
     this.pages = pages;
     this.outputs = request.decoder.outputs;
     this.credit = request.credit;
     if (request.adapter !== undefined) this.adapter = request.adapter;
+    if (request.client !== undefined) this.client = request.client;
+    if (request.priority !== undefined) this.priority = request.priority;
+    if (request.deadline !== undefined) this.deadline = request.deadline;
+    this.arrivedAt = arrivedAt;
     this.#decoder = request.decoder;
     this.#listener = request.listener;
     this.#maxCached = request.maxCached;
     this.#tokens = request.prompt;
-    this.#promptTokens = request.prompt.length;
+    this.promptTokens = request.prompt.length;
   }
 
   /** 0 while its reader is behind. */
@@ -114,14 +127,19 @@ export class Request implements Task {
     }
     if (finish) this.#end(finish);
     else if (next !== null && this.cache!.length < this.#maxCached) this.#follow(next);
-    else if (next !== null) {
-      const rest = this.#decoder.flush();
-      if (rest) this.#listener.emit(rest);
-      this.#end("cache-full");
-    }
+    else if (next !== null) this.#endShort("cache-full");
   }
 
   settle(): void {}
+
+  expire(): void {
+    if (this.cache) this.#endShort("deadline");
+    else {
+      const waited = Math.round(performance.now() - this.#queuedAt);
+      const message = `The request's deadline passed while it waited for its turn, ${waited} ms long. Allow it more time, or let fewer requests wait.`;
+      this.fail(new MillraceError("DEADLINE_PASSED", message, { waitedMs: waited }));
+    }
+  }
 
   cancel(): void {
     this.#end("aborted");
@@ -142,6 +160,13 @@ export class Request implements Task {
     this.#cursor = 0;
   }
 
+  /** Ends before the decoder has: what it held back is said first. */
+  #endShort(finishReason: FinishReason): void {
+    const rest = this.#decoder.flush();
+    if (rest) this.#listener.emit(rest);
+    this.#end(finishReason);
+  }
+
   /** Frees its pages and says what it did. */
   #end(finishReason: FinishReason): void {
     const now = performance.now();
@@ -152,7 +177,7 @@ export class Request implements Task {
     this.#release();
     this.#listener.end({
       finishReason,
-      promptTokens: this.#promptTokens,
+      promptTokens: this.promptTokens,
       generatedTokens: this.#generated,
       queueMs: admittedAt - this.#queuedAt,
       prefillMs: firstAt - admittedAt,

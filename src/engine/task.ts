@@ -36,6 +36,8 @@ export interface Task extends WaitingRequest, RunningRequest {
   accept(logits: Float32Array, now: number): void;
   /** The step that it took part in has been committed. */
   settle(): void;
+  /** Its deadline has passed; `done` from now on. Absent where it never has one. */
+  expire?(): void;
   /** Ends with "aborted"; `done` from now on. */
   cancel(): void;
   /** Ends with `error`, what it took in this step undone where it lives on; `done` from now on. */

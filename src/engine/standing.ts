@@ -1,0 +1,59 @@
+/** Where a request stands among those of others: whose it is, how urgent, and until when it is of use. */
+import { parseDuration } from "./duration.js";
+import { invalid } from "./options.js";
+
+/** What `Model.generate` may be told of a request's standing. None of it changes what is answered, only when. */
+export interface StandingOptions {
+  /**
+   * Whose request this is: a name of your choice. Clients who wait at the same time get equal shares of the model, by
+   * tokens, however many requests each of them sends. Requests without one count together as one client.
+   */
+  readonly client?: string;
+  /**
+   * Higher ones go first; a level that waits long for its turn counts as a higher one, so none is forgotten. Whole
+   * numbers from -100 to 100. Default 0.
+   */
+  readonly priority?: number;
+  /**
+   * How long the answer is of use: milliseconds, or "30s", from when the generation starts. A request that is still
+   * waiting then fails with DEADLINE_PASSED; one that runs ends with what it has said, and finish reason "deadline".
+   * Default: for ever.
+   */
+  readonly deadline?: number | string;
+}
+
+/** The names in `StandingOptions`, to be refused with a caller's own. */
+export const STANDING_OPTIONS: readonly (keyof StandingOptions)[] = ["client", "priority", "deadline"];
+
+const MOST_PRIORITY = 100;
+const MOST_CLIENT = 256;
+
+/** What travels to the worker. */
+export interface Standing {
+  readonly client?: string;
+  readonly priority?: number;
+  /** Milliseconds since the epoch, on the clock that a process's threads share: see `sharedNow`. */
+  readonly deadline?: number;
+}
+
+/** Milliseconds since the epoch; all threads of a process read the same, and it never goes back. */
+export const sharedNow = (): number => performance.timeOrigin + performance.now();
+
+/** Checks at once; what it returns is called when the time begins to run. Throws INVALID_ARGUMENT. */
+export function standing({ client, priority, deadline }: StandingOptions): () => Standing {
+  if (
+    client !== undefined &&
+    !(typeof client === "string" && client !== "" && client.length <= MOST_CLIENT)
+  ) {
+    throw invalid("client", client, `a text of 1 to ${MOST_CLIENT} characters`);
+  }
+  if (priority !== undefined && !(Number.isInteger(priority) && Math.abs(priority) <= MOST_PRIORITY)) {
+    throw invalid("priority", priority, `a whole number from -${MOST_PRIORITY} to ${MOST_PRIORITY}`);
+  }
+  const ms = deadline === undefined ? undefined : parseDuration(deadline, "deadline");
+  return () => ({
+    ...(client === undefined ? {} : { client }),
+    ...(priority === undefined ? {} : { priority }),
+    ...(ms === undefined ? {} : { deadline: sharedNow() + ms }),
+  });
+}
