@@ -1,6 +1,7 @@
 /**
  * Plain decoding: one token per step, sampled from the last row of logits, until a stop condition holds.
  */
+import type { Constraint } from "../sampling/grammar/constraint.js";
 import type { Sample, Sampler, SamplerState } from "../sampling/sampler.js";
 import type { StopMatcher } from "../sampling/stop.js";
 import type { Detokenizer, DetokenizerState } from "../tokenizer/detokenizer.js";
@@ -17,6 +18,8 @@ export interface PlainState {
   /** Text that the stop matcher holds back, and how much of it and before it each of the last tokens gave. */
   readonly stop: string;
   readonly lengths: readonly number[];
+  /** Tokens that the answer's constraint has accepted; only where it has one. */
+  readonly accepted?: readonly number[];
 }
 
 export interface PlainDecoder extends Decoder {
@@ -31,6 +34,8 @@ export interface PlainDecoder extends Decoder {
 
 export interface PlainOptions {
   readonly sampler: Sampler;
+  /** What the sampler is held to: it learns here what was chosen. */
+  readonly constraint?: Constraint;
   /** Tokens before the first generated one; penalties look at them. */
   readonly prompt: Int32Array;
   /** Most tokens to generate; Infinity for no end. At least 1. */
@@ -47,7 +52,7 @@ export interface PlainOptions {
 
 /** Throws INVALID_ARGUMENT for a random state that is none. */
 export function createPlain(options: PlainOptions): PlainDecoder {
-  const { sampler, maxTokens, endIds, detokenizer, stop, state } = options;
+  const { sampler, constraint, maxTokens, endIds, detokenizer, stop, state } = options;
   /** The last ids of prompt and answer: at least the sampler's window, at most twice as many. */
   const context = state
     ? [...state.context]
@@ -129,15 +134,17 @@ export function createPlain(options: PlainOptions): PlainDecoder {
         const last = rest();
         return end(last.text, last.stopped ? "stop-string" : "stop");
       }
+      constraint?.accept(sample.id);
       context.push(sample.id);
       if (context.length > 2 * sampler.window) context.splice(0, context.length - sampler.window);
       const decoded = detokenizer?.push(sample.id) ?? "";
       held.push(sample);
       const { text, stopped } = stop ? watch(stop, decoded) : { text: decoded, stopped: false };
       if (stopped) return end(text, "stop-string");
-      if (generated >= maxTokens) {
+      const complete = constraint?.ended() ?? false;
+      if (complete || generated >= maxTokens) {
         const last = rest();
-        return end(text + last.text, last.stopped ? "stop-string" : "length");
+        return end(text + last.text, last.stopped ? "stop-string" : complete ? "stop" : "length");
       }
       const ready = text !== "" || detokenizer === null;
       return { next: sample.id, emission: ready ? emission(text) : null, finish: null };
@@ -153,6 +160,7 @@ export function createPlain(options: PlainOptions): PlainDecoder {
       detokenizer: detokenizer?.save() ?? null,
       stop: stop?.held ?? "",
       lengths: [...lengths],
+      ...(constraint ? { accepted: [...constraint.accepted] } : {}),
     }),
   };
 }

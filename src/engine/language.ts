@@ -2,6 +2,9 @@
 import { createPlain, type PlainDecoder, type PlainState } from "../decoding/plain.js";
 import { MillraceError } from "../errors.js";
 import { type Candidates, createCandidates } from "../sampling/candidates.js";
+import type { Constraint } from "../sampling/grammar/constraint.js";
+import type { FormatSpec } from "../sampling/grammar/format.js";
+import { Grammars, grammarVocabulary } from "../sampling/grammar/grammars.js";
 import { createSampler } from "../sampling/sampler.js";
 import { createStopMatcher } from "../sampling/stop.js";
 import { type ChatMessage, chatFormat, renderChat } from "../tokenizer/chat.js";
@@ -35,6 +38,7 @@ export class Language {
   readonly #vocabularySize: number;
   /** Shared by all samplers: they run one after another. */
   readonly #candidates: Candidates;
+  readonly #grammars: Grammars;
 
   /** `tokenizer`: where there is none that can be used, what to throw when text is asked for. */
   constructor(tokenizer: Tokenizer | MillraceError, vocabularySize: number) {
@@ -42,6 +46,7 @@ export class Language {
     this.#noTokenizer = tokenizer instanceof MillraceError ? tokenizer : null;
     this.#vocabularySize = vocabularySize;
     this.#candidates = createCandidates(vocabularySize);
+    this.#grammars = new Grammars(() => grammarVocabulary(this.needTokenizer(), vocabularySize));
   }
 
   /** Throws UNSUPPORTED_TOKENIZER where there is no tokenizer. */
@@ -85,25 +90,38 @@ export class Language {
     return this.tokenizer ? chatFormat(this.tokenizer).stop : [];
   }
 
+  /** What holds an answer to `format`, from its beginning or after some tokens of it. Rejects as `Grammars.start`, `encode`. */
+  hold(format: FormatSpec, accepted?: readonly number[]): Promise<Constraint> {
+    return this.#grammars.start(format, accepted);
+  }
+
+  /** Ends what holds answers to formats. */
+  dispose(): Promise<void> {
+    return this.#grammars.dispose();
+  }
+
   /**
    * What samples an answer. `after`: the tokens before it, at least as many of the last as penalties look at.
-   * Throws INVALID_ARGUMENT for options or a state that are none.
+   * `constraint` holds it to its format. Throws INVALID_ARGUMENT for options or a state that are none.
    */
   decoder(
     parameters: Omit<AnswerParameters, "maxTokens"> & { readonly maxTokens: number },
     after: Int32Array,
     state?: PlainState,
+    constraint?: Constraint,
   ): PlainDecoder {
     const { sampling, stop, ignoreEos, maxTokens } = parameters;
     if (stop.length > 0) this.needTokenizer();
     const { tokenizer } = this;
-    const saved = state?.detokenizer;
+    // A format counts every space, the first one too.
+    const begun = state?.detokenizer ?? (constraint ? { atStart: false, tail: [] } : null);
     return createPlain({
-      sampler: createSampler(sampling, this.#vocabularySize, this.#candidates),
+      sampler: createSampler(sampling, this.#vocabularySize, this.#candidates, constraint),
+      ...(constraint ? { constraint } : {}),
       prompt: after,
       maxTokens,
       endIds: ignoreEos ? NO_END : (tokenizer?.eosIds ?? NO_END),
-      detokenizer: tokenizer && createDetokenizer(tokenizer, saved ? { after, state: saved } : { after }),
+      detokenizer: tokenizer && createDetokenizer(tokenizer, begun ? { after, state: begun } : { after }),
       stop: stop.length > 0 ? createStopMatcher(stop) : null,
       ...(state ? { state } : {}),
     });

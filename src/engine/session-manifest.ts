@@ -54,12 +54,22 @@ function makeSchema() {
       .nullable(),
     stop: z.string(),
     lengths: z.array(count),
+    accepted: z.array(count).optional(),
   });
+  const schema = z.boolean().or(z.record(z.string(), z.unknown()));
+  const format = z.discriminatedUnion("type", [
+    z.strictObject({ type: z.literal("json") }),
+    z.strictObject({ type: z.literal("json-schema"), schema, strict: z.boolean().optional() }),
+    z.strictObject({ type: z.literal("grammar"), ebnf: z.string() }),
+    z.strictObject({ type: z.literal("regex"), pattern: z.string() }),
+    z.strictObject({ type: z.literal("structure"), tag: z.string() }),
+  ]);
   const parameters = z.strictObject({
     sampling: z.record(z.string(), z.unknown()),
     maxTokens: number,
     stop: z.array(z.string().min(1)),
     ignoreEos: z.boolean(),
+    format: format.optional(),
   });
   const recallSpec = z.strictObject({
     diskBytes: count,

@@ -10,6 +10,7 @@ import { PROBE_TOKENS, probeLimits } from "../cache/tiers/probe.js";
 import { Recall, type Recalled, type RecallParts } from "../cache/tiers/recall.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
+import type { Constraint } from "../sampling/grammar/constraint.js";
 import type { Limits } from "../scheduler/contract.js";
 import type { Tape } from "../tape/tape.js";
 import { formatBytes } from "./bytes.js";
@@ -129,8 +130,8 @@ export class Sessions {
   readonly #answers = new Map<number, Stream>();
   readonly #appends = new Map<number, Stream>();
   readonly #programs = new Map<string, SharedProgram>();
-  /** Answers for which something is being recalled, and whether they were broken off meanwhile. */
-  readonly #recalling = new Map<number, { broken: boolean }>();
+  /** Answers for which something is being recalled or compiled, and whether they were broken off meanwhile. */
+  readonly #making = new Map<number, { broken: boolean }>();
   /** Tiers whose folders are being removed. */
   readonly #leaving = new Set<Promise<void>>();
   /** Bytes of all sessions' budgets and programs. */
@@ -245,7 +246,15 @@ export class Sessions {
     const entry = await this.#session(session);
     const { stream } = entry;
     const { engine, language, context } = this.#parts;
-    const broken = parameters !== "resume" && (await this.#recallFor(id, entry));
+    const making = { broken: false };
+    this.#making.set(id, making);
+    let constraint: Constraint | null = null;
+    try {
+      if (parameters !== "resume") await this.#recallFor(entry);
+      constraint = await this.#hold(entry, parameters);
+    } finally {
+      this.#making.delete(id);
+    }
     return new Promise((resolve, reject) => {
       const start = () => {
         stream.checkAskable();
@@ -260,12 +269,13 @@ export class Sessions {
         const whole = { ...asked, stop, maxTokens: asked.maxTokens ?? Math.max(1, room) };
         const answer = {
           parameters: whole,
-          decoder: language.decoder(whole, after, saved?.decoder),
+          decoder: language.decoder(whole, after, saved?.decoder, constraint ?? undefined),
           promptTokens: saved?.promptTokens ?? stream.waiting.length,
         };
         this.#answers.set(id, stream);
         const settle = (then: () => void) => {
           this.#answers.delete(id);
+          constraint?.dispose();
           then();
         };
         entry.unfinished = null;
@@ -274,9 +284,12 @@ export class Sessions {
           end: (end) => settle(() => resolve(end)),
           fail: (error) => settle(() => reject(error)),
         });
-        if (broken) stream.breakOff();
+        if (making.broken) stream.breakOff();
       };
-      engine.betweenSteps(start).catch(reject);
+      engine.betweenSteps(start).catch((error: unknown) => {
+        constraint?.dispose();
+        reject(error);
+      });
     });
   }
 
@@ -288,8 +301,8 @@ export class Sessions {
   /** Breaks answer `id` off, or takes back what of append `id` has not been run. Unknown ids are those that have ended. */
   async cancel(id: number): Promise<void> {
     await this.#parts.engine.betweenSteps(() => {
-      const recalling = this.#recalling.get(id);
-      if (recalling) recalling.broken = true;
+      const making = this.#making.get(id);
+      if (making) making.broken = true;
       this.#answers.get(id)?.breakOff();
       this.#appends.get(id)?.abandon(id);
     });
@@ -433,23 +446,28 @@ export class Sessions {
     }
   }
 
-  /** Recalls for answer `id` where the session does so by itself. True where the answer was broken off meanwhile. */
-  async #recallFor(id: number, session: Session): Promise<boolean> {
+  /** Recalls for an answer where the session does so by itself. */
+  async #recallFor(session: Session): Promise<void> {
     const { recall, home, stream } = session;
-    if (!recall || !home.recall?.auto || recall.isEmpty) return false;
-    const recalling = { broken: false };
-    this.#recalling.set(id, recalling);
-    try {
-      // What stands before the question is run without what the question brings back.
-      await stream.idle();
-      await this.#standing(session, async () => {
-        stream.checkAskable();
-        await Questions.recall(home.questions, recall, stream, stream.question);
-      });
-    } finally {
-      this.#recalling.delete(id);
-    }
-    return recalling.broken;
+    if (!recall || !home.recall?.auto || recall.isEmpty) return;
+    // What stands before the question is run without what the question brings back.
+    await stream.idle();
+    await this.#standing(session, async () => {
+      stream.checkAskable();
+      await Questions.recall(home.questions, recall, stream, stream.question);
+    });
+  }
+
+  /** What holds an answer to its format, where it has one. */
+  async #hold(session: Session, parameters: AnswerParameters | "resume"): Promise<Constraint | null> {
+    const { stream, unfinished } = session;
+    const format = parameters === "resume" ? unfinished?.parameters.format : parameters.format;
+    if (!format) return null;
+    const accepted = parameters === "resume" ? unfinished?.decoder.accepted : undefined;
+    return this.#standing(session, () => {
+      stream.checkAskable();
+      return this.#parts.language.hold(format, accepted);
+    });
   }
 
   /** Gives a session whose policy has a tier below it that tier. The session is gone where it cannot be made. */

@@ -2,6 +2,7 @@
  * Composes the steps that the options ask for. The order, and why:
  *
  *   log-probabilities   of the raw logits, before anything touches them
+ *   format              takes away what the answer's format does not allow; what follows judges what is left
  *   logit bias          what the caller wants is part of the model's opinion from here on
  *   repetition, presence, frequency penalties
  *   (temperature 0)     the largest logit is taken here, and the rest does not run
@@ -19,6 +20,7 @@ import {
 } from "./candidates.js";
 import { draw } from "./draw.js";
 import { frequencyPenalty } from "./frequency-penalty.js";
+import { type Constraint, hold } from "./grammar/constraint.js";
 import { greedy } from "./greedy.js";
 import { logitBias } from "./logit-bias.js";
 import { logprobs } from "./logprobs.js";
@@ -72,18 +74,24 @@ export interface Sampler {
 
 /**
  * Throws INVALID_ARGUMENT for options that `validateSamplingOptions` refuses. `candidates` may be shared by samplers
- * that run one after another; without it the sampler makes its own when a step first needs it.
+ * that run one after another; without it the sampler makes its own when a step first needs it. `constraint` says what may
+ * be chosen; whoever samples tells it what was.
  */
 export function createSampler(
   options: SamplingOptions,
   vocabularySize: number,
   candidates?: Candidates,
+  constraint?: Constraint,
 ): Sampler {
   validateSamplingOptions(options, vocabularySize);
   const { penaltyWindow = 64, logprobs: numTop } = options;
   const heat = options.temperature ?? 0;
   const penalties = penaltySteps(options);
-  const changes = options.logitBias === undefined ? penalties : [logitBias(options.logitBias), ...penalties];
+  const changes = [
+    ...(constraint ? [hold(constraint)] : []),
+    ...(options.logitBias === undefined ? [] : [logitBias(options.logitBias)]),
+    ...penalties,
+  ];
   const narrow = heat === 0 ? [] : [temperature(heat), ...truncations(options)];
   let seed = options.seed ?? globalThis.crypto.getRandomValues(new Uint32Array(1))[0]!;
   const random = createRandom(seed);
