@@ -69,7 +69,7 @@ class Host {
         this.#model?.engine.grant(message.id, message.pieces);
         this.#model?.sessions.grant(message.id, message.pieces);
       } else {
-        this.#model?.engine.cancel(message.id);
+        this.#model?.cancel(message.id);
         void this.#model?.sessions.cancel(message.id).then(() => this.#flush());
       }
     } catch (error) {
@@ -85,13 +85,15 @@ class Host {
       case "open":
         this.#opening = this.#open(id, call.parameters);
         break;
-      case "generate":
-        this.#opened().generate(id, call.parameters, {
+      case "generate": {
+        const submitted = this.#opened().generate(id, call.parameters, {
           emit: (piece) => this.#pieces.push({ id, piece }),
           end: (value) => this.#reply(id, value),
           fail: (error) => this.#fail(id, error),
         });
+        if (submitted) this.#submitted(id, submitted);
         break;
+      }
       case "score":
         this.#opened().score(id, call.parameters, {
           end: (value) => this.#reply(id, value),
@@ -239,6 +241,17 @@ class Host {
     this.#reply(id, null);
     this.#flush();
     this.#port.close();
+  }
+
+  /** Runs request `id` once it has been submitted. */
+  async #submitted(id: number, submitted: Promise<void>): Promise<void> {
+    try {
+      await submitted;
+    } catch (error) {
+      this.#fail(id, error);
+    }
+    this.#flush();
+    if (this.#model) this.#drive(this.#model);
   }
 
   #reply<N extends CallName>(id: number, value: Calls[N]["result"]): void {

@@ -4,6 +4,8 @@
  */
 import { createScorer } from "../decoding/score.js";
 import { MillraceError } from "../errors.js";
+import type { Constraint } from "../sampling/grammar/constraint.js";
+import type { FormatSpec } from "../sampling/grammar/format.js";
 import type { Engine } from "./engine.js";
 import type { Language } from "./language.js";
 import {
@@ -43,6 +45,8 @@ export class LoadedModel {
   readonly #language: Language;
   readonly #maxTokens: number;
   readonly #dispose: () => Promise<void>;
+  /** Generations whose format is being compiled, and whether they were cancelled meanwhile. */
+  readonly #starting = new Map<number, { cancelled: boolean }>();
 
   constructor({ engine, sessions, language, info, maxTokens, dispose }: LoadedParts) {
     this.engine = engine;
@@ -54,36 +58,71 @@ export class LoadedModel {
   }
 
   /**
-   * Submits a generation. Throws INVALID_ARGUMENT for options that are none, UNSUPPORTED_TOKENIZER for text where the
-   * file has no tokenizer, BAD_TEMPLATE, INVALID_TOKEN, and PROMPT_TOO_LONG where no token of an answer would fit.
+   * Submits a generation: at once, or where it has a format, when that is compiled. Throws INVALID_ARGUMENT for options
+   * that are none, UNSUPPORTED_TOKENIZER for text where the file has no tokenizer, BAD_TEMPLATE, INVALID_TOKEN, and
+   * PROMPT_TOO_LONG where no token of an answer would fit; rejects as `Language.hold`.
    */
   generate(
     id: number,
     parameters: GenerateParameters,
     listener: Ending<GenerationEnd> & Pick<RequestListener, "emit">,
-  ): void {
+  ): void | Promise<void> {
     const prompt = this.#language.encode(parameters.prompt);
     const isConversation = typeof parameters.prompt === "object" && "messages" in parameters.prompt;
     const stop = isConversation ? [...parameters.stop, ...this.#language.turnEnds()] : parameters.stop;
     this.#checkRoom(prompt.length);
     const room = this.#maxTokens - prompt.length + 1;
     const maxTokens = parameters.maxTokens ?? (room === Infinity ? this.info.context : room);
-    const decoder = this.#language.decoder({ ...parameters, stop, maxTokens }, prompt);
-    this.engine.submit({
-      id,
-      prompt,
-      decoder,
-      // The last token of an answer is never run.
-      maxCached: Math.min(prompt.length + maxTokens - 1, this.#maxTokens),
-      credit: MAX_UNREAD_PIECES,
-      ...this.#adapter(parameters.adapter),
-      ...onEngineClock(parameters.standing),
-      listener: {
-        emit: (emission) => listener.emit(emission),
-        end: (end) => listener.end({ ...end, seed: decoder.seed }),
-        fail: (error) => listener.fail(error),
-      },
-    });
+    const submit = (constraint?: Constraint) => {
+      const whole = { ...parameters, stop, maxTokens };
+      const decoder = this.#language.decoder(whole, prompt, undefined, constraint);
+      this.engine.submit({
+        id,
+        prompt,
+        decoder,
+        // The last token of an answer is never run.
+        maxCached: Math.min(prompt.length + maxTokens - 1, this.#maxTokens),
+        credit: MAX_UNREAD_PIECES,
+        ...this.#adapter(parameters.adapter),
+        ...onEngineClock(parameters.standing),
+        listener: {
+          emit: (emission) => listener.emit(emission),
+          end: (end) => {
+            constraint?.dispose();
+            listener.end({ ...end, seed: decoder.seed });
+          },
+          fail: (error) => {
+            constraint?.dispose();
+            listener.fail(error);
+          },
+        },
+      });
+    };
+    return parameters.format ? this.#submitHeld(id, parameters.format, submit) : submit();
+  }
+
+  /** Ends generation `id` with "aborted"; unknown ids are those that have ended. */
+  cancel(id: number): void {
+    const starting = this.#starting.get(id);
+    if (starting) starting.cancelled = true;
+    else this.engine.cancel(id);
+  }
+
+  async #submitHeld(id: number, format: FormatSpec, submit: (constraint: Constraint) => void): Promise<void> {
+    const starting = { cancelled: false };
+    this.#starting.set(id, starting);
+    try {
+      const constraint = await this.#language.hold(format);
+      try {
+        submit(constraint);
+      } catch (error) {
+        constraint.dispose();
+        throw error;
+      }
+    } finally {
+      this.#starting.delete(id);
+    }
+    if (starting.cancelled) this.engine.cancel(id);
   }
 
   /**
@@ -138,8 +177,9 @@ export class LoadedModel {
   }
 
   /** Frees everything; the engine must be idle. */
-  dispose(): Promise<void> {
-    return this.#dispose();
+  async dispose(): Promise<void> {
+    await this.#language.dispose();
+    await this.#dispose();
   }
 
   /** The request's adapter by number. Names were checked where the call was made. */
