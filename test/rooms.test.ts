@@ -19,6 +19,7 @@ const FLOORS: readonly (readonly string[])[] = [
   ["train"],
   ["evaluate"],
   ["index.ts"],
+  ["ai-sdk", "server"],
   ["cli"],
 ];
 
