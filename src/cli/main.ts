@@ -7,6 +7,7 @@ import { endWithReader } from "./terminal.js";
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import("./run.js")).runCommand(),
   chat: async () => (await import("./chat.js")).chatCommand(),
+  serve: async () => (await import("./serve.js")).serveCommand(),
   inspect: async () => (await import("./inspect.js")).inspectCommand(),
   heads: async () => (await import("./heads.js")).headsCommand(),
   train: async () => (await import("./train.js")).trainCommand(),
@@ -22,6 +23,7 @@ Start here:
   millrace inspect model.gguf                          what a file holds
   millrace run model.gguf --prompt "Once upon a time"
   millrace chat hf:owner/repo                          downloads it first, once
+  millrace serve model.gguf                            for OpenAI's clients
 
 MILLRACE_MODEL names the model for commands that are given none.`;
 

@@ -1,0 +1,181 @@
+/** The server as one Hono application: every route, and what every request goes through before and after. */
+import { getConnInfo } from "@hono/node-server/conninfo";
+import { OpenAPIHono } from "@hono/zod-openapi";
+import type { MiddlewareHandler } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { cors } from "hono/cors";
+import { requestId } from "hono/request-id";
+import { routePath } from "hono/route";
+import type { ServerContext, ServerEnv, ServerRequest } from "./context.js";
+import { ApiError, fromZod, toApiError } from "./errors.js";
+import { newId } from "./identity.js";
+import { addChat } from "./routes/chat.js";
+import { addCompletions } from "./routes/completions.js";
+import { addEmbeddings } from "./routes/embeddings.js";
+import { addHealth } from "./routes/health.js";
+import { addModels } from "./routes/models.js";
+import { addSessions } from "./routes/sessions.js";
+import { VERSION } from "./version.js";
+import { gone } from "./work.js";
+
+export type ServerApp = OpenAPIHono<ServerEnv>;
+
+/** Owner of all sessions where there are no keys. */
+const EVERYBODY = "everybody";
+
+/** Paths that answer without a key. */
+const OPEN_PATHS: readonly string[] = ["/health", "/openapi.json"];
+/** Paths that answer also while the server comes to rest, or has too much to do. */
+const WATCHING_PATHS: readonly string[] = [...OPEN_PATHS, "/metrics"];
+
+/** An application that answers with `context`'s models. It listens to nothing: see serve.ts. */
+export function createApp(context: ServerContext): ServerApp {
+  const app: ServerApp = new OpenAPIHono<ServerEnv>({
+    defaultHook: (result) => {
+      if (!result.success) throw fromZod(result.error, "data" in result ? result.data : undefined);
+    },
+  });
+  app.onError((error, c) => {
+    const failure = toApiError(error);
+    if (failure.status >= 500) note(c, failure);
+    for (const [name, value] of Object.entries(failure.headers)) c.header(name, value);
+    return c.json(failure.body, failure.status);
+  });
+  app.notFound((c) => {
+    const failure = new ApiError(404, "unknown_url", `Nothing answers ${c.req.method} ${c.req.path}.`);
+    return c.json(failure.body, failure.status);
+  });
+
+  app.use(requestId({ generator: () => newId("req_"), limitLength: 128 }));
+  if (context.origins.length > 0) app.use(crossOrigin(context.origins));
+  app.use(asWork(context), knownHost(context), limitedBody(context), allowed(context));
+
+  addHealth(app, context);
+  addModels(app, context);
+  addChat(app, context);
+  addCompletions(app, context);
+  addSessions(app, context);
+  addEmbeddings(app);
+  addDocument(app);
+  return app;
+
+  function note(c: ServerRequest, failure: ApiError): void {
+    const { cause } = failure;
+    context.logger.error(
+      { request: c.get("requestId"), err: cause instanceof Error ? cause : failure },
+      "failed",
+    );
+  }
+}
+
+/** Counts, logs and watches over each request. */
+function asWork({ works, metrics, logger }: ServerContext): MiddlewareHandler<ServerEnv> {
+  return async (c, next) => {
+    if (WATCHING_PATHS.includes(c.req.path)) return next();
+    const id = c.get("requestId");
+    const work = works.begin(id, ({ ms, notes, failure, reason }) => {
+      const route = routePath(c, -1);
+      const { status } = c.res;
+      metrics.request(route, status, ms);
+      const ended = failure ?? reason;
+      logger.info({
+        request: id,
+        client: c.get("client"),
+        method: c.req.method,
+        path: c.req.path,
+        status,
+        ms: Math.round(ms * 10) / 10,
+        ...notes,
+        ...(ended ? { ended: ended.code } : {}),
+      });
+    });
+    c.set("work", work);
+    const { signal } = c.req.raw;
+    const onGone = () => work.abort(gone());
+    signal.addEventListener("abort", onGone, { once: true });
+    try {
+      await next();
+    } finally {
+      if (!work.streams) {
+        signal.removeEventListener("abort", onGone);
+        work.end();
+      }
+    }
+  };
+}
+
+/**
+ * Refuses names that the server does not go by. A page elsewhere can make its own name point at this machine, and would
+ * then be of the same origin as the server.
+ */
+function knownHost({ hosts }: ServerContext): MiddlewareHandler<ServerEnv> {
+  return async (c, next) => {
+    const host = new URL(c.req.url).hostname;
+    if (hosts !== null && !hosts.includes(host)) {
+      throw new ApiError(
+        403,
+        "unknown_host",
+        `This server does not go by the name '${host}'; see --allow-host.`,
+      );
+    }
+    await next();
+  };
+}
+
+function limitedBody({ limits: { bodyBytes } }: ServerContext): MiddlewareHandler<ServerEnv> {
+  return bodyLimit({
+    maxSize: bodyBytes,
+    onError: () => {
+      throw new ApiError(413, "body_too_large", `The body of the request has more than ${bodyBytes} bytes.`, {
+        details: { limit: bodyBytes },
+      });
+    },
+  });
+}
+
+/** Who asks, and whether they may now. */
+function allowed({ keys, requestRate, tokenRate }: ServerContext): MiddlewareHandler<ServerEnv> {
+  return async (c, next) => {
+    if (OPEN_PATHS.includes(c.req.path)) return next();
+    const key = keys?.client(c.req.header("authorization"));
+    const client = key ?? addressOf(c);
+    c.set("client", client);
+    c.set("owner", key ?? EVERYBODY);
+    if (c.req.path.startsWith("/v1/")) {
+      tokenRate?.check(client);
+      requestRate?.check(client);
+      requestRate?.use(client, 1);
+      for (const limit of [requestRate, tokenRate]) {
+        for (const [name, value] of Object.entries(limit?.headers(client) ?? {})) c.header(name, value);
+      }
+    }
+    await next();
+  };
+}
+
+/** The address at the other end; none where the request came from within. */
+function addressOf(c: ServerRequest): string {
+  return c.env?.incoming ? (getConnInfo(c).remote.address ?? "unknown") : "local";
+}
+
+function crossOrigin(origins: readonly string[]): MiddlewareHandler<ServerEnv> {
+  return cors({
+    origin: origins.includes("*") ? "*" : [...origins],
+    allowHeaders: ["Authorization", "Content-Type", "X-Request-Id"],
+    exposeHeaders: ["X-Request-Id"],
+    maxAge: 600,
+  });
+}
+
+function addDocument(app: ServerApp): void {
+  app.openAPIRegistry.registerComponent("securitySchemes", "key", { type: "http", scheme: "bearer" });
+  app.doc31("/openapi.json", {
+    openapi: "3.1.0",
+    info: {
+      title: "Millrace",
+      version: VERSION,
+      description: "Language models on endless streams in bounded memory.",
+    },
+    security: [{ key: [] }],
+  });
+}

@@ -1,0 +1,46 @@
+/** All that a server is made of: what its routes read. */
+import type { HttpBindings } from "@hono/node-server";
+import type { Context } from "hono";
+import type { Logger } from "pino";
+import type { KeyRing } from "./keys.js";
+import type { Metrics } from "./metrics.js";
+import type { ServedModels } from "./models.js";
+import type { ServerLimits } from "./options.js";
+import type { RateLimit } from "./rate-limit.js";
+import type { SessionStore } from "./sessions.js";
+import type { Work, Works } from "./work.js";
+
+export interface ServerContext {
+  readonly models: ServedModels;
+  /** Null: anybody who can reach the server may ask. */
+  readonly keys: KeyRing | null;
+  /** Per client; null: no limit. */
+  readonly requestRate: RateLimit | null;
+  readonly tokenRate: RateLimit | null;
+  readonly works: Works;
+  readonly sessions: SessionStore;
+  readonly metrics: Metrics;
+  readonly logger: Logger;
+  /** Put prompts into the log too. */
+  readonly logPrompts: boolean;
+  readonly limits: ServerLimits;
+  /** Origins whose pages may ask; "*" is all. */
+  readonly origins: readonly string[];
+  /** Names that the server may be asked by; null: any. Keeps pages from elsewhere away from a server on this machine. */
+  readonly hosts: readonly string[] | null;
+}
+
+/** What the middleware of app.ts puts beside a request. */
+export interface ServerEnv {
+  Variables: {
+    requestId: string;
+    /** The key, or the address: whom limits count for. */
+    client: string;
+    /** The key, or everybody where there are none: whom sessions belong to. */
+    owner: string;
+    work: Work;
+  };
+  Bindings: Partial<HttpBindings>;
+}
+
+export type ServerRequest = Context<ServerEnv>;

@@ -1,0 +1,65 @@
+/** A server from models and options: the context with its defaults, and the application on top of it. */
+import { type Logger, pino } from "pino";
+import type { Model } from "../index.js";
+import { createApp, type ServerApp } from "./app.js";
+import type { ServerContext } from "./context.js";
+import { KeyRing } from "./keys.js";
+import { Metrics } from "./metrics.js";
+import { ServedModels } from "./models.js";
+import { DEFAULT_LIMITS, type ServerLimits } from "./options.js";
+import { RateLimit } from "./rate-limit.js";
+import { SessionStore } from "./sessions.js";
+import { Works } from "./work.js";
+
+export interface ServerOptions {
+  /** Accepted API keys; none: anybody may ask. */
+  readonly keys?: readonly string[];
+  readonly limits?: Partial<ServerLimits>;
+  /** Origins whose pages may ask; "*" is all. Default: none but the server's own. */
+  readonly origins?: readonly string[];
+  /** Names that the server may be asked by. Default: any. */
+  readonly hosts?: readonly string[];
+  /** Folder in which sessions are saved. Default: they cannot be. */
+  readonly sessionFolder?: string;
+  /** Default: nothing is logged. */
+  readonly logger?: Logger;
+  /** Put prompts into the log too. Default false. */
+  readonly logPrompts?: boolean;
+}
+
+export interface Server {
+  readonly app: ServerApp;
+  readonly context: ServerContext;
+}
+
+/** The first of `models`, each under a name of its own, also goes by "default". They stay the caller's to close. */
+export function createServer(
+  models: readonly { readonly name: string; readonly model: Model }[],
+  options: ServerOptions = {},
+): Server {
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const { keys = [], origins = [], hosts, sessionFolder, logger, logPrompts = false } = options;
+  const { requestsPerMinute, tokensPerMinute } = limits;
+  const served = new ServedModels(models);
+  const metrics = new Metrics();
+  const works = new Works(limits);
+  const sessions = new SessionStore(limits, sessionFolder ?? null);
+  metrics.watchModels(served.list);
+  metrics.watch("http_requests_open", "Requests under way.", () => works.size);
+  metrics.watch("sessions", "Sessions that clients hold.", () => sessions.size);
+  const context: ServerContext = {
+    models: served,
+    keys: keys.length === 0 ? null : new KeyRing(keys),
+    requestRate: requestsPerMinute === null ? null : new RateLimit("requests", requestsPerMinute),
+    tokenRate: tokensPerMinute === null ? null : new RateLimit("tokens", tokensPerMinute),
+    works,
+    sessions,
+    metrics,
+    logger: logger ?? pino({ level: "silent" }),
+    logPrompts,
+    limits,
+    origins,
+    hosts: hosts ?? null,
+  };
+  return { app: createApp(context), context };
+}

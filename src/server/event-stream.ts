@@ -1,0 +1,99 @@
+/** Server-sent events that go as fast as their reader, and no faster. */
+import { type ApiError, toApiError } from "./errors.js";
+import { gone, type Work } from "./work.js";
+
+/** A line that keeps proxies and clients from giving up comes where nothing else came for so long, in milliseconds. */
+const HEARTBEAT_MS = 15_000;
+/** How long the first event may hold back the status of the answer, so that what is refused at once has its own. */
+const STATUS_MS = 1000;
+
+export const STREAM_HEADERS = {
+  "Content-Type": "text/event-stream; charset=utf-8",
+  "Cache-Control": "no-cache",
+  // Proxies of the nginx kind would gather events otherwise.
+  "X-Accel-Buffering": "no",
+} as const;
+
+/** One event that holds `value`. */
+export const event = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`;
+/** What OpenAI's streams end with. */
+export const DONE = "data: [DONE]\n\n";
+
+const HEARTBEAT = ": still here\n\n";
+
+/**
+ * `events` as the body of an answer. An event is asked for when the reader has taken the one before; `work` ends with the
+ * stream, and is aborted when its reader goes away. What fails before the first event, within a second, is thrown; later,
+ * it is the stream's last event.
+ */
+export async function eventStream(
+  work: Work,
+  events: AsyncGenerator<string, void>,
+): Promise<ReadableStream<Uint8Array>> {
+  const encoder = new TextEncoder();
+  let next: Promise<IteratorResult<string, void>> | null = events.next();
+  await within(STATUS_MS, next);
+  work.stream();
+  let controller: ReadableStreamDefaultController<Uint8Array>;
+  let reading = false;
+  let ended = false;
+
+  const say = (text: string) => controller.enqueue(encoder.encode(text));
+  const end = (failure: ApiError | null) => {
+    if (ended) return;
+    ended = true;
+    if (failure) say(event(failure.body));
+    controller.close();
+    work.end(failure);
+  };
+  // A reader that stands still would never learn of it.
+  const onAbort = () => {
+    if (!reading) end(work.reason);
+  };
+  work.signal.addEventListener("abort", onAbort);
+
+  return new ReadableStream<Uint8Array>(
+    {
+      start(given) {
+        controller = given;
+      },
+      async pull() {
+        reading = true;
+        next ??= events.next();
+        try {
+          const came = await within(HEARTBEAT_MS, next);
+          if (ended) return;
+          if (came === null) return say(HEARTBEAT);
+          next = null;
+          if (came.done) end(null);
+          else say(came.value);
+        } catch (error) {
+          end(work.reason ?? toApiError(error));
+        } finally {
+          reading = false;
+        }
+      },
+      async cancel() {
+        ended = true;
+        const reason = gone();
+        work.abort(reason);
+        await events.return().catch(() => {});
+        work.end(work.reason);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** What `promise` comes to, or null where it takes longer than `ms`. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(resolve, ms, null);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
