@@ -130,6 +130,11 @@ export type Scope = "model" | "layer" | "head";
 export interface CachePolicy {
   /** Name and options in one canonical line, e.g. "window(tokens=512)"; policies with one id behave alike. */
   readonly id: string;
+  /**
+   * Whether every token stays where it was stored, unchanged, for good: full pages of two streams that begin alike are
+   * then alike, and can be shared. Default false.
+   */
+  readonly keepsAll?: boolean;
   /** Which of the lanes that have this policy decide together. Default "model". */
   readonly per?: Scope;
   /** First tokens of the stream that get a segment of their own; where plans settle, room for all that are settled. Default 0. */

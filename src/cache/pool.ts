@@ -12,6 +12,12 @@ export interface PoolUsage {
   readonly pageBytes: number;
 }
 
+/** Who holds pages that it can do without. */
+export interface Reclaimer {
+  /** Gives pages up until `count` more are free, or nothing is left to give up. Returns whether it gave any up. */
+  reclaim(count: number): boolean;
+}
+
 /**
  * All pages of a model's caches: one region of backend memory, allocated once, cut into pages of equal size that are
  * reference-counted. Its size is the hard budget: no page exists outside it.
@@ -25,6 +31,8 @@ export class KvPool implements Disposable {
   readonly #free: Int32Array;
   #numFree: number;
   readonly #references: Int32Array;
+  /** Is asked for pages before any is refused. */
+  reclaimer: Reclaimer | null = null;
   /** Pages from this one on were never taken: still zero as the backend gave them. */
   #untouched = 0;
   #shared = 0;
@@ -85,6 +93,15 @@ export class KvPool implements Disposable {
         `free; end other sequences, choose a policy that keeps less, or raise the cache budget.`,
       { needed, free, pages: this.numPages, pageBytes: this.pageBytes },
     );
+  }
+
+  /**
+   * Has pages given up that nobody needs, where fewer are free than will be taken. Returns whether any were: who else
+   * held them may now hold them alone.
+   */
+  makeRoom({ taken, returned }: { readonly taken: number; readonly returned: number }): boolean {
+    const short = taken - returned - this.#numFree;
+    return short > 0 && this.reclaimer !== null && this.reclaimer.reclaim(short);
   }
 
   /** Fills `into` with fresh pages, zeroed and held once. Throws OUT_OF_BUDGET before taking any. */

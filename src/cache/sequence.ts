@@ -193,7 +193,11 @@ export class SequenceCache implements Disposable {
     this.#checkPositions(positions);
     const count = positions.length;
     const first = positions[0]!;
-    const need = this.#stage(count, first);
+    let need = this.#stage(count, first);
+    if (this.#pool.makeRoom(need)) {
+      this.#rollback();
+      need = this.#stage(count, first);
+    }
     try {
       this.#pool.require(need.taken, need.returned);
       for (const { table } of this.#groups) table.reserve();
@@ -296,6 +300,29 @@ export class SequenceCache implements Disposable {
   /** Attends a tier's table of lent tokens with a group's own, from the next step on; null ends that. */
   attend(group: number, lent: KvView | null): void {
     this.#groups[group]!.table.view.next = lent;
+  }
+
+  /**
+   * Takes over the stream's next `tokens` tokens on pages, [rows, lanes] by group, that hold them already, as if they
+   * had been run here. Only where every policy keeps all (`CachePolicy.keepsAll`) and no row of a table has a free slot:
+   * INTERNAL otherwise.
+   */
+  adopt(pages: readonly Int32Array[], tokens: number): void {
+    this.#checkOpen();
+    for (const [g, { table }] of this.#groups.entries()) table.adopt(pages[g]!, tokens);
+    this.#nextPosition += tokens;
+  }
+
+  /** Pages, as above, of the tokens at positions `from` to `end`; at `from` a row of every table begins. */
+  pagesOf(from: number, end: number): Int32Array[] {
+    this.#checkOpen();
+    return this.#groups.map(({ table }) => table.pagesOf(from, end));
+  }
+
+  /** Holds `pages`, as above, which have the same contents, instead of its own from position `from` on. */
+  exchange(from: number, pages: readonly Int32Array[]): void {
+    this.#checkOpen();
+    for (const [g, { table }] of this.#groups.entries()) table.exchange(from, pages[g]!);
   }
 
   /** A second sequence with the same tokens; pages are shared until either writes to them. Listeners stay here. */

@@ -444,6 +444,59 @@ export class LaneTable {
     return fork;
   }
 
+  /**
+   * Takes over rows that hold the stream's next `tokens` tokens, at the positions after the last one: `pages` [rows,
+   * lanes] are held once more, and copied before anything is written to them. Only where no row has a free slot, and
+   * before any plan has taken anything out. Throws INTERNAL otherwise, OUT_OF_BUDGET where the backend refuses.
+   */
+  adopt(pages: Int32Array, tokens: number): void {
+    const segment = this.#segments[1]!;
+    const rows = Math.ceil(tokens / this.#pageTokens);
+    if (segment.room > 0 || this.length !== this.#seen || rows * this.#lanes !== pages.length) {
+      throw new MillraceError("INTERNAL", `A table cannot take over ${tokens} tokens on ${pages.length} pages here.`);
+    }
+    this.#reserve(this.#numRows + rows);
+    this.#map();
+    this.#pool.retain(pages);
+    this.#pageIds.set(pages, this.numPages);
+    for (let left = tokens; left > 0; left -= this.#pageTokens) {
+      const row = this.#enterRow(1);
+      for (let i = 0; i < Math.min(left, this.#pageTokens); i++) {
+        const slot = row * this.#pageTokens + i;
+        this.#positions[slot] = this.#seen++;
+        this.#fill(row, slot);
+        this.#older[slot] = this.#newest;
+        this.#newer[slot] = NONE;
+        this.#link(slot);
+      }
+      if (this.#used[row] === this.#pageTokens) segment.open.pop();
+    }
+    this.#settle();
+  }
+
+  /** Pages [rows, lanes] of the tokens at positions `from` to `end`, where a row begins at `from`; a copy. */
+  pagesOf(from: number, end: number): Int32Array {
+    this.#checkStraight(from);
+    const [first, last] = [from / this.#pageTokens, Math.ceil(end / this.#pageTokens)];
+    return this.#pageIds.slice(first * this.#lanes, last * this.#lanes);
+  }
+
+  /** Holds `pages` [rows, lanes], which have the same contents, instead of its own from position `from` on. */
+  exchange(from: number, pages: Int32Array): void {
+    this.#checkStraight(from);
+    const first = (from / this.#pageTokens) * this.#lanes;
+    this.#pool.retain(pages);
+    this.#pool.release(this.#pageIds.subarray(first, first + pages.length));
+    this.#pageIds.set(pages, first);
+  }
+
+  /** Throws INTERNAL unless a row begins with position `from`, as all do where tokens came one by one and none went. */
+  #checkStraight(from: number): void {
+    this.#map();
+    if (from % this.#pageTokens === 0 && this.#positions[from] === from) return;
+    throw new MillraceError("INTERNAL", `No row of the table begins with position ${from}.`, { from });
+  }
+
   /** The table's state and views of its memory, valid until it changes. */
   parts(): TableParts {
     this.#map();
@@ -779,7 +832,12 @@ export class LaneTable {
     const row = this.#numRows;
     this.#reserve(row + 1);
     this.#pool.take(this.#pageIds.subarray(row * this.#lanes, (row + 1) * this.#lanes));
-    this.#numRows++;
+    return this.#enterRow(index);
+  }
+
+  /** Counts the row whose pages stand behind all others. */
+  #enterRow(index: number): number {
+    const row = this.#numRows++;
     this.#positions.fill(NONE, row * this.#pageTokens, (row + 1) * this.#pageTokens);
     const segment = this.#segments[index]!;
     this.#rotations[row] = segment.rotation;

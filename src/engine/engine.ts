@@ -29,8 +29,6 @@ export class Engine {
   readonly #byId = new Map<number, Task>();
   readonly #requests = new Map<number, Request>();
   readonly #batchers = new WeakMap<Place, Batcher>();
-  /** Pages that running requests may still need, held or not. */
-  #reserved = 0;
   /** A step is in the backend's hands: what takes part in it cannot be freed. */
   #underWay = false;
   /** What waits for the end of the step under way. */
@@ -45,11 +43,18 @@ export class Engine {
   }
 
   usage(): EngineUsage {
+    const pool = this.#parts.pool.usage();
+    const prefix = this.#parts.prefix?.usage() ?? null;
+    const evictable = prefix?.evictable ?? 0;
     return {
-      ...this.#parts.pool.usage(),
+      ...pool,
+      free: pool.free + evictable,
+      used: pool.used - evictable,
+      shared: prefix?.shared ?? pool.shared,
       waiting: this.#waiting.length,
       running: this.#running.length,
       stalls: this.#parts.stalls?.() ?? null,
+      prefix,
     };
   }
 
@@ -140,10 +145,12 @@ export class Engine {
    */
   async step(): Promise<boolean> {
     const startedAt = this.#clock();
+    const numWaiting = this.#waiting.length;
     const batches = this.#schedule(startedAt);
     if (batches.size === 0) {
       this.#steppedAt = Number.NaN;
-      return false;
+      // Where some were admitted, the next plan may have more to go on.
+      return this.#waiting.length < numWaiting;
     }
     this.#underWay = true;
     try {
@@ -162,12 +169,13 @@ export class Engine {
 
   /** Admits whom the plan admits, and finds the tasks that its work is for, by where they run. */
   #schedule(now: number): Map<Place, Share[]> {
-    const { scheduler, limits, pool } = this.#parts;
+    const { scheduler, limits } = this.#parts;
+    for (const task of [...this.#running]) this.#attempt(task, () => task.look?.());
     const queue: Queue = {
       waiting: this.#waiting,
       running: this.#running,
       limits,
-      freePages: pool.numPages - this.#reserved,
+      freePages: this.#freePages(),
       now,
       sinceStep: Number.isNaN(this.#steppedAt) ? 0 : now - this.#steppedAt,
     };
@@ -181,17 +189,25 @@ export class Engine {
       const task = this.#byId.get(id)!;
       remove(this.#waiting, task);
       this.#running.push(task);
-      this.#reserved += task.pages;
-      task.admit();
+      this.#attempt(task, () => task.admit());
     }
     const batches = new Map<Place, Share[]>();
     for (const { id, tokens, outputs } of plan.work) {
-      const task = this.#byId.get(id)!;
+      const task = this.#byId.get(id);
+      // Of those admitted together that begin alike, one runs and the others wait for it.
+      if (!task || task.pending === 0) continue;
       const batch = batches.get(task.place);
       if (batch) batch.push({ task, tokens, outputs });
       else batches.set(task.place, [{ task, tokens, outputs }]);
     }
     return batches;
+  }
+
+  /** Pages that are not in use, nor promised to anybody who runs. */
+  #freePages(): number {
+    const { pool, prefix } = this.#parts;
+    const promised = this.#running.reduce((sum, { pages }) => sum + pages, 0);
+    return pool.numPages - (prefix?.referenced ?? 0) - promised;
   }
 
   #batcher(place: Place): Batcher {
@@ -213,7 +229,8 @@ export class Engine {
       const end = row + outputs;
       if (task.cancelled) this.#cancel(task);
       for (; row < end && this.#byId.has(task.id); row++) {
-        this.#accept(task, logits.subarray(row * vocabularySize, (row + 1) * vocabularySize), now);
+        const logitsOfRow = logits.subarray(row * vocabularySize, (row + 1) * vocabularySize);
+        this.#attempt(task, () => task.accept(logitsOfRow, now));
       }
       if (this.#byId.has(task.id)) task.settle();
       if (task.done) this.#leave(task);
@@ -221,9 +238,10 @@ export class Engine {
     }
   }
 
-  #accept(task: Task, logits: Float32Array, now: number): void {
+  /** A task that fails takes nobody with it. */
+  #attempt(task: Task, action: () => void): void {
     try {
-      task.accept(logits, now);
+      action();
     } catch (error) {
       this.#fail(task, MillraceError.from(error));
     }
@@ -242,7 +260,7 @@ export class Engine {
     if (!this.#byId.delete(task.id)) return false;
     this.#requests.delete(task.id);
     remove(this.#waiting, task);
-    if (remove(this.#running, task)) this.#reserved -= task.pages;
+    remove(this.#running, task);
     return true;
   }
 

@@ -36,7 +36,12 @@ export interface GenerationResult {
   readonly finishReason: FinishReason;
   /** The seed in use: give it again, with the same options and backend, for the same answer. */
   readonly seed: number;
-  readonly usage: { readonly promptTokens: number; readonly generatedTokens: number };
+  /** `cachedTokens` of the prompt's tokens another request had run before: they were taken over, not run again. */
+  readonly usage: {
+    readonly promptTokens: number;
+    readonly cachedTokens: number;
+    readonly generatedTokens: number;
+  };
   /** Milliseconds: waiting for room; prompt until the first token; first token until the last. */
   readonly timings: { readonly queueMs: number; readonly prefillMs: number; readonly decodeMs: number };
   /** What the cache did with every token that it saw. */
@@ -150,15 +155,24 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
 
   async #whole(): Promise<GenerationResult> {
     const { end } = this.#start();
-    const { finishReason, seed, promptTokens, generatedTokens, queueMs, prefillMs, decodeMs, cache } =
-      await end;
+    const {
+      finishReason,
+      seed,
+      promptTokens,
+      cachedTokens,
+      generatedTokens,
+      queueMs,
+      prefillMs,
+      decodeMs,
+      cache,
+    } = await end;
     return {
       text: this.#text,
       tokens: this.#tokens,
       ...(this.#question.answer.sampling.logprobs === undefined ? {} : { scores: this.#scores }),
       finishReason,
       seed,
-      usage: { promptTokens, generatedTokens },
+      usage: { promptTokens, cachedTokens, generatedTokens },
       timings: { queueMs, prefillMs, decodeMs },
       cache,
     };

@@ -7,6 +7,7 @@ import { chooseAuto } from "../cache/policies/auto.js";
 import type { HeadScores } from "../cache/policies/razor.js";
 import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { KvPool } from "../cache/pool.js";
+import { PrefixTree } from "../cache/prefix.js";
 import { MillraceError } from "../errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { openCheckpoint } from "../formats/open.js";
@@ -158,6 +159,7 @@ export async function assemble(
 
     const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.cacheBytes });
     undo.push(() => pool.dispose());
+    const prefix = parameters.prefixCache ? PrefixTree.over(pool, layout) : null;
     const weights = await backend.load(tape, plan.checkpoint, (progress) => {
       onProgress({ phase: "load", ...progress });
     });
@@ -170,8 +172,15 @@ export async function assemble(
     const vocabularySize = tape.logits.width;
     const { numLayers, embeddingWidth, architecture } = config;
     const { maxStallMs } = parameters;
-    const schedule = composeScheduler(maxStallMs === undefined ? {} : { maxStallMs });
-    const engine = new Engine({ program, pool, layout, ...schedule, limits, vocabularySize });
+    const engine = new Engine({
+      program,
+      pool,
+      layout,
+      ...(prefix && { prefix }),
+      ...composeScheduler(maxStallMs === undefined ? {} : { maxStallMs }),
+      limits,
+      vocabularySize,
+    });
     const language = new Language(resolved, vocabularySize);
     const budget = parameters.memoryBytes;
     const used = plan.weightBytes + fit.cacheBytes + fit.scratchBytes;
@@ -226,6 +235,7 @@ export async function assemble(
           reason,
         },
         cache: plan.cache,
+        prefixCache: prefix !== null,
         adapters: plan.adapters.map(({ name }) => name),
         memory: {
           weightBytes: plan.weightBytes,

@@ -59,6 +59,13 @@ export interface OpenOptions {
   /** How keys and values are kept. Default: `full()` as "f16". */
   readonly cache?: Partial<CacheSpec>;
   /**
+   * Whether prompts that begin as earlier ones did (a system prompt, a conversation so far) take over what is still in
+   * the cache, instead of being run from the start again. It holds on to nothing that a request needs, but in time all
+   * of the cache's memory is in use. Only where the cache keeps every token (`full()`) in every layer; else it has no
+   * effect. Default true.
+   */
+  readonly prefixCache?: boolean;
+  /**
    * Adapters (LoRA, PaCA) by a name of your choice: folders in the layout of the PEFT library. Requests name the one
    * that they want; requests with different ones, and without any, run together.
    */
@@ -113,6 +120,7 @@ const OPEN_OPTIONS: readonly (keyof OpenOptions)[] = [
   "memory",
   "maxStall",
   "cache",
+  "prefixCache",
   "adapters",
   "onProgress",
   "signal",
@@ -223,12 +231,18 @@ export function openParameters(source: string, options: OpenOptions): OpenParame
     backend: oneOf("backend", options.backend, BACKENDS) ?? "auto",
     sequences: wholeNumber("sequences", options.sequences, 1, 256) ?? DEFAULT_SEQUENCES,
     cache: cacheSpec(options.cache),
+    prefixCache: prefixCacheOf(options.prefixCache),
     ...(options.adapters === undefined ? {} : { adapters: adapterPaths(options.adapters) }),
     ...(threads === undefined ? {} : { threads }),
     ...(context === undefined ? {} : { context }),
     ...(options.memory === undefined ? {} : { memoryBytes: parseBytes(options.memory) }),
     ...(options.maxStall === undefined ? {} : { maxStallMs: parseDuration(options.maxStall, "maxStall") }),
   };
+}
+
+function prefixCacheOf(given: unknown = true): boolean {
+  if (typeof given === "boolean") return given;
+  throw invalid("prefixCache", given, "true or false");
 }
 
 function adapterPaths(adapters: unknown): Readonly<Record<string, string>> {

@@ -7,6 +7,7 @@ import type { BackendName } from "../backends/contract.js";
 import type { CodecName } from "../cache/codecs/contract.js";
 import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { PoolUsage } from "../cache/pool.js";
+import type { PrefixUsage } from "../cache/prefix.js";
 import type { CacheEvent, CacheReport } from "../cache/sequence.js";
 import type { Recalled, TierReport } from "../cache/tiers/recall.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
@@ -29,6 +30,8 @@ export interface OpenParameters {
   readonly memoryBytes?: number;
   readonly maxStallMs?: number;
   readonly cache: CacheSpec;
+  /** Whether requests that begin alike share what they have in common. Absent: they do not. */
+  readonly prefixCache?: boolean;
   /** Folders of adapters by name. */
   readonly adapters?: Readonly<Record<string, string>>;
 }
@@ -70,6 +73,8 @@ export interface ModelInfo {
     readonly reason: string | null;
   };
   readonly cache: CacheSpec;
+  /** Whether requests that begin alike share what they have in common: asked for, and the cache can. */
+  readonly prefixCache: boolean;
   /** Names of the adapters that requests may ask for. */
   readonly adapters: readonly string[];
   readonly memory: {
@@ -127,6 +132,8 @@ export interface GenerationEnd {
   /** The seed in use: the caller's, or the one that was drawn. */
   readonly seed: number;
   readonly promptTokens: number;
+  /** Of these, tokens that another request had run before and that were not run again. */
+  readonly cachedTokens: number;
   readonly generatedTokens: number;
   /** From admission to the first token. */
   readonly prefillMs: number;
@@ -148,11 +155,16 @@ export interface ScoreEnd {
 
 /** What the engine holds at this moment. */
 export interface EngineUsage extends PoolUsage {
+  /** Pages that requests under way use; all others are free to be used, those of prefixes kept for later included. */
+  readonly used: number;
+  readonly free: number;
   /** Requests in the line, and under way. */
   readonly waiting: number;
   readonly running: number;
   /** How the bound on stalls that the model was opened with is kept; null where it was opened without. */
   readonly stalls: StallReport | null;
+  /** Prefixes that requests share; null where they share none. */
+  readonly prefix: PrefixUsage | null;
 }
 
 /** What became of every token that a session has seen, and what it takes. */

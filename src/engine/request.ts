@@ -1,4 +1,5 @@
 /** A request on its way through the engine, seen by the scheduler as waiting or running. */
+import type { Found, PrefixLease, PrefixTree } from "../cache/prefix.js";
 import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
@@ -8,6 +9,8 @@ import type { Place, Task } from "./task.js";
 export interface RequestEnd {
   readonly finishReason: FinishReason;
   readonly promptTokens: number;
+  /** Of these, tokens that another request had run before and that were not run again. */
+  readonly cachedTokens: number;
   /** Tokens sampled, an end token included. */
   readonly generatedTokens: number;
   /** Milliseconds: before admission; until the first logits; from then to the last. */
@@ -43,12 +46,12 @@ export interface EngineRequest {
   readonly listener: RequestListener;
 }
 
+const NOTHING_FOUND: Found = { tokens: 0, referenced: 0, promised: false };
 const NO_CACHE: CacheReport = { seen: 0, kept: 0, merged: 0, demoted: 0, dropped: 0, bytes: 0, groups: [] };
 
 export class Request implements Task {
   readonly id: number;
   readonly place: Place;
-  readonly pages: number;
   readonly outputs: Outputs;
   readonly adapter?: number;
   readonly client?: string;
@@ -59,6 +62,10 @@ export class Request implements Task {
   readonly #decoder: Decoder;
   readonly #listener: RequestListener;
   readonly #maxCached: number;
+  /** Most pages that it will ever hold, its own and shared ones. */
+  readonly #mostPages: number;
+  /** Null where it shares nothing. */
+  readonly #tree: PrefixTree | null;
 
   phase: Phase = "prefill";
   cache: SequenceCache | null = null;
@@ -70,16 +77,22 @@ export class Request implements Task {
   #tokens: Int32Array;
   #cursor = 0;
   #generated = 0;
+  #lease: PrefixLease | null = null;
+  /** What its prompt would find in the tree, and when that was looked up. */
+  #found: Found = NOTHING_FOUND;
+  #foundAt = -1;
   readonly #queuedAt = performance.now();
   #admittedAt = Number.NaN;
   #firstAt = Number.NaN;
   #lastAt = Number.NaN;
 
-  /** `pages`: the most that it will ever hold. */
-  constructor(request: EngineRequest, place: Place, pages: number, arrivedAt: number) {
+  /** `mostPages`: the most that it will ever hold. */
+  constructor(request: EngineRequest, place: Place, mostPages: number, arrivedAt: number) {
     this.id = request.id;
     this.place = place;
-    this.pages = pages;
+    this.#mostPages = mostPages;
+    // What is scored must run to the last token.
+    this.#tree = request.decoder.outputs === "all" ? null : (place.prefix ?? null);
     this.outputs = request.decoder.outputs;
     this.credit = request.credit;
     if (request.adapter !== undefined) this.adapter = request.adapter;
@@ -94,9 +107,18 @@ export class Request implements Task {
     this.promptTokens = request.prompt.length;
   }
 
-  /** 0 while its reader is behind. */
+  /** Those that it shares with requests under way are not counted: it takes nothing from anybody with them. */
+  get pages(): number {
+    const shared = this.cache ? (this.#lease?.pages ?? 0) : this.#find().referenced;
+    return this.#mostPages - shared;
+  }
+
+  /** 0 while its reader is behind, and while another request runs what this one would run next. */
   get pending(): number {
-    return this.credit > 0 ? this.#tokens.length - this.#cursor : 0;
+    if (this.credit <= 0) return 0;
+    if (this.cache) return this.#lease?.following ? 0 : this.#tokens.length - this.#cursor;
+    const { tokens, promised } = this.#find();
+    return promised ? 0 : this.#tokens.length - tokens;
   }
 
   get chunk(): number {
@@ -110,11 +132,21 @@ export class Request implements Task {
   admit(): void {
     this.#admittedAt = performance.now();
     this.cache = new SequenceCache(this.place.pool, this.place.layout);
+    this.#lease = this.#tree?.lease(namespaceOf(this.adapter), this.#tokens, this.cache) ?? null;
+    this.#cursor = this.#lease?.cached ?? 0;
+  }
+
+  look(): void {
+    if (!this.#lease?.following) return;
+    this.#lease.follow();
+    this.#cursor = this.#lease.cached;
   }
 
   take(count: number): Int32Array {
     this.#cursor += count;
-    return this.#tokens.subarray(this.#cursor - count, this.#cursor);
+    const tokens = this.#tokens.subarray(this.#cursor - count, this.#cursor);
+    this.#lease?.ran(tokens);
+    return tokens;
   }
 
   accept(logits: Float32Array, now: number): void {
@@ -130,7 +162,9 @@ export class Request implements Task {
     else if (next !== null) this.#endShort("cache-full");
   }
 
-  settle(): void {}
+  settle(): void {
+    this.#lease?.settle();
+  }
 
   expire(): void {
     if (this.cache) this.#endShort("deadline");
@@ -146,6 +180,7 @@ export class Request implements Task {
   }
 
   fail(error: MillraceError): void {
+    this.#lease?.drop();
     this.#release();
     this.#listener.fail(error);
   }
@@ -174,10 +209,13 @@ export class Request implements Task {
     const firstAt = Number.isNaN(this.#firstAt) ? now : this.#firstAt;
     const lastAt = Number.isNaN(this.#lastAt) ? firstAt : this.#lastAt;
     const cache = this.cache?.report() ?? NO_CACHE;
+    const cachedTokens = this.#lease?.cached ?? 0;
+    this.#lease?.end();
     this.#release();
     this.#listener.end({
       finishReason,
       promptTokens: this.promptTokens,
+      cachedTokens,
       generatedTokens: this.#generated,
       queueMs: admittedAt - this.#queuedAt,
       prefillMs: firstAt - admittedAt,
@@ -188,10 +226,23 @@ export class Request implements Task {
 
   #release(): void {
     this.done = true;
+    this.#lease = null;
     this.cache?.dispose();
     this.cache = null;
   }
+
+  #find(): Found {
+    if (this.#tree && this.#foundAt !== this.#tree.version) {
+      this.#found = this.#tree.find(namespaceOf(this.adapter), this.#tokens);
+      this.#foundAt = this.#tree.version;
+    }
+    return this.#found;
+  }
 }
+
+/** Keys and values are the same under the same adapter only. */
+const namespaceOf = (adapter: number | undefined): string =>
+  adapter === undefined ? "" : `adapter ${adapter}`;
 
 /** Most tokens that a fresh cache takes at once. */
 function firstChunk({ layout }: Place): number {

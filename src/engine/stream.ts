@@ -478,6 +478,7 @@ export class Stream implements Task {
       finishReason,
       seed: answer.decoder.seed,
       promptTokens: answer.promptTokens,
+      cachedTokens: 0,
       generatedTokens: answer.generated,
       queueMs: startedAt - answer.askedAt,
       prefillMs: firstAt - startedAt,

@@ -2,6 +2,7 @@
 import type { Program } from "../backends/contract.js";
 import type { CacheLayout } from "../cache/layout.js";
 import type { KvPool } from "../cache/pool.js";
+import type { PrefixTree } from "../cache/prefix.js";
 import type { SequenceCache } from "../cache/sequence.js";
 import type { MillraceError } from "../errors.js";
 import type { RunningRequest, WaitingRequest } from "../scheduler/contract.js";
@@ -12,6 +13,8 @@ export interface Place {
   readonly program: Program;
   readonly pool: KvPool;
   readonly layout: CacheLayout;
+  /** What its requests have run, for those that begin alike; absent: they share nothing. */
+  readonly prefix?: PrefixTree;
 }
 
 /**
@@ -30,6 +33,8 @@ export interface Task extends WaitingRequest, RunningRequest {
   cancelled: boolean;
   /** Its turn has come. Throws OUT_OF_BUDGET. */
   admit(): void;
+  /** While it runs, before every planning: takes in what others have done for it. */
+  look?(): void;
   /** The next `count` pending tokens, which have slots; valid until the next call. */
   take(count: number): Int32Array;
   /** A row of logits of its last tokens, read during the call only. Throws what its decoder throws. */
