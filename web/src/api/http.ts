@@ -1,0 +1,81 @@
+/** Requests to the server that sent this page. */
+
+/** What the server refused or failed at, in OpenAI's error shape; `status` is 0 where it could not be reached. */
+export class ServerError extends Error {
+  readonly status: number;
+  readonly code: string | null;
+
+  constructor(status: number, code: string | null, message: string) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** Asked for where the server wants one; kept for this browser tab only. */
+const KEY = "millrace.key";
+
+export const apiKey = {
+  get: (): string => sessionStorage.getItem(KEY) ?? "",
+  set: (key: string): void => sessionStorage.setItem(KEY, key),
+};
+
+interface Options {
+  readonly method?: "GET" | "POST" | "DELETE";
+  readonly body?: unknown;
+  readonly signal?: AbortSignal;
+}
+
+/** The answer to a request; throws ServerError for any that is not good. */
+export async function request(path: string, { method, body, signal }: Options = {}): Promise<Response> {
+  const headers = new Headers();
+  if (body !== undefined) headers.set("Content-Type", "application/json");
+  if (apiKey.get() !== "") headers.set("Authorization", `Bearer ${apiKey.get()}`);
+  let response: Response;
+  try {
+    response = await fetch(path, {
+      method: method ?? (body === undefined ? "GET" : "POST"),
+      headers,
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+      ...(signal && { signal }),
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ServerError(0, null, "The server cannot be reached. Is it still running?");
+  }
+  if (response.ok) return response;
+  const said: unknown = await response.json().catch(() => null);
+  const { message, code } = (said as { error?: { message?: string; code?: string } } | null)?.error ?? {};
+  throw new ServerError(response.status, code ?? null, message ?? `The server answered ${response.status}.`);
+}
+
+export async function json<T>(path: string, options?: Options): Promise<T> {
+  return (await request(path, options)).json() as Promise<T>;
+}
+
+/** The `data` of every server-sent event, parsed, up to "[DONE]". An event that holds an error is thrown. */
+export async function* events<T>(path: string, options: Options): AsyncGenerator<T, void> {
+  const { body } = await request(path, options);
+  if (!body) return;
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) {
+        if (!line.startsWith("data:")) continue;
+        const data = line.slice(5).trim();
+        if (data === "[DONE]") return;
+        const event: unknown = JSON.parse(data);
+        const { error } = event as { error?: { message: string; code?: string } };
+        if (error) throw new ServerError(200, error.code ?? null, error.message);
+        yield event as Awaited<T>;
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

@@ -1,0 +1,81 @@
+import { useRef } from "preact/hooks";
+import { DEFAULTS, type Settings, settings } from "./conversations.js";
+
+/** How answers are made; kept in this browser. */
+export function SettingsDialog({ models }: { readonly models: readonly string[] }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const set = (news: Partial<Settings>) => {
+    settings.value = { ...settings.value, ...news };
+  };
+  const { model, system, temperature, topP, maxTokens } = settings.value;
+  return (
+    <>
+      <button type="button" class="quiet" onClick={() => dialog.current?.showModal()}>
+        Settings
+      </button>
+      <dialog ref={dialog} class="settings" aria-label="Settings">
+        <form method="dialog">
+          <h2>Settings</h2>
+          <label>
+            Model
+            <select value={model} onChange={({ currentTarget }) => set({ model: currentTarget.value })}>
+              <option value="default">the first ({models[0] ?? "not loaded"})</option>
+              {models.map((name) => (
+                <option key={name}>{name}</option>
+              ))}
+            </select>
+          </label>
+          <label>
+            System message
+            <textarea
+              rows={3}
+              value={system}
+              onInput={({ currentTarget }) => set({ system: currentTarget.value })}
+            />
+          </label>
+          <label>
+            Temperature: {temperature}
+            <input
+              type="range"
+              min="0"
+              max="2"
+              step="0.05"
+              value={temperature}
+              onInput={({ currentTarget }) => set({ temperature: currentTarget.valueAsNumber })}
+            />
+          </label>
+          <label>
+            Top p: {topP}
+            <input
+              type="range"
+              min="0.05"
+              max="1"
+              step="0.05"
+              value={topP}
+              onInput={({ currentTarget }) => set({ topP: currentTarget.valueAsNumber })}
+            />
+          </label>
+          <label>
+            Longest answer, in tokens
+            <input
+              type="number"
+              min="1"
+              max="100000"
+              value={maxTokens}
+              onChange={({ currentTarget }) => {
+                const asked = currentTarget.valueAsNumber;
+                set({ maxTokens: Number.isInteger(asked) && asked >= 1 ? asked : DEFAULTS.maxTokens });
+              }}
+            />
+          </label>
+          <div class="buttons">
+            <button type="button" class="quiet" onClick={() => set(DEFAULTS)}>
+              As at first
+            </button>
+            <button type="submit">Done</button>
+          </div>
+        </form>
+      </dialog>
+    </>
+  );
+}

@@ -1,0 +1,126 @@
+import { useEffect, useRef } from "preact/hooks";
+import type { GroupMap, StreamMap } from "../api/sessions.js";
+import { count } from "../format.js";
+
+const ROW = 18;
+const GAP = 3;
+const STATES = ["memory", "recalled", "disk", "merged", "gone"] as const;
+type Place = (typeof STATES)[number];
+const WORDS: Record<Place, string> = {
+  memory: "in memory",
+  recalled: "recalled",
+  disk: "on disk",
+  merged: "merged",
+  gone: "gone",
+};
+
+/** Where the tokens of a stream are: a row for every layer, from the stream's beginning to now. */
+export function CachePicture({ map }: { readonly map: StreamMap }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const rows = layersOf(map);
+  const height = rows.length * (ROW + GAP) - GAP;
+
+  useEffect(() => {
+    const element = canvas.current;
+    if (!element) return;
+    const draw = () => paint(element, map, height);
+    draw();
+    const resized = new ResizeObserver(draw);
+    resized.observe(element);
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", draw);
+    return () => {
+      resized.disconnect();
+      dark.removeEventListener("change", draw);
+    };
+  }, [map, height]);
+
+  return (
+    <figure class="picture">
+      <figcaption>Where the tokens are, by layer</figcaption>
+      <div class="rows">
+        <ol aria-hidden="true">
+          {rows.map(({ layer }) => (
+            <li key={layer} style={{ height: `${ROW}px` }}>
+              {layer + 1}
+            </li>
+          ))}
+        </ol>
+        <canvas ref={canvas} style={{ height: `${height}px` }} />
+      </div>
+      <div class="scale" aria-hidden="true">
+        <span>token 1</span>
+        <span>{count(map.seen)}</span>
+      </div>
+      <ul class="legend">
+        {STATES.map((place) => (
+          <li key={place}>
+            <i class={`swatch ${place}`} /> {WORDS[place]}
+          </li>
+        ))}
+      </ul>
+      <p class="hidden">
+        {rows.map(({ layer, group }) => `Layer ${layer + 1}: ${inWords(group, map)}`).join(" ")}
+      </p>
+    </figure>
+  );
+}
+
+/** One row a layer; where heads of a layer differ, the group of its first. */
+function layersOf({ groups }: StreamMap): { readonly layer: number; readonly group: GroupMap }[] {
+  const rows = new Map<number, GroupMap>();
+  for (const group of groups) for (const layer of group.layers) if (!rows.has(layer)) rows.set(layer, group);
+  return [...rows].sort(([a], [b]) => a - b).map(([layer, group]) => ({ layer, group }));
+}
+
+function inWords({ memory, merged, disk, recalled }: GroupMap, { seen }: StreamMap): string {
+  const sum = (values: readonly number[]) => values.reduce((all, value) => all + value, 0);
+  const [inMemory, onDisk, part] = [sum(memory), sum(disk), sum(merged)];
+  const gone = Math.max(0, seen - inMemory - onDisk - part);
+  return (
+    `${count(inMemory)} tokens in memory, ${count(onDisk)} on disk (${count(sum(recalled))} recalled), ` +
+    `${count(part)} merged, ${count(gone)} gone.`
+  );
+}
+
+function paint(canvas: HTMLCanvasElement, map: StreamMap, height: number): void {
+  const width = canvas.clientWidth;
+  const scale = devicePixelRatio || 1;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  const context = canvas.getContext("2d");
+  if (!context) return;
+  context.scale(scale, scale);
+  const style = getComputedStyle(canvas);
+  const colours = Object.fromEntries(
+    STATES.map((place) => [place, style.getPropertyValue(`--${place}`).trim()]),
+  ) as Record<Place, string>;
+  for (const [row, { group }] of layersOf(map).entries()) {
+    const columns = group.memory.length;
+    for (let column = 0; column < columns; column++) {
+      const tokens = Math.min(map.width, map.seen - column * map.width);
+      if (tokens <= 0) break;
+      const recalled = group.recalled[column]!;
+      const parts: [Place, number][] = [
+        ["memory", group.memory[column]!],
+        ["recalled", recalled],
+        ["disk", group.disk[column]! - recalled],
+        ["merged", group.merged[column]!],
+      ];
+      const left = (column * width) / columns;
+      const right = ((column + 1) * width) / columns;
+      const top = row * (ROW + GAP);
+      context.fillStyle = colours.gone;
+      context.fillRect(left, top, right - left, ROW);
+      let from = 0;
+      for (const [place, held] of parts) {
+        // What is there at all can be seen: three lines of a row at least.
+        const share = held > 0 ? Math.max(held / tokens, 0.17) : 0;
+        const size = Math.min(share * ROW, ROW - from);
+        context.fillStyle = colours[place];
+        context.fillRect(left, top + from, right - left, size);
+        from += size;
+      }
+    }
+  }
+}
