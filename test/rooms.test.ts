@@ -17,7 +17,7 @@ const FLOORS: readonly (readonly string[])[] = [
   ["engine"],
   ["session"],
   ["train"],
-  ["evaluate"],
+  ["evaluate", "batch"],
   ["index.ts"],
   ["ai-sdk", "server"],
   ["cli"],

@@ -117,10 +117,11 @@ describe("a model over a session", () => {
   });
 
   it("refuses another conversation, and says where it differs", async () => {
+    const talk = { ...length, providerOptions: { millrace: { ignoreEos: true } } };
     const sdk = millraceSession(session);
-    const one = await generateText({ model: sdk, messages: [first], ...length });
+    const one = await generateText({ model: sdk, messages: [first], ...talk });
     const two = [first, ...one.response.messages, second];
-    const { response } = await generateText({ model: sdk, messages: two, ...length });
+    const { response } = await generateText({ model: sdk, messages: two, ...talk });
     const before = await position();
     const wrong: [ModelMessage[], RegExp][] = [
       [
@@ -132,14 +133,14 @@ describe("a model over a session", () => {
       [[...two, ...response.messages], /asks nothing/],
     ];
     for (const [messages, message] of wrong) {
-      const error = await generateText({ model: sdk, messages, ...length }).catch((error: unknown) => error);
+      const error = await generateText({ model: sdk, messages, ...talk }).catch((error: unknown) => error);
       expect([message, InvalidArgumentError.isInstance(error), error]).toMatchObject([message, true, {}]);
       expect((error as Error).message).toMatch(message);
       expect((error as Error).cause).toMatchObject({ code: "INVALID_ARGUMENT" });
     }
     expect(await position()).toBe(before);
     const further = [...two, ...response.messages, other];
-    expect((await generateText({ model: sdk, messages: further, ...length })).text).not.toBe("");
+    expect((await generateText({ model: sdk, messages: further, ...talk })).text).not.toBe("");
   });
 
   it("keeps what was appended directly, and takes back nothing before it", async () => {

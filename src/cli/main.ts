@@ -7,6 +7,7 @@ import { endWithReader } from "./terminal.js";
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import("./run.js")).runCommand(),
   chat: async () => (await import("./chat.js")).chatCommand(),
+  batch: async () => (await import("./batch.js")).batchCommand(),
   serve: async () => (await import("./serve.js")).serveCommand(),
   inspect: async () => (await import("./inspect.js")).inspectCommand(),
   heads: async () => (await import("./heads.js")).headsCommand(),

@@ -1,10 +1,12 @@
 /** A model that says what a test tells it to, through real generations. */
+import type { Emission } from "../../src/decoding/contract.js";
 import type { Connection } from "../../src/engine/connection.js";
 import { Generation } from "../../src/engine/generation.js";
 import type { GenerateOptions, Model } from "../../src/engine/model.js";
 import type { GenerationEnd, ModelInfo } from "../../src/engine/protocol.js";
 import type { PromptInput } from "../../src/engine/questions.js";
 import { MillraceError } from "../../src/errors.js";
+import type { ToolCall } from "../../src/tokenizer/tools/contract.js";
 
 export interface ScriptedCall {
   readonly prompt: PromptInput;
@@ -21,6 +23,8 @@ export interface ScriptedModel extends Pick<Model, "generate" | "info"> {
 export interface ScriptedAnswer extends Partial<GenerationEnd> {
   /** One piece each. */
   readonly pieces: readonly string[];
+  /** Come with a last piece without text. */
+  readonly toolCalls?: readonly ToolCall[];
 }
 
 /** Answers the n-th call with what `script` says of it; an error ends it. */
@@ -44,17 +48,20 @@ export function scriptedModel(
       calls.push({ prompt, options });
       cancelled.push(false);
       const said = script(calls[id]!, id);
-      const ask = (onPiece: (piece: { text: string; tokens: number[] }) => void) => ({
+      const ask = (onPiece: (piece: Emission) => void) => ({
         id,
         result: (async () => {
           await null;
           if (said instanceof MillraceError) throw said;
-          const { pieces, ...end } = typeof said === "string" ? { pieces: [...said] } : said;
+          const { pieces, toolCalls, ...end }: ScriptedAnswer =
+            typeof said === "string" ? { pieces: [...said] } : said;
           for (const text of pieces) {
             if (cancelled[id]) break;
             onPiece({ text, tokens: [1] });
             await null;
           }
+          const calling = { text: "", tokens: [], toolCalls };
+          if (toolCalls && !cancelled[id]) onPiece(calling);
           return {
             ...END,
             finishReason: cancelled[id] ? "aborted" : "stop",
