@@ -15,7 +15,7 @@ interface AnswerSpeed {
 function answerSpeed({ usage, timings }: GenerationResult): AnswerSpeed {
   const rate = (tokens: number, ms: number) => (tokens > 0 && ms > 0 ? tokens / (ms / 1000) : null);
   return {
-    prefill: rate(usage.promptTokens, timings.prefillMs),
+    prefill: rate(usage.promptTokens - usage.cachedTokens, timings.prefillMs),
     decode: rate(usage.generatedTokens - 1, timings.decodeMs),
   };
 }

@@ -97,6 +97,8 @@ async function bench(model: string | undefined, options: BenchOptions): Promise<
     context,
     sequences: options.sequences,
     cache: { codec: options.codec },
+    // Every round shall run all of its prompts.
+    prefixCache: false,
     onProgress: ({ loadedBytes, totalBytes }) => bar.update(loadedBytes, totalBytes),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
   });
