@@ -16,7 +16,7 @@ export const ERRORS = {
   },
   MISSING_TENSOR: { exit: 4, summary: "The checkpoint lacks a tensor that its architecture needs." },
   MISSING_METADATA: { exit: 4, summary: "The checkpoint lacks a metadata key that its architecture needs." },
-  WRONG_MODEL: { exit: 4, summary: "A saved session belongs to another model or tokenizer." },
+  WRONG_MODEL: { exit: 4, summary: "A saved session belongs to another model, tokenizer or adapter." },
   BAD_SHAPE: { exit: 4, summary: "A tensor's shape contradicts the checkpoint's metadata." },
   BAD_TOKENIZER: {
     exit: 4,

@@ -169,12 +169,21 @@ export async function saveTier(recall: Recall, spec: RecallSpec, path: string): 
   return { spec, folder, state: await recall.save(join(dirname(path), folder)) };
 }
 
+/** Removes what `saveTier` left for a file that was not written. */
+export function removeTier(path: string, { folder }: SavedTier): void {
+  rmSync(join(dirname(path), folder), { recursive: true, force: true });
+}
+
 /** Removes the blocks that earlier savings left beside a file, and that it refers to no more. */
 export function removeOldTiers(path: string, tier: SavedTier | null): void {
   const prefix = `${basename(path)}.tier-`;
-  for (const name of readdirSync(dirname(path))) {
-    if (!name.startsWith(prefix) || name === tier?.folder) continue;
-    rmSync(join(dirname(path), name), { recursive: true, force: true });
+  try {
+    for (const name of readdirSync(dirname(path))) {
+      if (!name.startsWith(prefix) || name === tier?.folder) continue;
+      rmSync(join(dirname(path), name), { recursive: true, force: true });
+    }
+  } catch {
+    // The file is saved all the same; they go with the next.
   }
 }
 

@@ -43,6 +43,7 @@ import {
   type RecallSpec,
   recallShare,
   removeOldTiers,
+  removeTier,
   type SavedTier,
   saveTier,
   settingsOf,
@@ -358,11 +359,16 @@ export class Sessions {
         yield bytesOf(waiting);
         yield* parts;
       };
-      const bytes = await writeSessionFile(path, manifest, body(), () => {
-        if (!this.#open.has(entry)) throw closed();
-      });
-      removeOldTiers(path, tier);
-      return bytes;
+      try {
+        const bytes = await writeSessionFile(path, manifest, body(), () => {
+          if (!this.#open.has(entry)) throw closed();
+        });
+        removeOldTiers(path, tier);
+        return bytes;
+      } catch (error) {
+        if (tier) removeTier(path, tier);
+        throw error;
+      }
     });
   }
 

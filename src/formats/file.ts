@@ -87,7 +87,7 @@ export async function writeAtomically(
     await rename(temporary, path);
     await syncFolder(dirname(path));
   } catch (error) {
-    await handle?.close();
+    await handle?.close().catch(() => {});
     await rm(temporary, { force: true }).catch(() => {});
     throw writeError(path, error);
   }

@@ -4,6 +4,7 @@
  * window (recalled.ts). After ReKV (ICLR 2025), InfLLM-V2 and LeoAM, as far as their ideas are known; they choose per
  * layer, here all lanes of a group choose together, so that a block is one read.
  */
+import { rmSync } from "node:fs";
 import { type ErrorCode, MillraceError } from "../../errors.js";
 import { makeFolder } from "../../formats/cache-folder.js";
 import type { RopeRef, Tape } from "../../tape/tape.js";
@@ -152,25 +153,39 @@ export class Recall implements LowerTier {
    * be made, INVALID_ARGUMENT where it is in use, OUT_OF_BUDGET where a budget is too small for its first blocks.
    */
   static async create(parts: RecallParts): Promise<Recall> {
-    await makeOwnFolder(parts.folder);
-    const recall = new Recall(parts, (onLoss) => new BlockStore(storeOptions(parts), onLoss));
-    parts.cache.demoteTo(recall);
-    return recall;
+    return inOwnFolder(parts.folder, async () => {
+      const recall = new Recall(parts, (onLoss) => new BlockStore(storeOptions(parts), onLoss));
+      parts.cache.demoteTo(recall);
+      return recall;
+    });
   }
 
   /**
    * The tier that `save` left in `from`, in a folder of its own, for a cache that was saved at the same time. Blocks
    * that are missing or damaged count as dropped, with a problem in the report: the sequence goes on without them. Throws
-   * BAD_FORMAT for a folder of another model or layout, and what `create` throws.
+   * BAD_FORMAT for a folder of another model or layout, WRITE_FAILED where there is no room for them, and what `create`
+   * throws.
    */
   static async restore(parts: RecallParts, from: string, state: RecallState): Promise<Recall> {
-    await makeOwnFolder(parts.folder);
-    let missing: MillraceError | null = null;
-    try {
-      await copyFolder(from, parts.folder);
-    } catch (error) {
-      missing = MillraceError.from(error);
-    }
+    return inOwnFolder(parts.folder, async () => {
+      let missing: MillraceError | null = null;
+      try {
+        await copyFolder(from, parts.folder);
+      } catch (error) {
+        missing = MillraceError.from(error);
+        // They are all still there: nothing needs to be dropped.
+        if (missing.code === "WRITE_FAILED") throw missing;
+      }
+      return Recall.#reopen(parts, state, missing);
+    });
+  }
+
+  /** The tier that stands in `parts.folder`. */
+  static async #reopen(
+    parts: RecallParts,
+    state: RecallState,
+    missing: MillraceError | null,
+  ): Promise<Recall> {
     let found: readonly FoundRecord[] = [];
     const recall = new Recall(parts, (onLoss) => {
       const opened = openStore(storeOptions(parts), onLoss);
@@ -315,29 +330,21 @@ export class Recall implements LowerTier {
 
   /**
    * Leaves in `folder`, which must not exist, all that `restore` needs beside the state that it returns: links to the
-   * same bytes where the file system has them. To be saved together with the cache, without a step between.
+   * same bytes where the file system has them. To be saved together with the cache, without a step between. Throws
+   * WRITE_FAILED, with `folder` gone again. Blocks that turn out to be gone count as dropped.
    */
   async save(folder: string): Promise<RecallState> {
     for (const group of this.#groups) if (group && group.draft.length > 0) this.#seal(group);
-    const state = this.#state();
-    await makeOwnFolder(folder);
-    await this.#store.copyTo(folder);
-    return state;
+    return inOwnFolder(folder, async () => {
+      await this.#store.copyTo(folder);
+      return this.#state();
+    });
   }
 
   /** A tier for a fork of the cache, made at the same time, with the same blocks in a folder of its own. */
   async fork(cache: SequenceCache, folder: string): Promise<Recall> {
     const state = await this.save(folder);
-    const parts = { ...this.#parts, cache, folder };
-    let found: readonly FoundRecord[] = [];
-    const fork = new Recall(parts, (onLoss) => {
-      const opened = openStore(storeOptions(parts), onLoss);
-      found = opened.found;
-      return opened.store;
-    });
-    cache.demoteTo(fork);
-    await fork.#adopt(found, state, null);
-    return fork;
+    return Recall.#reopen({ ...this.#parts, cache, folder }, state, null);
   }
 
   /** Frees what it holds, and removes its folder. Idempotent. */
@@ -615,6 +622,17 @@ function runsOf(numbers: ArrayLike<number>): [number, number][] {
 
 const inRuns = (runs: readonly (readonly [number, number])[], wanted: number): boolean =>
   runs.some(([first, last]) => wanted >= first && wanted <= last);
+
+/** What `make` makes in a folder of the tier's own, which is gone again where that fails. */
+async function inOwnFolder<T>(folder: string, make: () => Promise<T>): Promise<T> {
+  await makeOwnFolder(folder);
+  try {
+    return await make();
+  } catch (error) {
+    rmSync(folder, { recursive: true, force: true });
+    throw error;
+  }
+}
 
 async function makeOwnFolder(folder: string): Promise<void> {
   try {

@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import {
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -168,11 +169,34 @@ describe("BlockStore", () => {
       [[2], "FILE_NOT_FOUND"],
     ]);
     losses.length = 0;
-    // The file that was open when the folder went takes what it has room for; the next one cannot be made.
+    // The file that was open when the folder went takes what it has room for; the next one stands in a new folder.
     fill(store, 20);
     await store.settle();
-    expect(losses.length).toBeGreaterThan(0);
-    expect(losses.every(({ error }) => error?.code === "WRITE_FAILED")).toBe(true);
+    expect(losses).toEqual([]);
+    const copy = join(root, "what-is-left");
+    await store.copyTo(copy);
+    const gone = new Set([0, 2, ...losses.flatMap(({ serials }) => serials)]);
+    expect(gone).toContain(1);
+    expect(losses.every(({ error }) => error?.code === "FILE_NOT_FOUND")).toBe(true);
+    const left = Array.from({ length: 23 }, (_, serial) => serial).filter((serial) => !gone.has(serial));
+    expect(left.length).toBeGreaterThan(0);
+    expect(openStore({ ...options, folder: copy }, () => {}).found.map(({ serial }) => serial)).toEqual(left);
+    expect((await store.read(0, left)).every((record) => record !== null)).toBe(true);
+    await store.dispose(true);
+  });
+
+  it("makes no folder where those above it are gone too", async () => {
+    const losses: Loss[] = [];
+    const { folder } = makeOptions();
+    const options = makeOptions({ folder: join(folder, "tier") });
+    mkdirSync(options.folder);
+    const store = new BlockStore(options, (loss) => losses.push(loss));
+    rmSync(folder, { recursive: true });
+    expect(fill(store, 2)).toEqual([null, null]);
+    expect(losses.map(({ serials, error }) => [serials, error?.code])).toEqual([
+      [[0], "WRITE_FAILED"],
+      [[1], "WRITE_FAILED"],
+    ]);
     await store.dispose(true);
   });
 

@@ -12,6 +12,7 @@ import {
   copyFile,
   fdatasync,
   link,
+  mkdirSync,
   open,
   openSync,
   read,
@@ -241,28 +242,37 @@ export class BlockStore {
     while (this.#pumping) await this.#pumping;
   }
 
-  /** As `settle`, and the device has it. */
+  /**
+   * As `settle`, and the device has it. What somebody else has removed counts as lost. Throws WRITE_FAILED where the file
+   * system refuses; nothing is lost by that.
+   */
   async sync(): Promise<void> {
     await this.settle();
-    for (const { path, removed } of [...this.#files]) {
-      if (removed) continue;
-      const fd = await openFile(path, "r+").catch((cause: unknown) => {
-        throw unwritten(this.folder, cause);
-      });
-      await syncFile(fd).finally(() => closeSync(fd));
+    for (const file of [...this.#files]) {
+      if (file.removed) continue;
+      let fd: number | null = null;
+      try {
+        fd = await openFile(file.path, "r+");
+        await syncFile(fd);
+      } catch (cause) {
+        if (!isMissing(cause)) throw uncopied(this.folder, cause);
+        this.#giveUp(file, unread(file.path, cause));
+      } finally {
+        if (fd !== null) closeSync(fd);
+      }
     }
   }
 
   /**
    * Makes `folder` hold all records that there are now, as links to the same bytes where the file system has them,
-   * else as copies. What is added here later does not count there.
+   * else as copies. What is added here later does not count there. Throws as `sync`.
    */
   async copyTo(folder: string): Promise<void> {
     await this.sync();
-    await copyFiles(
-      this.#files.map(({ path }) => path),
-      folder,
-    );
+    const paths = this.#files.map(({ path }) => path);
+    await copyFiles(paths, folder).catch((cause: unknown) => {
+      throw uncopied(folder, cause);
+    });
   }
 
   /** Ends writing once the queue is through; removes the folder where asked. Idempotent. */
@@ -319,7 +329,7 @@ export class BlockStore {
       group,
       recordBytes,
     };
-    const fd = openSync(path, constants.O_CREAT | constants.O_EXCL | constants.O_RDWR, 0o600);
+    const fd = this.#create(path);
     try {
       writeWholeSync(fd, encodeFileHead(head), 0);
     } catch (error) {
@@ -343,27 +353,45 @@ export class BlockStore {
     return file;
   }
 
+  /** Opens a new file, in a new folder where somebody has removed the store's. */
+  #create(path: string): number {
+    const make = () => openSync(path, constants.O_CREAT | constants.O_EXCL | constants.O_RDWR, 0o600);
+    try {
+      return make();
+    } catch (cause) {
+      if (!isMissing(cause)) throw cause;
+      // Not those above it: where they are gone too, a disk may have been taken out.
+      mkdirSync(this.folder, { mode: 0o700 });
+      return make();
+    }
+  }
+
   /** Pushes files out, oldest first, until `bytes` more fit. */
   #makeRoom(bytes: number): void {
     while (this.#diskBytes + bytes > this.#options.budgetBytes) {
-      const oldest = this.#files.shift();
+      const oldest = this.#files[0];
       if (!oldest) throw new MillraceError("INTERNAL", "No file is left to push out of the tier.");
-      oldest.removed = true;
-      this.#diskBytes -= oldest.bytes;
-      if (this.#current[oldest.group] === oldest) this.#current[oldest.group] = null;
-      this.#close(oldest);
+      this.#giveUp(oldest, null);
       try {
         unlinkSync(oldest.path);
       } catch {
         // Somebody else has removed it: the bytes are free all the same.
       }
-      const places = [...oldest.serials.keys()].filter((place) => Number.isInteger(oldest.serials[place]));
-      if (places.length > 0) {
-        const serials = places.map((place) => oldest.serials[place]!);
-        const spans = places.map((place) => spanAt(oldest, place));
-        this.#onLoss({ group: oldest.group, serials, spans, error: null });
-      }
     }
+  }
+
+  /** Knows a file no more: all that it held is lost. */
+  #giveUp(file: BlockFile, error: MillraceError | null): void {
+    this.#files.splice(this.#files.indexOf(file), 1);
+    file.removed = true;
+    this.#diskBytes -= file.bytes;
+    if (this.#current[file.group] === file) this.#current[file.group] = null;
+    this.#close(file);
+    const places = [...file.serials.keys()].filter((place) => Number.isInteger(file.serials[place]));
+    if (places.length === 0) return;
+    const serials = places.map((place) => file.serials[place]!);
+    const spans = places.map((place) => spanAt(file, place));
+    this.#onLoss({ group: file.group, serials, spans, error });
   }
 
   /** Writes the queue, one record after another. */
@@ -477,12 +505,15 @@ export function openStore(
   return { store, found: store.adopt() };
 }
 
-/** Makes `folder` hold the tier files of another: links where the file system has them, else copies. */
+/**
+ * Makes `to` hold the tier files of another folder: links where the file system has them, else copies. Throws
+ * FILE_NOT_FOUND where they cannot be read, WRITE_FAILED where there is no room for them.
+ */
 export async function copyFolder(from: string, to: string): Promise<void> {
-  await copyFiles(
-    listFiles(from).map(({ name }) => join(from, name)),
-    to,
-  );
+  const paths = listFiles(from).map(({ name }) => join(from, name));
+  await copyFiles(paths, to).catch((cause: unknown) => {
+    throw NO_ROOM.has(codeOf(cause)) ? uncopied(to, cause) : unread(from, cause);
+  });
 }
 
 async function copyFiles(paths: readonly string[], folder: string): Promise<void> {
@@ -590,6 +621,13 @@ function binarySearch(list: readonly number[], wanted: number): number {
   return list[low] === wanted ? low : -1;
 }
 
+const codeOf = (cause: unknown): string | undefined => (cause as NodeJS.ErrnoException).code;
+
+const isMissing = (cause: unknown): boolean => codeOf(cause) === "ENOENT";
+
+/** What file systems say where they take no more. */
+const NO_ROOM: ReadonlySet<string | undefined> = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS"]);
+
 const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
 
 const unwritten = (folder: string, cause: unknown): MillraceError =>
@@ -597,6 +635,15 @@ const unwritten = (folder: string, cause: unknown): MillraceError =>
     "WRITE_FAILED",
     `Blocks could not be written to the disk tier ${folder} (${reasonOf(cause)}); their tokens count as dropped. ` +
       "Free space there or give another folder; the session goes on.",
+    { folder },
+    { cause },
+  );
+
+const uncopied = (folder: string, cause: unknown): MillraceError =>
+  new MillraceError(
+    "WRITE_FAILED",
+    `The blocks of a disk tier could not be written to ${folder} (${reasonOf(cause)}). Nothing was lost by that; free ` +
+      "space there, or choose another place, and try again.",
     { folder },
     { cause },
   );
