@@ -63,6 +63,8 @@ KERNEL(train_route_backward);
 KERNEL(train_spread);
 KERNEL(train_combine);
 KERNEL(train_combine_backward);
+KERNEL(train_blend);
+KERNEL(train_blend_backward);
 
 static void pause_spin(int spins, int32_t *word, int32_t seen) {
 #ifdef __wasm__
@@ -155,6 +157,8 @@ EXPORT void mill_run(uint64_t address, int32_t thread) {
       case OP_TRAIN_SPREAD: kernel_train_spread(op, step, &work); break;
       case OP_TRAIN_COMBINE: kernel_train_combine(op, step, &work); break;
       case OP_TRAIN_COMBINE_BACKWARD: kernel_train_combine_backward(op, step, &work); break;
+      case OP_TRAIN_BLEND: kernel_train_blend(op, step, &work); break;
+      case OP_TRAIN_BLEND_BACKWARD: kernel_train_blend_backward(op, step, &work); break;
       default: __builtin_trap();
     }
   }

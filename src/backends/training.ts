@@ -164,6 +164,24 @@ export interface TrainingArithmetic {
     dK: Matrix,
     dV: Matrix,
   ): void;
+  /**
+   * out = gate * x + (1 - gate) * y: each of `gates` [1, G] is that of columns / G columns, the first gate that of the
+   * first ones.
+   */
+  blend(x: Matrix, y: Matrix, gates: Matrix, out: Matrix): void;
+  /**
+   * dX += gate * dOut, dY += (1 - gate) * dOut, dGates [1, G] += the sum of dOut * (x - y) over the rows and the
+   * gate's columns; null: not wanted.
+   */
+  blendBackward(
+    x: Matrix,
+    y: Matrix,
+    gates: Matrix,
+    dOut: Matrix,
+    dX: Matrix | null,
+    dY: Matrix | null,
+    dGates: Matrix | null,
+  ): void;
   /** out = activation(gate) * up. */
   glu(gate: Matrix, up: Matrix, activation: Activation, out: Matrix): void;
   gluBackward(

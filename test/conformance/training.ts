@@ -211,6 +211,26 @@ const ELEMENTWISE: Case[] = [
       },
     }),
   ),
+  ...(
+    [
+      [7, 3, 5],
+      [90, 4, 32],
+      [2, 1, 2000],
+      [300, 8, 20],
+    ] as const
+  ).map(
+    ([rows, gates, width]): Case => ({
+      name: `blend and its gradients: ${rows} rows, ${gates} gates of ${width}`,
+      run(world) {
+        const [x, y, out, dOut, dX, dY] = [0, 1, 2, 3, 4, 5].map(() => world.matrix(rows, gates * width));
+        const [gate, dGates] = [world.matrix(1, gates), world.matrix(1, gates)];
+        world.t.blend(x!, y!, gate, out!);
+        world.t.blendBackward(x!, y!, gate, dOut!, dX!, dY!, dGates);
+        world.t.blendBackward(x!, y!, gate, dOut!, null, dY!, null);
+        world.t.blendBackward(x!, y!, gate, dOut!, dX!, null, world.matrix(1, gates, { gap: 0 }));
+      },
+    }),
+  ),
   {
     name: "crossEntropy",
     run(world) {
@@ -447,6 +467,7 @@ export function describeTraining(create: (threads: number) => Promise<Backend>):
       refused(() => one.fill(matrix(4, 4), 0));
       refused(() => one.fill(matrix(3, 4, 1), 0));
       refused(() => one.copy(matrix(1, 4), matrix(1, 3)));
+      refused(() => one.blend(matrix(1, 3), matrix(1, 3, 3), matrix(1, 2, 6), matrix(1, 3, 9)));
       refused(() => one.spread(matrix(2, 2), matrix(2, 1, 4), matrix(3, 2, 6)));
       refused(() => one.multiplyGroups(matrix(2, 2), matrix(3, 2), matrix(1, 3), matrix(2, 2)));
       const grouping = { places: matrix(1, 3), starts: matrix(1, 3) };

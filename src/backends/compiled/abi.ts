@@ -51,6 +51,8 @@ export const OP = {
   TRAIN_SPREAD: 42,
   TRAIN_COMBINE: 43,
   TRAIN_COMBINE_BACKWARD: 44,
+  TRAIN_BLEND: 45,
+  TRAIN_BLEND_BACKWARD: 46,
 } as const;
 
 export type OpCode = (typeof OP)[keyof typeof OP];

@@ -325,6 +325,33 @@ export class CompiledTraining implements TrainingArithmetic {
     }
   }
 
+  blend(x: Matrix, y: Matrix, gates: Matrix, out: Matrix): void {
+    const width = gateWidth(x, y, gates);
+    checkShape("out", out, x.rows, x.columns);
+    this.#record(OP.TRAIN_BLEND, [x, y, gates, out], { i: [width] });
+  }
+
+  blendBackward(
+    x: Matrix,
+    y: Matrix,
+    gates: Matrix,
+    dOut: Matrix,
+    dX: Matrix | null,
+    dY: Matrix | null,
+    dGates: Matrix | null,
+  ): void {
+    const width = gateWidth(x, y, gates);
+    for (const [name, matrix] of Object.entries({ dOut, dX, dY })) {
+      if (matrix) checkShape(name, matrix, x.rows, x.columns);
+    }
+    if (dGates) checkShape("dGates", dGates, 1, gates.columns);
+    const parts = dGates ? this.#partials(x.rows, gates.columns) : x;
+    this.#record(OP.TRAIN_BLEND_BACKWARD, [x, y, gates, dOut, dX ?? x, dY ?? x, parts], {
+      i: [width, Number(dX !== null), Number(dY !== null), Number(dGates !== null)],
+    });
+    if (dGates) this.sumRows(parts, dGates);
+  }
+
   glu(gate: Matrix, up: Matrix, activation: Activation, out: Matrix): void {
     checkShape("up", up, gate.rows, gate.columns);
     checkShape("out", out, gate.rows, gate.columns);
@@ -790,6 +817,14 @@ const VIEW_LENGTH = 2 ** 28;
 function eachView(at: number, length: number, use: (from: number, count: number) => void): void {
   for (let from = at; from < at + length; from += VIEW_LENGTH)
     use(from, Math.min(VIEW_LENGTH, at + length - from));
+}
+
+/** Columns of each gate. Throws INVALID_ARGUMENT for what cannot be blended. */
+function gateWidth(x: Matrix, y: Matrix, gates: Matrix): number {
+  checkShape("y", y, x.rows, x.columns);
+  checkShape("gates", gates, 1, gates.columns);
+  check(x.columns % gates.columns === 0, `${gates.columns} gates`, `a divisor of ${x.columns} columns`);
+  return x.columns / gates.columns;
 }
 
 function checkRuns(x: Matrix, width: number): void {

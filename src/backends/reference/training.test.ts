@@ -84,6 +84,21 @@ describe("backward operations are the derivatives of the forward ones", () => {
     );
   });
 
+  it("blend: of attention to all keys and to sinks and a window, a gate for each kv head", async () => {
+    const [x, y, gates] = [await matrix(4, 6), await matrix(4, 6), await matrix(1, 2)];
+    const [out, dOut] = [await zeros(x), await matrix(4, 6)];
+    const [dX, dY, dGates] = [await zeros(x), await zeros(y), await zeros(gates)];
+    arithmetic.blendBackward(x, y, gates, dOut, dX, dY, dGates);
+    await expectGradients({ x, y, gates }, { x: dX, y: dY, gates: dGates }, async () => {
+      arithmetic.blend(x, y, gates, out);
+      return inner(out, dOut);
+    });
+    await gates.values.write([1, 0], gates.at);
+    arithmetic.blend(x, y, gates, out);
+    const [xs, ys] = [await read(x), await read(y)];
+    expect(await read(out)).toEqual(xs.map((row, r) => [...row.slice(0, 3), ...ys[r]!.slice(3)]));
+  });
+
   it.each(["silu", "gelu", "gelu_tanh"] as const)("glu: %s", async (activation) => {
     const [gate, up] = [await matrix(3, 7, 3), await matrix(3, 7)];
     const [out, dOut] = [await zeros(gate), await matrix(3, 7)];

@@ -256,6 +256,51 @@ class ReferenceTraining implements TrainingArithmetic {
     attentionBackward(forward, shape, dOut, dQ, dK, dV);
   }
 
+  blend(x: Matrix, y: Matrix, gates: Matrix, out: Matrix): void {
+    const width = gateWidth(x, y, gates);
+    checkShape("out", out, x.rows, x.columns);
+    const [xs, ys, factors] = [dataOf(x), dataOf(y), dataOf(gates)];
+    update(out, (_, r, c) => {
+      const gate = factors[gates.at + Math.floor(c / width)]!;
+      return gate * xs[x.at + r * x.stride + c]! + (1 - gate) * ys[y.at + r * y.stride + c]!;
+    });
+  }
+
+  blendBackward(
+    x: Matrix,
+    y: Matrix,
+    gates: Matrix,
+    dOut: Matrix,
+    dX: Matrix | null,
+    dY: Matrix | null,
+    dGates: Matrix | null,
+  ): void {
+    const width = gateWidth(x, y, gates);
+    checkShape("dOut", dOut, x.rows, x.columns);
+    const [xs, ys, factors, dOuts] = [dataOf(x), dataOf(y), dataOf(gates), dataOf(dOut)];
+    const gate = (c: number) => factors[gates.at + Math.floor(c / width)]!;
+    const d = (r: number, c: number) => dOuts[dOut.at + r * dOut.stride + c]!;
+    if (dX) {
+      checkShape("dX", dX, x.rows, x.columns);
+      update(dX, (old, r, c) => old + gate(c) * d(r, c));
+    }
+    if (dY) {
+      checkShape("dY", dY, x.rows, x.columns);
+      update(dY, (old, r, c) => old + (1 - gate(c)) * d(r, c));
+    }
+    if (!dGates) return;
+    checkShape("dGates", dGates, 1, gates.columns);
+    update(dGates, (old, _, g) => {
+      let sum = old;
+      for (let r = 0; r < x.rows; r++) {
+        for (let c = g * width; c < (g + 1) * width; c++) {
+          sum += d(r, c) * (xs[x.at + r * x.stride + c]! - ys[y.at + r * y.stride + c]!);
+        }
+      }
+      return sum;
+    });
+  }
+
   glu(gate: Matrix, up: Matrix, activation: Activation, out: Matrix): void {
     checkShape("up", up, gate.rows, gate.columns);
     checkShape("out", out, gate.rows, gate.columns);
@@ -419,6 +464,14 @@ function update(out: Matrix, next: (old: number, row: number, column: number) =>
 function* runs(x: Matrix, width: number): Generator<{ r: number; c: number }> {
   require(x.columns % width === 0, `rows of ${x.columns}`, `a multiple of ${width}`);
   for (let r = 0; r < x.rows; r++) for (let c = 0; c < x.columns; c += width) yield { r, c };
+}
+
+/** Columns of each gate. Throws INVALID_ARGUMENT for what cannot be blended. */
+function gateWidth(x: Matrix, y: Matrix, gates: Matrix): number {
+  checkShape("y", y, x.rows, x.columns);
+  checkShape("gates", gates, 1, gates.columns);
+  require(x.columns % gates.columns === 0, `${gates.columns} gates`, `a divisor of ${x.columns} columns`);
+  return x.columns / gates.columns;
 }
 
 function squares(data: Numbers, at: number, width: number): number {
