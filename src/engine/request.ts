@@ -126,7 +126,7 @@ export class Request implements Task {
   }
 
   get cached(): number {
-    return this.cache?.held ?? 0;
+    return this.cache?.held ?? this.#find().tokens;
   }
 
   admit(): void {
