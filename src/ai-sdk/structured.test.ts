@@ -103,19 +103,16 @@ describe("objects", () => {
   afterAll(() => model.close());
 
   it("fit their schema, whatever the model knows of it", async () => {
-    const schema = z.object({ ship: z.enum(["Grey Heron", "Kittiwake"]), loaded: z.boolean() });
-    const { object } = await generateObject({
-      model: millrace(model),
-      schema,
-      prompt: "Which ship came in?",
-    });
+    const schema = z.object({ ship: z.enum(["Heron", "Kittiwake"]) });
+    const { object } = await generateObject({ model: millrace(model), schema, prompt: "Which?" });
     expect(schema.safeParse(object).success).toBe(true);
-    const { output } = await generateText({
-      model: millrace(model),
-      output: Output.choice({ options: ["north", "south"] }),
-      prompt: "Where is the wind?",
-    });
-    expect(["north", "south"]).toContain(output);
+  });
+
+  it("are one of the choices where there are such", async () => {
+    const options = ["north", "south"];
+    const output = Output.choice({ options });
+    const got = await generateText({ model: millrace(model), output, prompt: "Where?" });
+    expect(options).toContain(got.output);
   });
 
   it("may be held to an expression instead", async () => {
