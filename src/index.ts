@@ -29,6 +29,7 @@ export {
   auto,
   type CacheSpec,
   compensated,
+  duo,
   full,
   h2o,
   keyformer,
@@ -69,7 +70,9 @@ export type { Curve } from "./train/checkpoints.js";
 export type { Window, WindowSource } from "./train/data.js";
 export type { FinetuneOptions, FinetuneResult } from "./train/finetune.js";
 export type { DecoderShape } from "./train/initialise.js";
-export { finetune, train } from "./train/lazy.js";
+export { type Haystack, textHaystack, worldHaystack } from "./train/gates/haystack.js";
+export type { TrainGatesOptions, TrainGatesResult } from "./train/gates/train-gates.js";
+export { finetune, train, trainGates } from "./train/lazy.js";
 export type { LengthShare } from "./train/lengths.js";
 export type { LoopOptions, TrainStart } from "./train/loop-options.js";
 export { lossCurve } from "./train/loss-curve.js";

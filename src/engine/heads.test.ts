@@ -6,13 +6,8 @@ import { tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
 import { createReference } from "../backends/reference/index.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { buildTape } from "../models/resolve.js";
-import {
-  measureHeads,
-  measureStoredHeads,
-  needHeadScores,
-  readHeadScores,
-  storeHeadScores,
-} from "./heads.js";
+import { measureHeads, measureStoredHeads, needHeadScores } from "./heads.js";
+import { readHeads, storeHeads } from "./heads-file.js";
 
 const CONTEXT = 48;
 let folder: string;
@@ -52,34 +47,49 @@ describe("measureHeads", () => {
   });
 });
 
-describe("stored head scores", () => {
-  it("lie beside the model, are measured once, and hold for that model alone", async () => {
+describe("what is stored of heads", () => {
+  const NOTHING = { scores: null, gates: null };
+
+  it("lies beside the model; scores are measured once, and hold for that model alone", async () => {
     const checkpoint = at("b.gguf");
     const { tape } = await buildTape(checkpoint);
-    expect(await readHeadScores(checkpoint, tape)).toBeNull();
+    expect(await readHeads(checkpoint, tape)).toEqual(NOTHING);
     const backend = createReference();
     const load = vi.spyOn(backend, "load");
     await needHeadScores(checkpoint, backend);
-    const scores = await readHeadScores(checkpoint, tape);
+    const { scores } = await readHeads(checkpoint, tape);
     await needHeadScores(checkpoint, backend);
     expect(load).toHaveBeenCalledTimes(1);
     expect((await measureStoredHeads(checkpoint, backend)).scores).toEqual(scores);
     // Another model at the same path.
     const other = { ...tinyCheckpoint(tinyModel("llama", 99), "gguf"), path: checkpoint.path };
-    expect(await readHeadScores(other, tape)).toBeNull();
-    for (const wrong of ["", "null", "{}", '{"format":"millrace-heads-1"}']) {
+    expect(await readHeads(other, tape)).toEqual(NOTHING);
+    for (const wrong of ["", "null", "{}", '{"format":"millrace-heads-2"}']) {
       await writeFile(`${checkpoint.path}.heads.json`, wrong);
-      expect(await readHeadScores(checkpoint, tape)).toBeNull();
+      expect(await readHeads(checkpoint, tape)).toEqual(NOTHING);
     }
   });
 
-  it("lie in the cache folder where the model's cannot be written", async () => {
+  it("lies in the cache folder where the model's cannot be written", async () => {
     const checkpoint = at("missing/c.gguf");
     const { tape } = await buildTape(checkpoint);
     const scores = { echo: tape.kv.map(() => [0.1, 0.2]), induction: tape.kv.map(() => [0.3, 0.4]) };
-    const path = await storeHeadScores(checkpoint, scores);
+    const path = await storeHeads(checkpoint, { scores });
     expect(path.startsWith(join(folder, "cache", "heads"))).toBe(true);
-    expect(JSON.parse(await readFile(path, "utf8"))).toMatchObject(scores);
-    expect(await readHeadScores(checkpoint, tape)).toEqual(scores);
+    expect(JSON.parse(await readFile(path, "utf8"))).toMatchObject({ format: "millrace-heads-2", scores });
+    expect(await readHeads(checkpoint, tape)).toEqual({ scores, gates: null });
+  });
+
+  it("keeps scores and gates side by side, and takes none of another shape", async () => {
+    const checkpoint = at("d.gguf");
+    const { tape } = await buildTape(checkpoint);
+    const gates = tape.kv.map(() => [1, 0.25]);
+    const scores = { echo: tape.kv.map(() => [0.1, 0.2]), induction: tape.kv.map(() => [0.3, 0.4]) };
+    await storeHeads(checkpoint, { gates });
+    expect(await readHeads(checkpoint, tape)).toEqual({ scores: null, gates });
+    await storeHeads(checkpoint, { scores });
+    expect(await readHeads(checkpoint, tape)).toEqual({ scores, gates });
+    await storeHeads(checkpoint, { gates: [[1]] });
+    expect(await readHeads(checkpoint, tape)).toEqual({ scores, gates: null });
   });
 });

@@ -1,22 +1,19 @@
 /**
  * Which kv heads retrieve: measured on the model itself over a repeated random text, as RazorAttention (arXiv
- * 2407.15891) does, and kept in a file beside the model, so that it is done once.
+ * 2407.15891) does.
  */
-import { createHash } from "node:crypto";
-import { readFile, rename, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
 import type { Backend, LoadedWeights } from "../backends/contract.js";
 import { type CachePolicy, NOTHING } from "../cache/contract.js";
 import { pagesFor, planLayout } from "../cache/layout.js";
-import type { HeadScores } from "../cache/policies/razor.js";
+import type { HeadScores } from "../cache/policies/split.js";
 import { KvPool } from "../cache/pool.js";
 import { Rotations } from "../cache/rotations.js";
 import { SequenceCache } from "../cache/sequence.js";
-import { cacheFolder, makeFolder } from "../formats/cache-folder.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { buildTape, resolveArchitecture } from "../models/resolve.js";
 import { createRandom } from "../sampling/random.js";
 import type { Tape } from "../tape/tape.js";
+import { readHeads, storeHeads } from "./heads-file.js";
 
 const COPIES = 4;
 /** Length of the random text where the model's context takes it four times; the paper's is 2500. */
@@ -133,7 +130,7 @@ export async function measureStoredHeads(
   const weights = await backend.load(tape, checkpoint);
   try {
     const scores = await measureHeads(backend, tape, weights, context);
-    return { scores, path: await storeHeadScores(checkpoint, scores) };
+    return { scores, path: await storeHeads(checkpoint, { scores }) };
   } finally {
     weights.dispose();
   }
@@ -142,77 +139,6 @@ export async function measureStoredHeads(
 /** Sees to it that the checkpoint's scores are stored; measures them where they are not. */
 export async function needHeadScores(checkpoint: Checkpoint, backend: Backend): Promise<void> {
   const { tape } = await buildTape(checkpoint);
-  if (!(await readHeadScores(checkpoint, tape))) await measureStoredHeads(checkpoint, backend);
-}
-
-/** What a file of head scores holds. */
-interface Stored extends HeadScores {
-  readonly format: "millrace-heads-1";
-  /** Of the model that they were measured on. */
-  readonly model: string;
-}
-
-/** The scores that were stored for this checkpoint, or null where there are none of its shape. */
-export async function readHeadScores(checkpoint: Checkpoint, tape: Tape): Promise<HeadScores | null> {
-  for (const path of placesOf(checkpoint)) {
-    try {
-      const stored = JSON.parse(await readFile(path, "utf8")) as Partial<Stored> | null;
-      if (stored?.format !== "millrace-heads-1" || stored.model !== (await identity(checkpoint))) continue;
-      const { echo, induction } = stored;
-      if (hasShape(echo, tape) && hasShape(induction, tape)) return { echo, induction };
-    } catch {
-      // Not there, or not ours: they can be measured again.
-    }
-  }
-  return null;
-}
-
-/** Stores scores beside the model or, where that cannot be written, in the user's cache folder. Returns the file. */
-export async function storeHeadScores(checkpoint: Checkpoint, scores: HeadScores): Promise<string> {
-  const model = await identity(checkpoint);
-  const stored: Stored = { format: "millrace-heads-1", model, ...scores };
-  const [beside, fallback] = placesOf(checkpoint);
-  try {
-    await writeWhole(beside, JSON.stringify(stored));
-    return beside;
-  } catch {
-    await makeFolder(dirname(fallback));
-    await writeWhole(fallback, JSON.stringify(stored));
-    return fallback;
-  }
-}
-
-async function writeWhole(path: string, text: string): Promise<void> {
-  const draft = `${path}.${process.pid}.tmp`;
-  await writeFile(draft, text);
-  await rename(draft, path);
-}
-
-function placesOf({ path, fileBytes }: Checkpoint): [beside: string, fallback: string] {
-  const name = createHash("sha256").update(`${fileBytes} ${path}`).digest("hex").slice(0, 32);
-  return [`${path.replace(/[/\\]+$/, "")}.heads.json`, join(cacheFolder(), "heads", `${name}.json`)];
-}
-
-/** Says which model this is: a hash of names, shapes, types and the first bytes of its tensors. */
-async function identity(checkpoint: Checkpoint): Promise<string> {
-  const hash = createHash("sha256").update(checkpoint.architecture);
-  for (const [name, { type, shape, byteLength }] of checkpoint.tensors) {
-    const bytes = new Uint8Array(Math.min(64, byteLength));
-    await checkpoint.read(name, 0, bytes);
-    hash.update(`${name} ${type} ${shape.join("x")}\n`).update(bytes);
-  }
-  return hash.digest("hex").slice(0, 32);
-}
-
-function hasShape(scores: unknown, tape: Tape): scores is number[][] {
-  return (
-    Array.isArray(scores) &&
-    scores.length === tape.kv.length &&
-    scores.every(
-      (heads: unknown, layer) =>
-        Array.isArray(heads) &&
-        heads.length === tape.kv[layer]!.numKvHeads &&
-        heads.every((score: unknown) => typeof score === "number" && Number.isFinite(score)),
-    )
-  );
+  const { scores } = await readHeads(checkpoint, tape);
+  if (!scores) await measureStoredHeads(checkpoint, backend);
 }

@@ -4,8 +4,8 @@ import type { Backend } from "../backends/contract.js";
 import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
 import { chooseAuto } from "../cache/policies/auto.js";
-import type { HeadScores } from "../cache/policies/razor.js";
 import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
+import type { ModelHeads } from "../cache/policies/split.js";
 import { KvPool } from "../cache/pool.js";
 import { PrefixTree } from "../cache/prefix.js";
 import { MillraceError } from "../errors.js";
@@ -24,7 +24,8 @@ import type { Tokenizer } from "../tokenizer/contract.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
-import { needHeadScores, readHeadScores } from "./heads.js";
+import { needHeadScores } from "./heads.js";
+import { readHeads } from "./heads-file.js";
 import { type AdapterIdentity, identify, identifyAdapter } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
@@ -73,8 +74,8 @@ export interface ModelPlan {
   readonly adapters: readonly AdapterIdentity[];
   readonly limits: Limits;
   readonly layout: CacheLayout;
-  /** Which heads retrieve, where that was ever measured. */
-  readonly heads: HeadScores | null;
+  /** Which heads retrieve, where that was ever found out. */
+  readonly heads: ModelHeads;
   /** What was asked for, or chosen where that was "auto". */
   readonly cache: CacheSpec;
   readonly weightBytes: number;
@@ -104,7 +105,7 @@ export async function planModel(
   const adapters = Object.keys(paths).map((name, i) => ({ name, fingerprint: identifyAdapter(changes[i]!) }));
   const limits = stepLimits(sequences, wanted, tape.logits.width);
   const { maxTokens, maxOutputs } = limits;
-  const heads = await readHeadScores(source, plain);
+  const heads = await readHeads(source, plain);
   const planWith = (spec: PolicySpec, contextIsFixed: boolean) => {
     const policy = resolvePolicy(spec, heads);
     const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
@@ -132,7 +133,7 @@ export async function planModel(
   };
   const chosen: CacheSpec =
     cache.policy.policy === "auto"
-      ? { ...cache, ...chooseAuto({ endless: false, context: wanted, hasHeads: heads !== null, fits }) }
+      ? { ...cache, ...chooseAuto({ endless: false, context: wanted, hasHeads: heads.scores !== null, fits }) }
       : cache;
   const plan = planWith(chosen.policy, asked !== undefined);
   return { config, tape, checkpoint, adapters, limits, heads, cache: chosen, trained, ...plan };

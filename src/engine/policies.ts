@@ -4,6 +4,7 @@
  */
 import { CODEC_NAMES, type CodecName } from "../cache/codecs/contract.js";
 import type { CompensatedOptions } from "../cache/policies/compensated.js";
+import type { DuoOptions } from "../cache/policies/duo.js";
 import type { H2oOptions } from "../cache/policies/h2o.js";
 import type { KeyformerOptions } from "../cache/policies/keyformer.js";
 import type { KvMergerOptions } from "../cache/policies/kvmerger.js";
@@ -91,6 +92,14 @@ export function tokenselect(options: TokenSelectOptions): LanePolicySpec {
 /** `full` for the heads that retrieve, `compensated` for all others. Which these are is measured once per model. */
 export function razor(options: RazorOptions): PolicySpec {
   return checked({ policy: "razor", ...options });
+}
+
+/**
+ * `full` for the share `keep` of the heads (default a half) whose gates are highest, the first `sinks` tokens (64) and
+ * the newest `recent` (256) for all others. The gates are trained once per model, by `trainGates`.
+ */
+export function duo(options: DuoOptions = {}): PolicySpec {
+  return checked({ policy: "duo", ...options });
 }
 
 /** Thins old tokens out in the shape of a ladder, at contiguous positions: each layer keeps other ones. */

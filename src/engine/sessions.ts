@@ -2,8 +2,8 @@
 import { dirname, join } from "node:path";
 import type { Backend, Program, ProgramLimits } from "../backends/contract.js";
 import { type CacheLayout, planLayout } from "../cache/layout.js";
-import type { HeadScores } from "../cache/policies/razor.js";
 import { resolvePolicy } from "../cache/policies/resolve.js";
+import type { ModelHeads } from "../cache/policies/split.js";
 import { KvPool } from "../cache/pool.js";
 import { type CacheEvent, SequenceCache } from "../cache/sequence.js";
 import { PROBE_TOKENS, probeLimits } from "../cache/tiers/probe.js";
@@ -63,8 +63,8 @@ export interface SessionsParts {
   readonly requests: Place;
   /** The model's own cache, for what a session's caller leaves open. */
   readonly cache: CacheSpec;
-  /** Which heads retrieve, where that was ever measured. */
-  readonly heads: HeadScores | null;
+  /** Which heads retrieve, where that was ever found out. */
+  readonly heads: ModelHeads;
   /** Which model and tokenizer these are, for saved sessions. */
   readonly identity: ModelIdentity;
   /** That sessions may name, in the order of their numbers. */

@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { resolvePolicy } from "../cache/policies/resolve.js";
+import { UNKNOWN_HEADS } from "../cache/policies/split.js";
 import { policiesOfSize, splitPolicies } from "./budgets.js";
 
-const NOTHING = { of: null, heads: null };
+const NOTHING = { of: null, heads: UNKNOWN_HEADS };
 const ENDLESS = { tokens: Number.POSITIVE_INFINITY, step: 64 };
 
 describe("splitPolicies", () => {
@@ -32,16 +33,36 @@ describe("policiesOfSize", () => {
   );
 
   it("cuts razor so that its heads keep so many tokens on average", () => {
-    const heads = { echo: [[0.9, 0, 0, 0]], induction: [[0.8, 0, 0, 0]] };
+    const heads = { scores: { echo: [[0.9, 0, 0, 0]], induction: [[0.8, 0, 0, 0]] }, gates: null };
     const [{ policy }] = policiesOfSize("razor", [450], { of: 900, heads }) as [never];
     const resolved = resolvePolicy(policy, heads);
     if (typeof resolved !== "function") throw new Error("policies by lane are wanted");
     const capacity = (head: number) => resolved({ layer: 0, head }, 1).capacity({ tokens: 900, step: 64 });
     expect([0, 1, 2, 3].reduce((sum, head) => sum + capacity(head), 0) / 4).toBeCloseTo(450, 0);
-    for (const sizing of [NOTHING, { of: 900, heads: null }, { of: null, heads }]) {
+    for (const sizing of [NOTHING, { of: 900, heads: UNKNOWN_HEADS }, { of: null, heads }]) {
       expect(() => policiesOfSize("razor", [450], sizing)).toThrow(/razor:window/);
     }
     expect(() => policiesOfSize("razor", [230], { of: 900, heads })).toThrow(/25 %/);
+  });
+
+  it("cuts duo to whole heads and a window of the others that keep so many tokens on average", () => {
+    const heads = { scores: null, gates: [[0.9, 0.1, 0.6, 0, 0.3, 0.2]] };
+    for (const [tokens, whole] of [
+      [450, 2],
+      [180, 1],
+      [880, 5],
+    ] as const) {
+      const [{ policy }] = policiesOfSize("duo", [tokens], { of: 900, heads }) as [never];
+      const resolved = resolvePolicy(policy, heads);
+      if (typeof resolved !== "function") throw new Error("policies by lane are wanted");
+      const lanes = [0, 1, 2, 3, 4, 5].map((head) => resolved({ layer: 0, head }, 1));
+      const kept = lanes.map((lane) => lane.capacity({ tokens: 900, step: 64 }));
+      expect(kept.reduce((sum, each) => sum + each, 0) / 6).toBeCloseTo(tokens, -1);
+      expect(lanes.filter(({ id }) => id === "full")).toHaveLength(whole);
+    }
+    for (const sizing of [NOTHING, { of: 900, heads: UNKNOWN_HEADS }, { of: null, heads }]) {
+      expect(() => policiesOfSize("duo", [450], sizing)).toThrow(/duo:keep/);
+    }
   });
 
   it("has one for each budget, and those with a size of their own once", () => {

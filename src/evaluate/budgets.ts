@@ -1,7 +1,11 @@
 /** Cache policies of a given size, so that all can be compared at the same number of tokens. */
+
+import type { PolicyOfLane } from "../cache/contract.js";
+import { duo } from "../cache/policies/duo.js";
 import { full } from "../cache/policies/full.js";
-import { type HeadScores, razor } from "../cache/policies/razor.js";
+import { razor } from "../cache/policies/razor.js";
 import { type PolicySpec, parsePolicy } from "../cache/policies/resolve.js";
+import type { ModelHeads } from "../cache/policies/split.js";
 import { MillraceError } from "../errors.js";
 
 /** A policy under the name that it has in tables. */
@@ -21,8 +25,8 @@ const LEAST = 16;
 export interface Sizing {
   /** Tokens that these heads come to keep; null where that has no bound. */
   readonly of: number | null;
-  /** Which heads retrieve; null where that was never measured. */
-  readonly heads: HeadScores | null;
+  /** Which heads retrieve, where that was ever found out. */
+  readonly heads: ModelHeads;
 }
 
 /** What a policy keeps (on average over the heads) or, where it keeps everything, attends to. */
@@ -44,27 +48,58 @@ const SIZED: Readonly<Record<string, (tokens: number, sizing: Sizing) => PolicyS
   recycled: (tokens) => ({ policy: "recycled", tokens }),
   compensated: (tokens) => ({ policy: "compensated", window: tokens - SINKS - 1, sinks: SINKS }),
   razor: (tokens, sizing) => ({ policy: "razor", window: razorWindow(tokens, sizing), sinks: SINKS }),
+  duo: (tokens, sizing) => ({ policy: "duo", ...duoShares(tokens, sizing), sinks: SINKS }),
 };
 
 /** The window of the heads that do not retrieve, so that all heads together keep `tokens` tokens each. */
-function razorWindow(tokens: number, { of, heads }: Sizing): number {
-  if (of === null || heads === null) {
-    const missing = of === null ? "a length of the stream" : "the model's head scores (millrace heads)";
-    const message = `razor cannot be cut to ${tokens} tokens without ${missing}; give it a size, such as razor:window=256.`;
-    throw new MillraceError("INVALID_ARGUMENT", message, { tokens });
+function razorWindow(tokens: number, { of, heads: { scores } }: Sizing): number {
+  if (of === null || scores === null) {
+    throw unsized("razor", tokens, of === null ? null : "head scores (millrace heads)", "razor:window=256");
   }
-  const policyOf = razor({ window: LEAST }, heads);
-  const lanes = heads.echo.flatMap((row, layer) =>
-    row.map((_, head) => policyOf({ layer, head }, heads.echo.length)),
-  );
-  const share = lanes.filter(({ id }) => id === full().id).length / lanes.length;
-  const window = Math.floor((tokens - share * of) / (1 - share)) - SINKS - 1;
+  const share = wholeShare(razor({ window: LEAST }, scores), scores.echo);
+  const window = windowBeside(tokens, of, share) - 1;
   if (window >= 2) return window;
   throw new MillraceError(
     "INVALID_ARGUMENT",
     `razor cannot be cut to ${tokens} of ${of} tokens: the heads that retrieve alone are ${(100 * share).toFixed(0)} % of all.`,
     { tokens, of, share },
   );
+}
+
+/** Of `tokens`, heads that stream keep at least this share, so that they see what is near. */
+const LEAST_RECENT = 1 / 8;
+
+/** As many whole heads as leave a useful window to the others, and that window. */
+function duoShares(tokens: number, { of, heads: { gates } }: Sizing): { keep: number; recent: number } {
+  if (of === null || gates === null) {
+    const missing = of === null ? null : "gates (millrace heads --method duo)";
+    throw unsized("duo", tokens, missing, "duo:keep=0.5,recent=256");
+  }
+  const least = Math.max(LEAST, LEAST_RECENT * tokens);
+  const lanes = gates.flat().length;
+  for (let whole = lanes - 1; whole >= 0; whole--) {
+    const keep = whole / lanes;
+    const recent = windowBeside(tokens, of, wholeShare(duo({ keep }, gates), gates));
+    if (recent >= least) return { keep, recent };
+  }
+  return { keep: 0, recent: tokens - SINKS };
+}
+
+/** Share of the heads that keep everything. */
+function wholeShare(policyOf: PolicyOfLane, heads: readonly (readonly number[])[]): number {
+  const lanes = heads.flatMap((row, layer) => row.map((_, head) => policyOf({ layer, head }, heads.length)));
+  return lanes.filter(({ id }) => id === full().id).length / lanes.length;
+}
+
+/** Tokens beside the sinks for the heads that do not keep all `of` tokens; below 1 where nothing is left for them. */
+function windowBeside(tokens: number, of: number, whole: number): number {
+  return whole === 1 ? 0 : Math.floor((tokens - whole * of) / (1 - whole)) - SINKS;
+}
+
+function unsized(name: string, tokens: number, missing: string | null, example: string): MillraceError {
+  const without = missing === null ? "a length of the stream" : `the model's ${missing}`;
+  const message = `${name} cannot be cut to ${tokens} tokens without ${without}; give it a size, such as ${example}.`;
+  return new MillraceError("INVALID_ARGUMENT", message, { tokens });
 }
 
 /**

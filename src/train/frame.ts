@@ -24,7 +24,14 @@ export interface Compiler {
   /** Versions that some trained number decides: gradients flow to these alone. */
   readonly active: ReadonlySet<Version>;
   angles(rope: RopeRef): Angles;
+  gates(layer: number): Gates;
   record(operation: Operation): void;
+}
+
+/** A layer's gates [1, K], and their gradient; null in a pass without any. */
+export interface Gates {
+  readonly weight: Matrix;
+  readonly gradient: Matrix | null;
 }
 
 /** One recorded operation: runs in every step. */
@@ -68,6 +75,8 @@ export function residueOf(node: Node, compiler: Compiler, hasStore: boolean): re
       const own = [node.q, node.out, node.logSum];
       return hasStore ? own : [...own, node.k, node.v];
     }
+    case "blend":
+      return [node.x, node.y];
     case "glu":
       return [node.gate, node.up];
     case "route":
@@ -289,6 +298,13 @@ export class Frame {
         this.#do((arithmetic) => arithmetic.attention(q, k, v, shape, out, logSum));
         break;
       }
+      case "blend": {
+        const [x, y] = [this.matrixOf(node.x), this.matrixOf(node.y)];
+        const { weight } = this.#compiler.gates(node.layer);
+        const out = make(node.out);
+        this.#do((arithmetic) => arithmetic.blend(x, y, weight, out));
+        break;
+      }
       case "glu": {
         const [gate, up] = [this.matrixOf(node.gate), this.matrixOf(node.up)];
         const out = make(node.out);
@@ -464,10 +480,10 @@ export class Frame {
   }
 
   #attentionShape(node: NodeOf<"attention">): AttentionShape {
-    const { numHeads, numKvHeads, headWidth, scale, softcap, window } = node;
+    const { numHeads, numKvHeads, headWidth, scale, softcap, window, sinks } = node;
     const { sequences, firstPosition } = this.#range;
     const firstQuery = this.#store ? firstPosition : 0;
-    return { sequences, firstQuery, numHeads, numKvHeads, headWidth, scale, softcap, window, sinks: 0 };
+    return { sequences, firstQuery, numHeads, numKvHeads, headWidth, scale, softcap, window, sinks };
   }
 
   // -- backward
@@ -508,6 +524,15 @@ export class Frame {
       case "attention":
         this.#attentionBackward(node, dOut);
         break;
+      case "blend": {
+        const [x, y] = [this.matrixOf(node.x), this.matrixOf(node.y)];
+        const { weight, gradient } = this.#compiler.gates(node.layer);
+        const toInput = (version: Version): Slot | null =>
+          this.#compiler.active.has(version) ? this.#gradientOf(version) : null;
+        const [dX, dY] = [toInput(node.x), toInput(node.y)];
+        this.#do((arithmetic) => arithmetic.blendBackward(x, y, weight, dOut, dX, dY, gradient));
+        break;
+      }
       case "glu": {
         const { activation } = node;
         const [gate, up] = [this.matrixOf(node.gate), this.matrixOf(node.up)];

@@ -56,6 +56,7 @@ export type Node =
   | { readonly op: "append"; readonly k: Version; readonly v: Version }
   | {
       readonly op: "attention";
+      readonly layer: number;
       readonly q: Version;
       readonly k: Version;
       readonly v: Version;
@@ -65,9 +66,19 @@ export type Node =
       readonly scale: number;
       readonly softcap: number;
       readonly window: number | null;
+      /** First keys of the sequence that are seen beside the window. */
+      readonly sinks: number;
       readonly out: Version;
       /** Per query head. */
       readonly logSum: Version;
+    }
+  /** Two attentions of the layer in shares that its gates say, one for each kv head: x times the gate, y times the rest. */
+  | {
+      readonly op: "blend";
+      readonly x: Version;
+      readonly y: Version;
+      readonly layer: number;
+      readonly out: Version;
     }
   | {
       readonly op: "glu";
@@ -131,6 +142,8 @@ export function readsOf(node: Node): readonly Version[] {
       return [node.k, node.v];
     case "attention":
       return [node.q, node.k, node.v];
+    case "blend":
+      return [node.x, node.y];
     case "glu":
       return [node.gate, node.up];
     case "add":
@@ -245,7 +258,7 @@ function toNodes(tape: Tape): { nodes: Node[]; logits: Version; headAt: number }
         const { numHeads, scale, softcap, window, layer } = op;
         const { numKvHeads, headWidth } = tape.kv[layer]!;
         const q = read(op.q);
-        const shape = { numHeads, numKvHeads, headWidth, scale, softcap, window };
+        const shape = { layer, numHeads, numKvHeads, headWidth, scale, softcap, window, sinks: 0 };
         const out = write(op.out);
         nodes.push({ op: "attention", q, ...stored.get(layer)!, ...shape, out, logSum: make(numHeads) });
         break;

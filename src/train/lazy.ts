@@ -1,5 +1,6 @@
 /** Training for those who import Millrace to do something else: the trainer is loaded when it is first called. */
 import type { FinetuneOptions, FinetuneResult } from "./finetune.js";
+import type { TrainGatesOptions, TrainGatesResult } from "./gates/train-gates.js";
 import type { TrainOptions, TrainResult } from "./train.js";
 
 /**
@@ -22,4 +23,13 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
  */
 export async function finetune(options: FinetuneOptions): Promise<FinetuneResult> {
   return (await import("./finetune.js")).finetune(options);
+}
+
+/**
+ * Trains a gate for each kv head beside a model's frozen weights, which says how much the head must see of all tokens,
+ * and keeps the gates beside the model, where the `duo` policy finds them. What `train` says of determinism,
+ * checkpoints and errors holds here too.
+ */
+export async function trainGates(options: TrainGatesOptions): Promise<TrainGatesResult> {
+  return (await import("./gates/train-gates.js")).trainGates(options);
 }

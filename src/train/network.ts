@@ -12,10 +12,10 @@ import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Tape, WeightRef } from "../tape/tape.js";
 import type { Adapt, Adapter } from "./adapter.js";
 import { Arena } from "./arena.js";
-import type { Compiler, Operation } from "./frame.js";
+import type { Compiler, Gates, Operation } from "./frame.js";
 import { buildGraph, type Graph, type Node, readsOf, type Version, writesOf } from "./graph.js";
 import { type Memory, type Parameter, Parameters, readTensors, type TensorSource } from "./parameters.js";
-import { type BatchMemory, type MemoryMode, Passes } from "./passes.js";
+import { type BatchShape, type MemoryMode, Passes } from "./passes.js";
 import { PlannedMemory, shapesOnly } from "./planned-memory.js";
 
 export type { Adapt, AdaptedMatrix, Adapter } from "./adapter.js";
@@ -167,7 +167,7 @@ export class Network implements Disposable {
   }
 }
 
-interface Built {
+export interface Built {
   readonly parameters: readonly Parameter[];
   readonly bytes: NetworkBytes;
   readonly batch: Buffers;
@@ -177,15 +177,50 @@ interface Built {
   readonly owned: readonly { free(): void }[];
 }
 
+/** What a network is made for: the graph that it walks and trains, and what its passes are. */
+export interface Purpose {
+  graph(graph: Graph): Graph;
+  gates(layer: number): Gates;
+  record(
+    pass: "evaluate" | "train",
+    compiler: Compiler,
+    graph: Graph,
+    batch: Buffers,
+    mode: MemoryMode,
+  ): void;
+}
+
+/** Saying the next token. */
+const prediction: Purpose = {
+  graph: (graph) => graph,
+  gates(layer) {
+    throw new Error(`Layer ${layer} has no gates.`);
+  },
+  record(pass, compiler, graph, batch, mode) {
+    const passes = new Passes(compiler, graph, batch, {
+      segment: graph.head,
+      record(logits, first) {
+        const weights = batch.weights(first, logits.rows);
+        const losses = batch.losses(first, logits.rows);
+        compiler.record((arithmetic) => {
+          arithmetic.crossEntropy(logits, batch.targets, first, weights, losses);
+        });
+      },
+    });
+    passes[pass](mode);
+  },
+};
+
 /** All of a network but what runs it. Frees what it took where it throws. */
-async function build(
+export async function build(
   memory: Memory,
   tape: Tape,
   source: TensorSource,
   options: NetworkOptions,
+  purpose: Purpose = prediction,
 ): Promise<Built> {
   checkOptions(options);
-  const graph = buildGraph(tape);
+  const graph = purpose.graph(buildGraph(tape));
   const { trainable = () => true, gradients = true, memory: mode = "keep" } = options;
   const start = memory.bytes.current;
   const parameters = await Parameters.load(memory, tape, source, { trainable, gradients });
@@ -199,19 +234,20 @@ async function build(
     const active = activeVersions(graph, parameters, adapters);
     // One pass runs at a time: both are planned over the same memory.
     const arena = new Arena();
-    const compile = (write: (passes: Passes) => void): Operation[] => {
+    const compile = (pass: "evaluate" | "train"): Operation[] => {
       const operations: Operation[] = [];
       const { tokens, hostTokens } = batch;
       const compiler: Compiler = {
         ...{ arena, parameters, adapters, tokens, hostTokens, active },
         angles: ({ id }) => batch.angles[id]!,
+        gates: purpose.gates,
         record: (operation) => operations.push(operation),
       };
-      write(new Passes(compiler, graph, batch));
+      purpose.record(pass, compiler, graph, batch, mode);
       return operations;
     };
-    const evaluation = compile((passes) => passes.evaluate(mode));
-    const training = gradients ? compile((passes) => passes.train(mode)) : null;
+    const evaluation = compile("evaluate");
+    const training = gradients ? compile("train") : null;
     const beforeArena = memory.bytes.current;
     arena.commit(memory);
     owned.push(arena);
@@ -237,7 +273,7 @@ async function build(
 }
 
 /** What a batch needs in backend memory, beside activations. */
-class Buffers implements BatchMemory {
+export class Buffers implements BatchShape {
   readonly sequences: number;
   readonly length: number;
   readonly tokens: Ids;
@@ -284,10 +320,12 @@ class Buffers implements BatchMemory {
     }
   }
 
+  /** Of each row's loss. */
   weights(first: number, rows: number): Matrix {
     return { values: this.#weights, at: first, rows, columns: 1, stride: 1 };
   }
 
+  /** Left here by a pass. */
   losses(first: number, rows: number): Matrix {
     return { values: this.#losses, at: first, rows, columns: 1, stride: 1 };
   }
@@ -333,6 +371,7 @@ function activeVersions(
     if (node.op === "embed" || node.op === "matmulExperts") return trains(node.weight);
     if (node.op === "rmsNorm")
       return node.weight !== null && parameters.vector(node.weight).gradient !== null;
+    if (node.op === "blend") return true;
     if (node.op !== "matmul") return false;
     const bias = node.bias && parameters.vector(node.bias).gradient;
     return bias !== null || trains(node.weight) || adapters.has(node.weight);
@@ -354,7 +393,7 @@ function checkOptions({ sequences, length, memory = "keep" }: NetworkOptions): v
   }
 }
 
-function checkBatch({ tokens, targets, weights }: Batch, rows: number, vocabulary: number): void {
+export function checkBatch({ tokens, targets, weights }: Batch, rows: number, vocabulary: number): void {
   for (const [name, list] of Object.entries({ tokens, targets, ...(weights && { weights }) })) {
     if (list.length !== rows) throw invalid(`${list.length} ${name}`, `${rows}`);
   }

@@ -10,7 +10,6 @@
  *   { chunk, every }  as { chunk }, and the stream stays at every so many layers' bounds only: those between run
  *               forward once more, which pays in deep models, where bounds are most of what is left (1604.06174)
  */
-import type { Ids, Matrix } from "../backends/training.js";
 import type { Slot } from "./arena.js";
 import { type Compiler, Frame, nodesFor, type Range, residueOf, type Store } from "./frame.js";
 import type { Graph, Segment, Version } from "./graph.js";
@@ -24,21 +23,26 @@ export type MemoryMode =
       readonly every?: number;
     };
 
-/** The batch in backend memory. */
-export interface BatchMemory {
+/** Sequences of a batch, and tokens of each. */
+export interface BatchShape {
   readonly sequences: number;
-  /** Tokens of each. */
   readonly length: number;
-  readonly targets: Ids;
-  /** Of each row's loss, [S*L]. */
-  readonly weights: (first: number, rows: number) => Matrix;
-  /** Left here by the head, [S*L]. */
-  readonly losses: (first: number, rows: number) => Matrix;
 }
 
-/** Numbers of logits that exist at a time. */
-const LOGITS = 1 << 21;
-/** Rows of logits that exist at least: fewer would make poor use of the head's matrix. */
+/** What passes end in. */
+export interface Objective {
+  /** Row-wise operations behind the last layer; some rows of its output exist at a time. */
+  readonly segment: Segment;
+  /**
+   * Records what is made of the output's rows from row `first` of the batch on. In a training pass it leaves the loss's
+   * gradient by the output in the output's place.
+   */
+  record(output: Slot, first: number): void;
+}
+
+/** Numbers of an objective's output (logits) that exist at a time. */
+const OUTPUTS = 1 << 21;
+/** Rows of them that exist at least: fewer would make poor use of the head's matrix. */
 const MIN_HEAD_ROWS = 32;
 
 /** Layers between one kept bound of the stream and the next. */
@@ -52,17 +56,19 @@ function runsOf(layers: readonly Segment[], mode: Exclude<MemoryMode, "keep">): 
 export class Passes {
   readonly #compiler: Compiler;
   readonly #graph: Graph;
-  readonly #batch: BatchMemory;
+  readonly #batch: BatchShape;
+  readonly #objective: Objective;
   readonly #rows: number;
 
-  constructor(compiler: Compiler, graph: Graph, batch: BatchMemory) {
+  constructor(compiler: Compiler, graph: Graph, batch: BatchShape, objective: Objective) {
     this.#compiler = compiler;
     this.#graph = graph;
     this.#batch = batch;
+    this.#objective = objective;
     this.#rows = batch.sequences * batch.length;
   }
 
-  /** Forward only: losses. */
+  /** Forward only. */
   evaluate(mode: MemoryMode): void {
     let stream = this.#enter();
     for (const layer of this.#graph.layers) {
@@ -75,7 +81,7 @@ export class Passes {
     this.#compiler.arena.release(stream);
   }
 
-  /** Losses and gradients. */
+  /** Forward and backward. */
   train(mode: MemoryMode): void {
     if (mode === "keep") this.#trainKept();
     else this.#trainRecomputed(mode);
@@ -262,13 +268,13 @@ export class Passes {
   }
 
   /**
-   * Losses of all rows, some rows of logits at a time; in a training pass each of them then leaves its gradient where
-   * its rows of the stream were.
+   * The objective of all rows, some at a time; in a training pass each of them then leaves its gradient where its rows
+   * of the stream were.
    */
   #head(stream: Slot, mode: MemoryMode, trains: boolean): void {
-    const { head } = this.#graph;
+    const { segment: head } = this.#objective;
     const { arena, record } = this.#compiler;
-    const fitting = Math.floor(LOGITS / head.output.width / 16) * 16;
+    const fitting = Math.floor(OUTPUTS / head.output.width / 16) * 16;
     const wanted = typeof mode === "object" ? Math.min(fitting, mode.chunk) : fitting;
     const step = Math.max(MIN_HEAD_ROWS, wanted);
     const keep = new Set([...this.#residue(head, false), head.output]);
@@ -277,14 +283,11 @@ export class Passes {
       const frame = new Frame(this.#compiler, head, { sequences: 1, perSequence: rows, firstPosition: 0 });
       const input = stream.slice(first, rows);
       frame.forward(input, trains ? { keep } : {});
-      const logits = frame.matrixOf(head.output);
-      const { targets } = this.#batch;
-      const weights = this.#batch.weights(first, rows);
-      const losses = this.#batch.losses(first, rows);
-      record((arithmetic) => arithmetic.crossEntropy(logits, targets, first, weights, losses));
+      const output = frame.matrixOf(head.output);
+      this.#objective.record(output, first);
       if (trains) {
         const gradient = arena.take(rows, head.input.width);
-        frame.backward(logits, gradient);
+        frame.backward(output, gradient);
         record((arithmetic) => arithmetic.copy(gradient, input));
         arena.release(gradient);
       } else frame.release();

@@ -10,7 +10,7 @@ import type { TrainingData } from "./training-data.js";
  */
 export async function layPhases(
   model: Checkpoint,
-  data: TrainingData,
+  data: Pick<TrainingData, "windows">,
   run: { readonly lengths: readonly LengthShare[]; readonly steps: number },
 ): Promise<Phase[]> {
   const tokenizer = resolveTokenizer(model.tokenizer);

@@ -12,7 +12,8 @@ export function* drills(random: Random): Generator<Piece, never, undefined> {
   for (;;) yield* random.chance(0.5) ? sayAgain(random) : find(random);
 }
 
-const WORDS: readonly string[] = [
+/** Words that things are told and said with. */
+export const WORDS: readonly string[] = [
   ...new Set(THINGS.flatMap((thing) => thing.split(" "))),
   ...PLACES.map(({ name }) => name),
   ...[...PEOPLE, ...BOATS, ...CARGOES, ...GOODS, ...NUMBERS],

@@ -1,5 +1,6 @@
 /** The policies that every backend is tested with: those there are, and some that use all that a policy may. */
 import { compensated } from "../../src/cache/policies/compensated.js";
+import { duo } from "../../src/cache/policies/duo.js";
 import { full } from "../../src/cache/policies/full.js";
 import { h2o } from "../../src/cache/policies/h2o.js";
 import { keyformer } from "../../src/cache/policies/keyformer.js";
@@ -23,12 +24,17 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "full", create: () => full() },
   { name: "window", create: (tokens) => window({ tokens }) },
   { name: "sinks", create: (tokens) => sinks({ window: tokens - 4 }) },
+  {
+    name: "sinks where they stood",
+    create: (tokens) => sinks({ window: tokens - 4, positions: "original" }),
+  },
   { name: "h2o", create: (tokens) => h2o({ heavy: tokens - 16, recent: 16 }) },
   { name: "snapkv", create: (tokens) => snapkv({ tokens, window: 5, kernel: 3, pool: "max" }) },
   { name: "keyformer", create: (tokens) => keyformer({ heavy: tokens - 16, recent: 16 }) },
   { name: "kvmerger", create: (tokens) => kvmerger({ tokens }) },
   { name: "compensated", create: (tokens) => compensated({ window: tokens - 5 }) },
   { name: "razor", create: (tokens) => razor({ window: tokens - 5 }, { echo: SCORES, induction: SCORES }) },
+  { name: "duo", create: (tokens) => duo({ keep: 0.5, sinks: 4, recent: tokens - 4 }, SCORES) },
   { name: "recycled", create: (tokens) => recycled({ tokens, stride: 6, kernel: 3 }) },
   {
     name: "tokenselect",

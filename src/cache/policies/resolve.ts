@@ -2,15 +2,17 @@ import { MillraceError } from "../../errors.js";
 import type { CachePolicy, PolicyOfLane } from "../contract.js";
 import { perHead, perLayer } from "../lanes.js";
 import { type CompensatedOptions, compensated } from "./compensated.js";
+import { type DuoOptions, duo } from "./duo.js";
 import { full } from "./full.js";
 import { type H2oOptions, h2o } from "./h2o.js";
 import { type KeyformerOptions, keyformer } from "./keyformer.js";
 import { type KvMergerOptions, kvmerger } from "./kvmerger.js";
 import { type LaCacheOptions, lacache } from "./lacache.js";
-import { type HeadScores, type RazorOptions, razor } from "./razor.js";
+import { type RazorOptions, razor } from "./razor.js";
 import { type RecycledOptions, recycled } from "./recycled.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
+import { type ModelHeads, UNKNOWN_HEADS } from "./split.js";
 import { type TokenSelectOptions, tokenselect } from "./tokenselect.js";
 import { window } from "./window.js";
 
@@ -33,6 +35,7 @@ export type PolicySpec =
   /** Chosen for the model and the budget when it is opened: see auto.ts. */
   | { readonly policy: "auto" }
   | ({ readonly policy: "razor" } & RazorOptions)
+  | ({ readonly policy: "duo" } & DuoOptions)
   | ({ readonly policy: "lacache" } & LaCacheOptions)
   | { readonly policy: "perLayer"; readonly layers: readonly LanePolicySpec[] }
   | { readonly policy: "perHead"; readonly heads: readonly (readonly LanePolicySpec[])[] };
@@ -42,7 +45,7 @@ const OPTIONS = {
   auto: [],
   full: [],
   window: ["tokens"],
-  sinks: ["window", "sinks"],
+  sinks: ["window", "sinks", "positions"],
   h2o: ["heavy", "recent", "weigh", "per", "positions"],
   snapkv: ["tokens", "window", "kernel", "pool", "per", "positions"],
   keyformer: [
@@ -61,6 +64,7 @@ const OPTIONS = {
   recycled: ["tokens", "stride", "kernel", "sinks", "per"],
   tokenselect: ["tokens", "init", "local", "stride", "per"],
   razor: ["window", "sinks", "echo", "induction"],
+  duo: ["keep", "sinks", "recent"],
   lacache: ["tokens", "sinks", "span", "overlap"],
   perLayer: ["layers"],
   perHead: ["heads"],
@@ -69,11 +73,11 @@ const OPTIONS = {
 /**
  * Makes the policy that a spec (or, for one without options, its name) stands for. Throws INVALID_ARGUMENT for an
  * unknown name, listing the known ones, for an option that the policy does not have, and as the policy itself does.
- * `scores` say which heads of the model retrieve, for policies that ask.
+ * `heads` say which heads of the model retrieve, for policies that ask.
  */
 export function resolvePolicy(
   spec: PolicySpec | PolicySpec["policy"],
-  scores: HeadScores | null = null,
+  heads: ModelHeads = UNKNOWN_HEADS,
 ): CachePolicy | PolicyOfLane {
   const known = checked(typeof spec === "string" ? { policy: spec } : spec);
   switch (known.policy) {
@@ -82,7 +86,9 @@ export function resolvePolicy(
     case "lacache":
       return lacache(known);
     case "razor":
-      return razor(known, scores);
+      return razor(known, heads.scores);
+    case "duo":
+      return duo(known, heads.gates);
     case "perLayer":
       return perLayer(listOf(known.layers, "layers").map(resolveLane));
     case "perHead":
@@ -177,6 +183,7 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
     case "auto":
     case "lacache":
     case "razor":
+    case "duo":
     case "perLayer":
     case "perHead":
       throw new MillraceError(

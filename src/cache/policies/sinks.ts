@@ -1,12 +1,18 @@
 import { blockOf, inBlocks } from "../blocks.js";
 import type { CachePolicy, LaneView, Plan, PlanStep } from "../contract.js";
-import { wholeNumber } from "./options.js";
+import { PLACEMENTS, type Placement } from "./contiguous.js";
+import { oneOf, wholeNumber } from "./options.js";
 
 export interface SinksOptions {
   /** Most tokens of the window that follows the sinks. */
   readonly window: number;
   /** First tokens of the stream, which stay for ever. Default 4. */
   readonly sinks?: number;
+  /**
+   * Where sinks count as standing: where they stood, for models that know such distances, or just before the window.
+   * Default "contiguous".
+   */
+  readonly positions?: Placement;
 }
 
 /**
@@ -18,11 +24,13 @@ export interface SinksOptions {
  * Choose sinks + window within the length that the model was trained on. Throws INVALID_ARGUMENT unless `window` is a
  * whole number of at least 1 and `sinks` one of at least 0.
  */
-export function sinks({ window, sinks = 4 }: SinksOptions): CachePolicy {
+export function sinks({ window, sinks = 4, positions = "contiguous" }: SinksOptions): CachePolicy {
   wholeNumber("A sinks policy's window", window, 1);
   wholeNumber("A sinks policy's sinks", sinks, 0);
+  oneOf("A sinks policy's positions", positions, PLACEMENTS);
+  const moves = positions === "contiguous";
   return {
-    id: `sinks(window=${window}, sinks=${sinks})`,
+    id: `sinks(window=${window}, sinks=${sinks}${moves ? "" : ", positions=original"})`,
     sinks,
     ...inBlocks(sinks + window, slide, blockOf(window)),
   };
@@ -43,6 +51,8 @@ export function sinks({ window, sinks = 4 }: SinksOptions): CachePolicy {
       gone.push(slot);
     }
     const drop: PlanStep = { kind: "drop", slots: gone };
-    return lastSink < 0 ? [drop] : [drop, { kind: "move", segment: "sinks", offset: first - lastSink - 1 }];
+    return lastSink < 0 || !moves
+      ? [drop]
+      : [drop, { kind: "move", segment: "sinks", offset: first - lastSink - 1 }];
   }
 }

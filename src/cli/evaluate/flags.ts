@@ -1,8 +1,8 @@
 /** Options that the commands of evaluation share, and what becomes of their results. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { CodecName } from "../../cache/codecs/contract.js";
-import type { HeadScores } from "../../cache/policies/razor.js";
-import { readHeadScores } from "../../engine/heads.js";
+import type { ModelHeads } from "../../cache/policies/split.js";
+import { readHeads } from "../../engine/heads-file.js";
 import type { OpenOptions } from "../../engine/model.js";
 import { type NamedPolicy, policiesOfSize, type Sizing } from "../../evaluate/budgets.js";
 import { writeAtomically } from "../../formats/file.js";
@@ -105,11 +105,11 @@ export function cachePolicies(
   );
 }
 
-/** Which heads of the model retrieve, where that was ever measured. */
-export async function headScoresOf(source: string): Promise<HeadScores | null> {
+/** Which heads of the model retrieve, where that was ever found out. */
+export async function headsOf(source: string): Promise<ModelHeads> {
   await using checkpoint = await openCheckpoint(await resolveModelPath(source));
   const { tape } = await buildTape(checkpoint);
-  return await readHeadScores(checkpoint, tape);
+  return await readHeads(checkpoint, tape);
 }
 
 /** The API's words for them. */

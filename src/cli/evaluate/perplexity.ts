@@ -1,6 +1,7 @@
 /** `millrace evaluate perplexity`: what cache policies make of a text of any length. */
 import { basename } from "node:path";
 import { Argument, Command, Option } from "commander";
+import { UNKNOWN_HEADS } from "../../cache/policies/split.js";
 import { full } from "../../engine/policies.js";
 import {
   type StreamPerplexity,
@@ -83,7 +84,7 @@ async function evaluate(source: string, file: string, flags: PerplexityFlags): P
   const { context, backend } = model.info;
   const policies = cachePolicies(flags.cache, "sinks,window", flags.budget ?? [context], {
     of: null,
-    heads: null,
+    heads: UNKNOWN_HEADS,
   });
   const limit = memory === undefined ? {} : { memory };
   const readers: StreamReader[] = policies.map(({ name, policy }) => ({

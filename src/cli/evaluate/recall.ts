@@ -28,7 +28,7 @@ import {
   deliver,
   type EvaluationOptions,
   evaluationModel,
-  headScoresOf,
+  headsOf,
   type RecallFlag,
   recallOption,
 } from "./flags.js";
@@ -120,7 +120,7 @@ async function evaluate(source: string, flags: RecallFlags): Promise<void> {
   const tokenizer = await openTokenizer(source);
   await using model = await openModel(source, evaluationModel(flags));
   const budgets = flags.budget ?? flags.share.map((share) => Math.round(share * within));
-  const sizing = { of: tokens === undefined ? within : null, heads: await headScoresOf(source) };
+  const sizing = { of: tokens === undefined ? within : null, heads: await headsOf(source) };
   const caches = examinees(flags, budgets, sizing);
   const bar = progressBar(
     "asking",

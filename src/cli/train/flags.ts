@@ -134,7 +134,8 @@ export function given<Name extends string, T>(name: Name, value: T | undefined):
   return (value === undefined ? {} : { [name]: value }) as { [K in Name]?: T };
 }
 
-function lengths(text: string): readonly LengthShare[] {
+/** Tokens of windows, one number or several with shares. */
+export function lengths(text: string): readonly LengthShare[] {
   try {
     return parseLengths(text);
   } catch (error) {
@@ -143,7 +144,8 @@ function lengths(text: string): readonly LengthShare[] {
   }
 }
 
-function memoryMode(text: string): MemoryMode {
+/** How activations are kept. */
+export function memoryMode(text: string): MemoryMode {
   if (text === "keep" || text === "recompute") return text;
   const [, chunk, every = "1"] = /^chunk=(\d+)(?:,every=(\d+))?$/.exec(text) ?? [];
   if (!(Number(chunk) >= 1 && Number(every) >= 1)) {
