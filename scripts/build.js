@@ -1,4 +1,5 @@
-// Builds dist/: the TypeScript sources by tsc, the kernels by scripts/wasm.js. Both skip what has not changed.
+// Builds dist/: the TypeScript sources by tsc, the kernels by scripts/wasm.js, the page by Vite. All skip what has not
+// changed.
 // The native addon is not built here: it is compiled on the machine that runs it (src/backends/native/build.ts).
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -20,5 +21,6 @@ const typescript = path.dirname(createRequire(import.meta.url).resolve("typescri
 const codes = await Promise.all([
   node(path.join(typescript, "bin", "tsc"), "--incremental", "--tsBuildInfoFile", "dist/.tsbuildinfo"),
   node(path.join(root, "scripts", "wasm.js")),
+  node(path.join(root, "scripts", "web.js")),
 ]);
 process.exitCode = Math.max(...codes);

@@ -1,0 +1,97 @@
+/** GET /v1/live: what the server does, twice a second, for the page. */
+import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
+import type { ServerContext, ServerEnv } from "../context.js";
+import { event, eventStream, STREAM_HEADERS } from "../event-stream.js";
+import type { ServedModel } from "../models.js";
+import { errors } from "../schemas/common.js";
+
+const EVERY_MS = 500;
+
+const load = z
+  .object({
+    gap_ms: z.object({ p50: z.number(), p99: z.number() }).nullable().openapi({
+      description:
+        "Between two pieces of an answer, of those since the last event; null where there was none.",
+    }),
+    resident_bytes: z.int(),
+    models: z.array(
+      z.object({
+        name: z.string(),
+        tokens_per_second: z.number().openapi({ description: "Prompts and answers, since the last event." }),
+        running: z.int(),
+        waiting: z.int(),
+        used_bytes: z.int().openapi({ description: "Keys and values of requests under way." }),
+        cached_bytes: z.int().openapi({ description: "Of prefixes, kept until the room is needed." }),
+        cache_bytes: z.int().openapi({ description: "The hard limit on both." }),
+      }),
+    ),
+  })
+  .openapi("Load");
+
+const live = createRoute({
+  method: "get",
+  path: "/v1/live",
+  summary: "What the server does at the moment, as events without end",
+  responses: {
+    200: { description: "Two events a second.", content: { "text/event-stream": { schema: load } } },
+    ...errors,
+  },
+});
+
+export function addLive(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
+  app.openapi(live, async (c) => {
+    const work = c.get("work");
+    work.withoutEnd();
+    return c.body(await eventStream(work, loads(context, work.signal)), 200, STREAM_HEADERS);
+  });
+}
+
+async function* loads(
+  { models, metrics, works }: ServerContext,
+  signal: AbortSignal,
+): AsyncGenerator<string, void> {
+  const before = new Map<string, number>();
+  let then = performance.now();
+  const gaps = metrics.watchGaps();
+  try {
+    while (!signal.aborted && !works.draining) {
+      const usages = await Promise.all(
+        models.list.map(async (served) => ({ served, usage: await usageOf(served) })),
+      );
+      const now = performance.now();
+      const list = usages.map(({ served: { name }, usage }) => {
+        const ran = usage.ran - (before.get(name) ?? usage.ran);
+        before.set(name, usage.ran);
+        return {
+          name,
+          tokens_per_second: (1000 * ran) / Math.max(1, now - then),
+          running: usage.running,
+          waiting: usage.waiting,
+          used_bytes: usage.used * usage.pageBytes,
+          cached_bytes: (usage.prefix?.evictable ?? 0) * usage.pageBytes,
+          cache_bytes: usage.pages * usage.pageBytes,
+        };
+      });
+      then = now;
+      yield event({ gap_ms: gaps.take(), resident_bytes: process.memoryUsage.rss(), models: list });
+      await pause(EVERY_MS, signal);
+    }
+  } finally {
+    gaps.stop();
+  }
+}
+
+const usageOf = ({ model }: ServedModel) => model.usage();
+
+/** Ends early, and quietly, when `signal` does. */
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    function done() {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    }
+    signal.addEventListener("abort", done);
+  });
+}
