@@ -3,7 +3,7 @@
 import type { CacheReport } from "../cache/sequence.js";
 import type { Emission, FinishReason, TokenScore } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
-import type { ToolCall } from "../tokenizer/tools/contract.js";
+import type { Parsed, ToolCall, ToolParser } from "../tokenizer/tools/contract.js";
 import type { Connection } from "./connection.js";
 import { type AnswerParameters, type GenerationEnd, MAX_UNREAD_PIECES } from "./protocol.js";
 
@@ -59,6 +59,8 @@ export interface Question {
   readonly answer: Pick<AnswerParameters, "maxTokens"> & {
     readonly sampling: Pick<AnswerParameters["sampling"], "logprobs">;
   };
+  /** Takes calls of tools out of the text; null or absent: what it says is text. */
+  readonly toolParser?: (() => ToolParser) | null;
 }
 
 interface Waiting {
@@ -100,12 +102,18 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   #text = "";
   readonly #tokens: number[] = [];
   readonly #scores: TokenScore[] = [];
+  readonly #toolCalls: ToolCall[] = [];
+  readonly #toolParser: ToolParser | null;
+  /** Tokens whose text the parser of calls still holds, and their scores. */
+  #heldTokens: number[] = [];
+  #heldScores: TokenScore[] = [];
 
   /** Made by `Model.generate`, `Session.generate`. */
   constructor(connection: Connection, question: Question, signal: AbortSignal | undefined) {
     this.#connection = connection;
     this.#question = question;
     this.#signal = signal;
+    this.#toolParser = question.toolParser?.() ?? null;
   }
 
   [Symbol.asyncIterator](): this {
@@ -170,6 +178,7 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
       text: this.#text,
       tokens: this.#tokens,
       ...(this.#question.answer.sampling.logprobs === undefined ? {} : { scores: this.#scores }),
+      ...(this.#toolParser ? { toolCalls: this.#toolCalls } : {}),
       finishReason,
       seed,
       usage: { promptTokens, cachedTokens, generatedTokens },
@@ -197,7 +206,7 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
       };
     });
     signal?.addEventListener("abort", onAbort, { once: true });
-    const end = Promise.race([result, abort]);
+    const end = Promise.race([result.then((end) => this.#flushed(end)), abort]);
     this.#call = { id, end };
     end
       .then(
@@ -209,12 +218,44 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
   }
 
   #take(emission: Emission): void {
-    const piece: Piece = { ...emission, index: this.#numTokens };
+    if (!this.#toolParser) {
+      this.#give(emission, NO_CALLS);
+      return;
+    }
+    for (const id of emission.tokens) this.#heldTokens.push(id);
+    for (const score of emission.scores ?? []) this.#heldScores.push(score);
+    if (!this.#giveParsed(this.#toolParser.push(emission.text)) && !this.#ended) this.#acknowledge();
+  }
+
+  /** `end`, after what the parser of calls held back until then. */
+  #flushed(end: GenerationEnd): GenerationEnd {
+    if (!this.#toolParser || this.#giveParsed(this.#toolParser.flush()) || !this.#gathers) return end;
+    // White space around calls is no text, but it was said.
+    this.#tokens.push(...this.#heldTokens);
+    this.#scores.push(...this.#heldScores);
+    return end;
+  }
+
+  /** Gives what the parser found, with the tokens since the last; false where that is nothing yet. */
+  #giveParsed({ text, calls }: Parsed): boolean {
+    if (text === "" && calls.length === 0) return false;
+    const tokens = this.#heldTokens;
+    const scores = this.#heldScores;
+    this.#heldTokens = [];
+    this.#heldScores = [];
+    this.#give(scores.length > 0 ? { text, tokens, scores } : { text, tokens }, calls);
+    return true;
+  }
+
+  #give(emission: Emission, calls: readonly ToolCall[]): void {
+    const called = calls.length > 0 ? { toolCalls: calls } : {};
+    const piece: Piece = { ...emission, ...called, index: this.#numTokens };
     this.#numTokens += emission.tokens.length;
     if (this.#gathers) {
       this.#text += emission.text;
       for (const id of emission.tokens) this.#tokens.push(id);
       for (const score of emission.scores ?? []) this.#scores.push(score);
+      this.#toolCalls.push(...calls);
     }
     if (this.#ended) return;
     const waiting = this.#waiting.shift();
@@ -232,8 +273,14 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
     this.#start();
     if (this.#tokens.length === 0) return;
     const scores = this.#scores.slice();
-    const piece = { text: this.#text, tokens: this.#tokens.slice(), index: 0 };
-    this.#queue.push(scores.length > 0 ? { ...piece, scores } : piece);
+    const toolCalls = this.#toolCalls.slice();
+    this.#queue.push({
+      text: this.#text,
+      tokens: this.#tokens.slice(),
+      index: 0,
+      ...(scores.length > 0 ? { scores } : {}),
+      ...(toolCalls.length > 0 ? { toolCalls } : {}),
+    });
   }
 
   #acknowledge(): void {
@@ -258,6 +305,8 @@ export class Generation implements AsyncIterableIterator<Piece, undefined>, Asyn
     else resolve({ done: true, value: undefined });
   }
 }
+
+const NO_CALLS: readonly ToolCall[] = [];
 
 function aborted(): MillraceError {
   return new MillraceError("ABORTED", "The caller's signal ended the generation.");

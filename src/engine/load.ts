@@ -22,6 +22,7 @@ import type { Tape } from "../tape/tape.js";
 import { chatFormat } from "../tokenizer/chat.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
+import { toolFormatOf } from "../tokenizer/tools/resolve.js";
 import { Engine } from "./engine.js";
 import { type Fit, fitMemory } from "./fit.js";
 import { needHeadScores } from "./heads.js";
@@ -228,6 +229,7 @@ export async function assemble(
           bosId: tokenizer?.bosId ?? null,
           eosIds: [...(tokenizer?.eosIds ?? [])],
           chatFormat: tokenizer && chatFormat(tokenizer).kind,
+          toolFormat: tokenizer && toolFormatOf(chatFormat(tokenizer).template),
         },
         backend: {
           name: backend.name,

@@ -237,7 +237,13 @@ describe("a model without a tokenizer that can be used", () => {
       const checkpoint = { ...tinyCheckpoint(tinyModel("llama"), "gguf"), tokenizer };
       return assemble(checkpoint, { backend: createNull(), reason: null }, parameters);
     });
-    expect(model.info.tokenizer).toEqual({ kind: "none", bosId: null, eosIds: [], chatFormat: null });
+    expect(model.info.tokenizer).toEqual({
+      kind: "none",
+      bosId: null,
+      eosIds: [],
+      chatFormat: null,
+      toolFormat: null,
+    });
     const generation = model.generate([1, 2], { maxTokens: 3 });
     const pieces = await collect(generation);
     expect(pieces.map(({ text, tokens, index }) => [text, tokens.length, index])).toEqual([

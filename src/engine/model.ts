@@ -24,13 +24,14 @@ import type {
 import {
   ANSWER_OPTIONS,
   type AnswerOptions,
-  answerParameters,
+  checkedAnswer,
   checkedPrompt,
   checkedTokens,
   checkSignal,
   conversation,
   namedAdapter,
   type PromptInput,
+  withTools,
 } from "./questions.js";
 import { STANDING_OPTIONS, type StandingOptions, standing } from "./standing.js";
 
@@ -277,14 +278,16 @@ export class Model implements AsyncDisposable {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
     const { adapter, chat, client: _, priority: __, deadline: ___, ...answer } = options;
     const standingNow = standing(options);
+    const { parameters: checked, tools } = checkedAnswer(answer, this.info);
     const parameters: GenerateParameters = {
-      ...answerParameters(answer, this.info.vocabularySize),
-      prompt: checkedPrompt(prompt, chat, this.info.vocabularySize),
+      ...checked,
+      prompt: checkedPrompt(prompt, tools ? withTools(prompt, chat, tools) : chat, this.info.vocabularySize),
       ...namedAdapter(adapter, this.info),
     };
     const ask: Question["ask"] = (onPiece) =>
       this.connection.call("generate", { ...parameters, standing: standingNow() }, { onPiece });
-    return new Generation(this.connection, { ask, answer: parameters }, answer.signal);
+    const question = { ask, answer: parameters, toolParser: tools?.parser ?? null };
+    return new Generation(this.connection, question, answer.signal);
   }
 
   /**

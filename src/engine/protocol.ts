@@ -16,7 +16,9 @@ import type { FormatSpec } from "../sampling/grammar/format.js";
 import type { SamplingOptions } from "../sampling/options.js";
 import type { StallReport } from "../scheduler/bound-stall.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
+import type { ToolFormatName } from "../tokenizer/tools/resolve.js";
 import type { CacheSpec } from "./policies.js";
+import type { PrefixStore } from "./prefix-file.js";
 import type { RecallSpec } from "./session-recall.js";
 import type { Standing } from "./standing.js";
 
@@ -64,6 +66,8 @@ export interface ModelInfo {
     readonly eosIds: readonly number[];
     /** Where the template of conversations comes from; null where there is no tokenizer. See tokenizer/chat.ts. */
     readonly chatFormat: ChatFormat["kind"] | null;
+    /** How the model writes calls of tools, as its template shows; null where there is no tokenizer. */
+    readonly toolFormat: ToolFormatName | null;
   };
   readonly backend: {
     readonly name: BackendName;

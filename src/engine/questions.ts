@@ -6,6 +6,7 @@ import type { ChatMessage } from "../tokenizer/chat.js";
 import type { Tool, ToolChoice } from "../tokenizer/tools/contract.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
 import type { AnswerParameters, ModelInfo, Prompt, RenderOptions } from "./protocol.js";
+import { type ToolUse, toolUse } from "./tool-use.js";
 
 /** How one answer is made. */
 export interface AnswerOptions extends SamplingOptions {
@@ -50,11 +51,18 @@ const RENDER_OPTIONS: readonly (keyof RenderOptions)[] = ["addGenerationPrompt",
 /** What can be continued: text, token ids, or a conversation. */
 export type PromptInput = string | readonly number[] | Int32Array | readonly ChatMessage[];
 
+/** What an answer's options come to. */
+export interface CheckedAnswer {
+  readonly parameters: AnswerParameters;
+  /** Null where there are no tools. */
+  readonly tools: ToolUse | null;
+}
+
 /** Throws INVALID_ARGUMENT for wrong options; unknown ones are the caller's to refuse. */
-export function answerParameters(options: AnswerOptions, vocabularySize: number): AnswerParameters {
-  const { maxTokens, stop = [], ignoreEos = false, signal, format, ...rest } = options;
-  const { tools: _, toolChoice: __, parallelToolCalls: ___, ...sampling } = rest;
-  validateSamplingOptions(sampling, vocabularySize);
+export function checkedAnswer(options: AnswerOptions, info: ModelInfo): CheckedAnswer {
+  const { maxTokens, stop = [], ignoreEos = false, signal, format: asked, ...rest } = options;
+  const { tools: listed, toolChoice, parallelToolCalls, ...sampling } = rest;
+  validateSamplingOptions(sampling, info.vocabularySize);
   if (maxTokens !== Number.POSITIVE_INFINITY) wholeNumber("maxTokens", maxTokens, 1);
   const stops = typeof stop === "string" ? [stop] : stop;
   if (!Array.isArray(stops) || stops.some((text) => typeof text !== "string" || text === "")) {
@@ -62,19 +70,31 @@ export function answerParameters(options: AnswerOptions, vocabularySize: number)
   }
   if (typeof ignoreEos !== "boolean") throw invalid("ignoreEos", ignoreEos, "true or false");
   checkSignal(signal);
-  if (format !== undefined && ignoreEos) {
+  const own = asked === undefined ? null : checkedFormat(asked);
+  const tools = toolUse(
+    {
+      ...(own && { format: own }),
+      ...(listed === undefined ? {} : { tools: listed }),
+      ...(toolChoice === undefined ? {} : { toolChoice }),
+      ...(parallelToolCalls === undefined ? {} : { parallelToolCalls }),
+    },
+    info,
+  );
+  const format = tools ? tools.format : own;
+  if (format && ignoreEos) {
     throw invalid("ignoreEos", ignoreEos, "false, since an answer with a format ends when that is complete");
   }
-  if (format !== undefined && maxTokens === Number.POSITIVE_INFINITY) {
+  if (format && maxTokens === Number.POSITIVE_INFINITY) {
     throw invalid("maxTokens", maxTokens, "a whole number, since an answer with a format has an end");
   }
-  return {
+  const parameters = {
     sampling,
     stop: [...stops],
     ignoreEos,
     ...(maxTokens === undefined ? {} : { maxTokens }),
-    ...(format === undefined ? {} : { format: checkedFormat(format) }),
+    ...(format ? { format } : {}),
   };
+  return { parameters, tools };
 }
 
 /** Throws INVALID_ARGUMENT for what is no prompt, INVALID_TOKEN for ids outside the vocabulary. */
@@ -91,6 +111,18 @@ export function checkedPrompt(
     return checkedTokens(prompt as ArrayLike<unknown>, vocabularySize);
   }
   throw invalid("prompt", prompt, "a text, token ids or chat messages");
+}
+
+/** How a prompt is rendered so that the model is told of tools; text and ids are as they are. */
+export function withTools(
+  prompt: PromptInput,
+  chat: RenderOptions | undefined,
+  { told }: ToolUse,
+): RenderOptions | undefined {
+  if (chat?.tools !== undefined)
+    throw invalid("chat.tools", chat.tools, "none beside tools, which are told too");
+  const isConversation = Array.isArray(prompt) && prompt.some((item) => typeof item === "object");
+  return isConversation ? { ...chat, tools: told } : chat;
 }
 
 /** Throws INVALID_ARGUMENT for what is no list, INVALID_TOKEN for ids outside the vocabulary. */

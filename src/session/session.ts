@@ -18,7 +18,7 @@ import type {
 import {
   ANSWER_OPTIONS,
   type AnswerOptions,
-  answerParameters,
+  checkedAnswer,
   checkedPrompt,
   checkSignal,
   type PromptInput,
@@ -126,8 +126,12 @@ export class Session implements AsyncDisposable {
    */
   generate(options: AnswerOptions = {}): Generation {
     refuseUnknown("generate", options, ANSWER_OPTIONS);
-    const answer = answerParameters(options, this.#model.vocabularySize);
-    return this.#answer(answer, answer, options.signal);
+    const { parameters, tools } = checkedAnswer(options, this.#model);
+    return this.#answer(
+      parameters,
+      { answer: parameters, toolParser: tools?.parser ?? null },
+      options.signal,
+    );
   }
 
   /**
@@ -137,7 +141,7 @@ export class Session implements AsyncDisposable {
   resume(options: { readonly signal?: AbortSignal } = {}): Generation {
     refuseUnknown("resume", options, ["signal"]);
     checkSignal(options.signal);
-    return this.#answer("resume", { sampling: {} }, options.signal);
+    return this.#answer("resume", { answer: { sampling: {} } }, options.signal);
   }
 
   /**
@@ -240,14 +244,14 @@ export class Session implements AsyncDisposable {
 
   #answer(
     answer: Calls["answer"]["parameters"]["answer"],
-    known: Question["answer"],
+    known: Omit<Question, "ask">,
     signal: AbortSignal | undefined,
   ): Generation {
     const ask: Question["ask"] = (onPiece) => {
       this.#unfinished = false;
       return this.#connection.call("answer", { session: this.#id, answer }, { onPiece });
     };
-    return new Generation(this.#connection, { ask, answer: known }, signal);
+    return new Generation(this.#connection, { ask, ...known }, signal);
   }
 
   #watch(watched: boolean): void {

@@ -8,6 +8,8 @@
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { MillraceError } from "../errors.js";
 import type { Tokenizer } from "./contract.js";
+import { spokenTools, withParsedCalls } from "./tools/conversation.js";
+import { knowsTools } from "./tools/resolve.js";
 import { decodeUtf8 } from "./utf8.js";
 
 /** One turn. Templates may read other keys than these ("tool_calls", "reasoning_content"): they are passed on. */
@@ -20,7 +22,10 @@ export interface ChatMessage {
 export interface ChatOptions {
   /** End with the opening of the assistant's turn. Default true. */
   readonly addGenerationPrompt?: boolean;
-  /** JSON schemas of functions that the model may call, as its template expects them. */
+  /**
+   * JSON schemas of functions that the model may call, as its template expects them. Where the template knows nothing of
+   * tools, the system message tells the model of them.
+   */
   readonly tools?: readonly unknown[];
   /** The day that the template may tell the model. Default: now. */
   readonly date?: Date;
@@ -79,9 +84,11 @@ export function renderChat(
   const { addGenerationPrompt = true, tools, date = new Date(), variables = {} } = options;
   const { template } = chatFormat(tokenizer);
   const bosToken = nameOf(tokenizer, tokenizer.bosId);
+  const parsed = withParsedCalls(messages);
+  const spoken = tools !== undefined && tools.length > 0 && !knowsTools(template);
   const text = renderTemplate(template, {
     ...variables,
-    messages,
+    messages: spoken ? spokenTools(parsed, tools) : parsed,
     add_generation_prompt: addGenerationPrompt,
     bos_token: bosToken,
     eos_token: nameOf(tokenizer, tokenizer.eosId),

@@ -72,6 +72,7 @@ interface Instance {
   readonly matchers: Map<number, Matching>;
   /** What the library has said of its failure. */
   readonly said: string[];
+  readonly memory: WebAssembly.Memory;
 }
 
 /** Runs in the thread, to which it is sent as text: it may use nothing from outside. */
@@ -110,8 +111,11 @@ export function grammarThread(
     const engine: { instantiate: unknown } = Object.create(WebAssembly);
     engine.instantiate = async (bytes: BufferSource, imports: WebAssembly.Imports) => {
       wasm ??= await WebAssembly.compile(bytes);
-      return { module: wasm, instance: await WebAssembly.instantiate(wasm, imports) };
+      const started = await WebAssembly.instantiate(wasm, imports);
+      memory = Object.values(started.exports).find((each) => each instanceof WebAssembly.Memory) ?? null;
+      return { module: wasm, instance: started };
     };
+    let memory: WebAssembly.Memory | null = null;
     const module = { exports: {} as Library };
     make(module, module.exports, { log: say, warn: say, error: say }, engine);
     const library = module.exports;
@@ -128,7 +132,18 @@ export function grammarThread(
     );
     const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false);
     info.dispose();
-    return { library, compiler, grammars: new Map(), matchers: new Map(), said };
+    return { library, compiler, grammars: new Map(), matchers: new Map(), said, memory: memory! };
+  }
+
+  /** The words of a C++ exception, of which nobody is told but its address: a pointer to them is its second word. */
+  function exceptionWords({ buffer }: WebAssembly.Memory, address: number): string {
+    const bytes = new Uint8Array(buffer);
+    const at =
+      address % 4 === 0 && address + 8 <= bytes.length ? new Uint32Array(buffer, address + 4, 1)[0]! : 0;
+    const end = bytes.indexOf(0, at);
+    const words =
+      at === 0 || end < 0 ? "" : new TextDecoder().decode(bytes.subarray(at, Math.min(end, at + 500)));
+    return words || "its compiler refuses it";
   }
 
   async function compile({ library, compiler }: Instance, spec: FormatSpec): Promise<CompiledGrammar> {
@@ -281,8 +296,8 @@ export function grammarThread(
       const fatal = at?.said.findLast((line) => line.startsWith("[FATAL]"));
       for (const { board } of at?.matchers.values() ?? []) fail(board);
       const reason = fatal?.replace(/^\[FATAL\] \S*:\d+: (Check failed: \(.*?\) is false: )?/s, "");
-      // A number is the address of a C++ exception, whose words are out of reach.
-      const message = error instanceof Error ? error.message : "its compiler refuses it";
+      const thrown = typeof error === "number" && at ? exceptionWords(at.memory, error) : String(error);
+      const message = error instanceof Error ? error.message : thrown;
       port.postMessage({ id, error: (reason || message).trim() });
     }
   }

@@ -27,3 +27,31 @@ export interface ToolCall {
   /** The arguments as JSON text, as the model wrote them: an object, not checked against the tool's schema. */
   readonly arguments: string;
 }
+
+/** What a stretch of an answer turns out to be. */
+export interface Parsed {
+  /** Text that is no part of a call. */
+  readonly text: string;
+  /** Calls that have become complete. */
+  readonly calls: readonly ToolCall[];
+}
+
+/** Takes calls out of an answer as it streams in, whatever it is cut into. Text that may become a call is held back. */
+export interface ToolParser {
+  push(text: string): Parsed;
+  /** The end: what was held back. */
+  flush(): Parsed;
+}
+
+/** A structural tag of xgrammar: what calls look like, for constrained decoding. */
+export type ToolStructure = { readonly type: string; readonly [key: string]: unknown };
+
+/** How a family of models writes calls. */
+export interface ToolFormat {
+  /** `names`: tools that may be called; a call of anything else is text. */
+  parser(names: ReadonlySet<string>): ToolParser;
+  /** One call or more (`several`) and nothing else. */
+  calls(tools: readonly Tool[], several: boolean): ToolStructure;
+  /** Any text with calls in it; null where calls have no mark that tells them from text. */
+  among(tools: readonly Tool[], several: boolean): ToolStructure | null;
+}
