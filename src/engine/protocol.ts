@@ -18,7 +18,6 @@ import type { StallReport } from "../scheduler/bound-stall.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { ToolFormatName } from "../tokenizer/tools/resolve.js";
 import type { CacheSpec } from "./policies.js";
-import type { PrefixStore } from "./prefix-file.js";
 import type { RecallSpec } from "./session-recall.js";
 import type { Standing } from "./standing.js";
 
