@@ -1,11 +1,14 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { existsSync, statSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { setTimeout } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { built, cli } from "../../test/support/cli.js";
-import { tinyModel, writeTinyGguf } from "../../test/support/tiny-models.js";
+import { randomAdapter } from "../../test/support/adapters.js";
+import { built, cli, ending, start } from "../../test/support/cli.js";
+import { tinyCheckpoint, tinyModel, writeTinyGguf } from "../../test/support/tiny-models.js";
+import { writeAdapter } from "../models/peft.js";
 import { pipedLines, terminalLines } from "./lines.js";
 
 describe.skipIf(!built)("millrace chat through a pipe (needs npm run build)", () => {
@@ -17,10 +20,8 @@ describe.skipIf(!built)("millrace chat through a pipe (needs npm run build)", ()
   });
   afterAll(() => rm(folder, { recursive: true }));
 
-  const chat = (input: string, ...args: string[]) =>
-    cli(["chat", model, "--backend", "reference", "--temperature", "0", "--max-tokens", "6", ...args], {
-      input,
-    });
+  const chat = (input: string, ...args: string[]) => cli([...turns(), ...args], { input });
+  const turns = () => ["chat", model, "--backend", "reference", "--temperature", "0", "--max-tokens", "6"];
   const answers = async (input: string, ...args: string[]) => {
     const { stdout } = await chat(input, "--json", ...args);
     return stdout
@@ -60,6 +61,75 @@ describe.skipIf(!built)("millrace chat through a pipe (needs npm run build)", ()
     const refused = await chat("hi\n", "--session", model);
     expect(refused).toMatchObject({ code: 4, stdout: "" });
     expect(refused.stderr).toContain("BAD_FORMAT");
+  });
+
+  /** A chat that is spoken to while it runs. */
+  const live = (file: string) => {
+    const child = start([...turns(), "--session", file]);
+    const said = ending(child);
+    const until = async (reached: () => boolean) => {
+      while (!reached()) await setTimeout(20);
+    };
+    return { child, said, until };
+  };
+
+  it("is saved after every turn, so that a process which is killed loses none", async () => {
+    const file = join(folder, "killed.mill");
+    const [, , third] = await answers("hi\nand then\nand\n", "--session", join(folder, "calm.mill"));
+    const { child, said, until } = live(file);
+    let before = 0;
+    for (const line of ["hi\n", "and then\n"]) {
+      child.stdin!.write(line);
+      // The file appears under its name when all of it is there.
+      await until(() => existsSync(file) && statSync(file).mtimeMs > before);
+      before = statSync(file).mtimeMs;
+    }
+    child.kill("SIGKILL");
+    expect(await said).toMatchObject({ code: null, stdout: expect.stringMatching(/^.+\n.+\n$/) });
+    const [later] = await answers("and\n", "--session", file);
+    expect(later.tokens).toEqual(third.tokens);
+    expect(later.usage.promptTokens).toBe(third.usage.promptTokens);
+  });
+
+  it("goes on where it cannot be saved, says so, and tries again", async () => {
+    const place = join(folder, "place");
+    const file = join(place, "talk.mill");
+    const { child, said, until } = live(file);
+    let told = "";
+    child.stderr!.on("data", (text: string) => {
+      told += text;
+    });
+    child.stdin!.write("hi\n");
+    await until(() => existsSync(file));
+    await rm(place, { recursive: true });
+    await writeFile(place, "in the way");
+    child.stdin!.write("and then\n");
+    await until(() => told.includes("is saved after the next turn"));
+    expect(told).toContain("WRITE_FAILED");
+    await rm(place);
+    child.stdin!.end("and\n");
+    expect(await said).toMatchObject({ code: 0, stderr: expect.stringContaining("Saved: ") });
+    expect(existsSync(file)).toBe(true);
+  });
+
+  it("takes an adapter for a new session only", async () => {
+    const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
+    const adapter = join(folder, "adapter");
+    await writeAdapter(adapter, checkpoint, await randomAdapter(checkpoint, { rank: 4, seed: 1 }));
+    const [plain, adapted] = [join(folder, "plain.mill"), join(folder, "adapted.mill")];
+    const whole = ["--session", join(folder, "whole.mill"), "--adapter", adapter];
+    const [first, second] = await answers("hi\nand then\n", ...whole);
+    expect((await answers("hi\n", "--session", adapted, "--adapter", adapter))[0].tokens).toEqual(
+      first.tokens,
+    );
+    const [later] = await answers("and then\n", "--session", adapted, "--adapter", adapter);
+    expect(later.tokens).toEqual(second.tokens);
+    expect((await answers("hi\n", "--session", plain))[0].tokens).not.toEqual(first.tokens);
+    const added = await chat("hi\n", "--session", plain, "--adapter", adapter);
+    expect(added.stderr).toContain("INVALID_ARGUMENT: The conversation in");
+    const left = await chat("hi\n", "--session", adapted);
+    expect(left).toMatchObject({ code: 4, stdout: "" });
+    expect(left.stderr).toContain("WRONG_MODEL");
   });
 
   it("obeys commands, which are no turns", async () => {

@@ -52,7 +52,8 @@ Where standard input is no terminal, each of its lines is a turn and only the
 answers are printed.
 
 With --session the conversation lives on in a file, of any length in bounded
-memory: old tokens go as --cache says (default: what fits the model).
+memory: old tokens go as --cache says (default: what fits the model). The file is
+whole at any moment, and holds all turns but the one under way.
 
 Examples:
   millrace chat model.gguf --system "You are a pirate."
@@ -76,7 +77,7 @@ export function chatCommand(): Command {
     .addOption(
       new Option(
         "--session <file>",
-        "go on with the conversation in this file, and save it there in the end",
+        "go on with the conversation in this file, and save it there after every turn",
       ),
     )
     .addOption(new Option("--json", "print each answer as one JSON object on a line"));
@@ -229,8 +230,8 @@ class Conversation {
   async #turn(text: string): Promise<void> {
     try {
       const result = await this.#answer(text);
-      this.#talk.heard(result);
       this.#last = result;
+      await this.#talk.heard(result);
     } catch (error) {
       const known = MillraceError.from(error);
       if (!TURN_ERRORS.includes(known.code)) throw error;

@@ -8,7 +8,7 @@ import { MillraceError } from "../errors.js";
 import type { Model } from "../session/model.js";
 import type { Session } from "../session/session.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
-import { plural, say } from "./terminal.js";
+import { plural, printable, say } from "./terminal.js";
 
 export interface Talk {
   /** Instructions that stand before the conversation; null for none. */
@@ -16,7 +16,7 @@ export interface Talk {
   /** Puts a message and gives the answer to it. Throws what keeps the message out; it is then not remembered. */
   ask(text: string, options: AnswerOptions): Promise<Generation>;
   /** The answer has ended: it is remembered. */
-  heard(result: GenerationResult): void;
+  heard(result: GenerationResult): Promise<void>;
   /** How much there is, for people; `last`: the last answer, where there is one. */
   describe(last?: GenerationResult): string;
   forget(): Promise<void>;
@@ -44,7 +44,7 @@ export class WholeTalk implements Talk {
     return this.#model.generate([...system, ...this.#turns, this.#asked], { ...options, ...this.#request });
   }
 
-  heard({ text }: GenerationResult): void {
+  async heard({ text }: GenerationResult): Promise<void> {
     if (this.#asked) this.#turns.push(this.#asked, { role: "assistant", content: text });
     this.#asked = null;
   }
@@ -75,13 +75,18 @@ export interface FreshSession {
   readonly adapter?: string;
 }
 
-/** One session, restored from a file where that exists and saved there in the end. */
+/**
+ * One session, restored from a file where that exists and saved there after every turn: whatever ends the program, at most
+ * the turn under way is lost.
+ */
 export class SessionTalk implements Talk {
   system: string | null;
   readonly #model: Model;
   readonly #path: string;
   readonly #fresh: FreshSession;
   #session: Session;
+  /** The file holds all that the session does. */
+  #saved = false;
 
   private constructor(
     model: Model,
@@ -127,11 +132,14 @@ export class SessionTalk implements Talk {
     const { seen, waiting } = this.#session.report;
     const isFirst = seen + waiting === 0;
     const system = this.system === null || !isFirst ? [] : [{ role: "system", content: this.system }];
+    this.#saved = false;
     await this.#session.append([...system, { role: "user", content: text }]);
     return this.#session.generate(options);
   }
 
-  heard(): void {}
+  heard(): Promise<void> {
+    return this.#keep();
+  }
 
   describe(): string {
     const { seen, kept, waiting } = this.#session.report;
@@ -141,11 +149,30 @@ export class SessionTalk implements Talk {
   async forget(): Promise<void> {
     await this.#session.close();
     this.#session = this.#model.session(this.#fresh);
+    this.#saved = false;
     await this.#session.opened;
+    await this.#keep();
   }
 
   async end(): Promise<void> {
-    await this.#session.save(this.#path);
+    if (!this.#saved) await this.#save();
     say(`Saved: ${this.describe()}.`);
+  }
+
+  /** Saves. A disk that is full for a while ends no conversation: it is told, and `end` throws where it stays so. */
+  async #keep(): Promise<void> {
+    try {
+      await this.#save();
+    } catch (error) {
+      const { code, message } = MillraceError.from(error);
+      if (code !== "WRITE_FAILED") throw error;
+      say(`millrace: ${code}: ${printable(message)}`);
+      say("The conversation goes on; it is saved after the next turn.");
+    }
+  }
+
+  async #save(): Promise<void> {
+    await this.#session.save(this.#path);
+    this.#saved = true;
   }
 }
