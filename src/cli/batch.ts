@@ -38,7 +38,8 @@ const PAGE = 16;
 const EXAMPLES = `
 Each line of the input is a request in the format of OpenAI's batches:
   {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
-   "body": {"model": "default", "messages": [{"role": "user", "content": "Hello"}]}}
+   "body": {"model": "default",
+            "messages": [{"role": "user", "content": "Hello"}]}}
 
 Examples:
   millrace batch in.jsonl -o out.jsonl
