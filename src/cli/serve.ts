@@ -31,6 +31,8 @@ interface ServeOptions extends ModelOptions {
   readonly cors?: readonly string[];
   readonly allowHost?: readonly string[];
   readonly maxSequences: number;
+  readonly maxStall?: string;
+  readonly prefixCache: boolean;
   readonly maxRequests: number;
   readonly maxBody: number;
   readonly timeout: number;
@@ -105,6 +107,15 @@ export function serveCommand(): Command {
         .default(8),
     )
     .addOption(
+      new Option(
+        "--max-stall <time>",
+        'longest that a stream waits for its next token because of others\' prompts, such as "200ms" (default: no bound)',
+      ),
+    )
+    .addOption(
+      new Option("--no-prefix-cache", "run every prompt from its start, also where others began alike"),
+    )
+    .addOption(
       new Option("--max-requests <n>", "requests under way, those that wait included")
         .argParser(count)
         .default(DEFAULT_LIMITS.requests),
@@ -172,10 +183,12 @@ interface ServedSource {
 
 /** How each of several models is opened: they have one budget, of which each gets an equal part. */
 function shareOptions(options: ServeOptions, numModels: number): OpenOptions {
-  const { memory, maxSequences } = options;
+  const { memory, maxSequences, maxStall, prefixCache } = options;
   return {
     ...openOptions(options),
     sequences: maxSequences,
+    prefixCache,
+    ...(maxStall === undefined ? {} : { maxStall }),
     ...(memory === undefined ? {} : { memory: Math.floor(parseBytes(memory) / numModels) }),
   };
 }

@@ -66,7 +66,14 @@ export class Answers {
     const { pump, take } = rendezvous<AnswerEvent | { readonly kind: "failed"; readonly error: unknown }>();
     this.#generations.forEach(async (generation, index) => {
       try {
-        for await (const piece of generation) await pump({ kind: "piece", index, piece });
+        let then: number | null = null;
+        for await (const piece of generation) {
+          const now = performance.now();
+          if (then !== null) this.#context.metrics.gap(this.#served.name, now - then);
+          await pump({ kind: "piece", index, piece });
+          // How long the reader took is not the engine's time.
+          then = performance.now();
+        }
         await pump({ kind: "end", index, result: await generation.result });
       } catch (error) {
         await pump({ kind: "failed", error });

@@ -13,8 +13,11 @@ import { addChat } from "./routes/chat.js";
 import { addCompletions } from "./routes/completions.js";
 import { addEmbeddings } from "./routes/embeddings.js";
 import { addHealth } from "./routes/health.js";
+import { addLive } from "./routes/live.js";
 import { addModels } from "./routes/models.js";
+import { addPage } from "./routes/page.js";
 import { addSessions } from "./routes/sessions.js";
+import { addSocket } from "./routes/socket.js";
 import { VERSION } from "./version.js";
 import { gone } from "./work.js";
 
@@ -46,16 +49,19 @@ export function createApp(context: ServerContext): ServerApp {
     return c.json(failure.body, failure.status);
   });
 
+  addPage(app);
   app.use(requestId({ generator: () => newId("req_"), limitLength: 128 }));
   if (context.origins.length > 0) app.use(crossOrigin(context.origins));
-  app.use(asWork(context), knownHost(context), limitedBody(context), allowed(context));
+  app.use(asWork(context), knownHost(context), allowed(context), limitedBody(context));
 
   addHealth(app, context);
   addModels(app, context);
   addChat(app, context);
   addCompletions(app, context);
   addSessions(app, context);
+  addSocket(app, context);
   addEmbeddings(app);
+  addLive(app, context);
   addDocument(app);
   return app;
 
@@ -137,7 +143,7 @@ function limitedBody({ limits: { bodyBytes } }: ServerContext): MiddlewareHandle
 function allowed({ keys, requestRate, tokenRate }: ServerContext): MiddlewareHandler<ServerEnv> {
   return async (c, next) => {
     if (OPEN_PATHS.includes(c.req.path)) return next();
-    const key = keys?.client(c.req.header("authorization"));
+    const key = keys?.client(c.req.header("authorization") ?? socketKey(c));
     const client = key ?? addressOf(c);
     c.set("client", client);
     c.set("owner", key ?? EVERYBODY);
@@ -151,6 +157,12 @@ function allowed({ keys, requestRate, tokenRate }: ServerContext): MiddlewareHan
     }
     await next();
   };
+}
+
+/** Pages cannot send headers with a WebSocket: they name its key among its protocols, "millrace, key.KEY". */
+function socketKey(c: ServerRequest): string | undefined {
+  const [, key] = /(?:^|,)\s*key\.([^\s,]+)/.exec(c.req.header("sec-websocket-protocol") ?? "") ?? [];
+  return key === undefined ? undefined : `Bearer ${key}`;
 }
 
 /** The address at the other end; none where the request came from within. */

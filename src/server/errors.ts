@@ -6,6 +6,7 @@ import { HTTPException } from "hono/http-exception";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import type { ZodError } from "zod";
 import { type ErrorCode, MillraceError } from "../index.js";
+import { snake } from "./names.js";
 
 /** The body of every answer that is an error. */
 export interface ErrorBody {
@@ -73,7 +74,6 @@ const STATUS: Readonly<Record<ErrorCode, readonly [ContentfulStatusCode, string]
   CLOSED: [503, "closed"],
   WORKER_CRASHED: [503, "engine_crashed"],
   ABORTED: [503, "aborted"],
-  DEADLINE_PASSED: [504, "timeout"],
   DEADLINE_PASSED: [504, "deadline_passed"],
   WRITE_FAILED: [500, "write_failed"],
   BAD_LOGITS: [500, "bad_logits"],
@@ -141,7 +141,7 @@ export function fromZod(error: ZodError, value: unknown): ApiError {
     return new ApiError(
       400,
       "unsupported_parameter",
-      `${named} is not supported here: ${issue.message}`,
+      `${named} is not supported here: ${issue.message}.`,
       extras,
     );
   }
@@ -183,5 +183,3 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
     value,
   );
 }
-
-const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);

@@ -45,6 +45,8 @@ export async function eventStream(
     if (failure) say(event(failure.body));
     controller.close();
     work.end(failure);
+    // It may stand at an event that nobody will ask for.
+    events.return().catch(() => {});
   };
   // A reader that stands still would never learn of it.
   const onAbort = () => {

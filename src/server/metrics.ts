@@ -1,7 +1,9 @@
 /** What Prometheus may read at /metrics; docs/server.md says what each is for. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { GenerationResult } from "../index.js";
+import { Gaps, type GapWatcher } from "./gaps.js";
 import type { ServedModel } from "./models.js";
+import { snake } from "./names.js";
 import type { Gone } from "./usage.js";
 
 /** Seconds: from a fast answer's parts to a slow one's whole. */
@@ -36,6 +38,13 @@ export class Metrics {
     "Tokens that cache policies took out of memory.",
     ["model", "fate"],
   );
+  readonly #between = this.#histogram(
+    "time_between_pieces_seconds",
+    "From a piece of a streamed answer to the next.",
+    SHORT,
+    ["model"],
+  );
+  readonly #gaps = new Gaps();
   #process = false;
 
   /** Adds the figures of the process: memory, processor time, event loop delay. */
@@ -51,6 +60,16 @@ export class Metrics {
     const pages = this.#gauge("cache_pages", "Pages of keys and values, by state.", ["model", "state"]);
     const used = this.#gauge("cache_used_bytes", "Bytes of pages in use.");
     const total = this.#gauge("cache_bytes", "Bytes that pages may take in all: a hard limit.");
+    const prefix = this.#gauge(
+      "prefix_cache",
+      "What requests that begin alike share; counts are since the start.",
+      ["model", "figure"],
+    );
+    const stalls = this.#gauge(
+      "prefill_stalls",
+      "How the bound on stalls is kept; counts are since the start.",
+      ["model", "figure"],
+    );
     const weights = this.#gauge("weight_bytes", "Bytes of weights.");
     const budget = this.#gauge(
       "memory_budget_bytes",
@@ -73,10 +92,29 @@ export class Metrics {
           pages.set({ model, state: "shared" }, usage.shared);
           used.set({ model }, usage.used * usage.pageBytes);
           total.set({ model }, usage.pages * usage.pageBytes);
+          for (const [gauge, report] of [
+            [prefix, usage.prefix],
+            [stalls, usage.stalls],
+          ] as const) {
+            for (const [figure, value] of Object.entries(report ?? {})) {
+              if (typeof value === "number") gauge.set({ model, figure: snake(figure) }, value);
+            }
+          }
         }),
       );
     };
     this.#beforeReading.push(read);
+  }
+
+  /** Times between pieces of answers, from now on. */
+  watchGaps(): GapWatcher {
+    return this.#gaps.watch();
+  }
+
+  /** A piece of an answer came so long after the one before. */
+  gap(model: string, ms: number): void {
+    this.#between.observe({ model }, ms / 1000);
+    this.#gaps.saw(ms);
   }
 
   /** Adds a figure that is read when somebody asks. */

@@ -1,7 +1,8 @@
 /** Listening: the application on a port, and how it comes to rest. */
 import type { Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { createAdaptorServer } from "@hono/node-server";
+import { createAdaptorServer, type WebSocketServerLike } from "@hono/node-server";
+import { WebSocketServer } from "ws";
 import { MillraceError } from "../index.js";
 import type { Server } from "./create.js";
 
@@ -36,7 +37,10 @@ export async function listen(
   { app, context }: Server,
   { host = "127.0.0.1", port = DEFAULT_PORT }: ListenOptions = {},
 ): Promise<Listening> {
-  const http = createAdaptorServer({ fetch: app.fetch }) as HttpServer;
+  const sockets = new WebSocketServer({ noServer: true, maxPayload: context.limits.bodyBytes });
+  // The two packages' types differ in whether options may be undefined.
+  const websocket = { server: sockets as unknown as WebSocketServerLike };
+  const http = createAdaptorServer({ fetch: app.fetch, websocket }) as HttpServer;
   http.headersTimeout = HEADERS_MS;
   http.requestTimeout = context.limits.requestMs;
   http.timeout = Math.min(context.limits.requestMs + STALL_MS, 2 ** 31 - 1);

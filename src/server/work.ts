@@ -1,4 +1,5 @@
 /** Requests under way: what ends them early, and how the server comes to rest. */
+import { setMaxListeners } from "node:events";
 import { ApiError } from "./errors.js";
 
 /** One request, from its first byte until the last of its answer has been handed over. */
@@ -21,6 +22,8 @@ export class Work {
     this.#ended = ended;
     this.#timer = setTimeout(() => this.abort(timeout(limitMs)), Math.min(limitMs, MAX_TIMER_MS));
     this.#timer.unref();
+    // One for each of its answers.
+    setMaxListeners(0, this.#abort.signal);
   }
 
   /** Aborted when nobody waits for the answer any more, or nobody may. */
@@ -76,6 +79,7 @@ export class Work {
 export class Works {
   readonly #works = new Set<Work>();
   readonly #limits: { readonly requests: number; readonly requestMs: number };
+  readonly #toRest = new Map<Work, () => void>();
   #idle: (() => void) | null = null;
   #draining = false;
 
@@ -113,11 +117,17 @@ export class Works {
     }
     const work = new Work(id, requestMs, () => {
       this.#works.delete(work);
+      this.#toRest.delete(work);
       onEnd(work);
       if (this.#works.size === 0) this.#idle?.();
     });
     this.#works.add(work);
     return work;
+  }
+
+  /** Calls `rest` when the server begins to come to rest, for work that has no end of its own. */
+  onDrain(work: Work, rest: () => void): void {
+    this.#toRest.set(work, rest);
   }
 
   /**
@@ -129,6 +139,7 @@ export class Works {
     const idle = new Promise<void>((resolve) => {
       this.#idle = resolve;
     });
+    for (const rest of this.#toRest.values()) rest();
     if (this.#works.size === 0) return 0;
     let aborted = 0;
     const timer = setTimeout(() => {

@@ -2,7 +2,7 @@
 import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import type { GenerationResult, Piece, ToolCall } from "../../index.js";
 import { Answers, finishOf } from "../answers.js";
-import type { ServerContext, ServerEnv } from "../context.js";
+import type { ServerContext, ServerEnv, ServerRequest } from "../context.js";
 import { DONE, event, eventStream, STREAM_HEADERS } from "../event-stream.js";
 import { fingerprint, newId, now } from "../identity.js";
 import { contentLogprobs } from "../logprobs.js";
@@ -33,7 +33,7 @@ export function addChat(app: OpenAPIHono<ServerEnv>, context: ServerContext): vo
       context,
       served,
       { work, client: c.get("client") },
-      generations(served, request, n, work.signal),
+      generations(served, request, n, c),
       n,
     );
     const head = {
@@ -67,14 +67,16 @@ export function addChat(app: OpenAPIHono<ServerEnv>, context: ServerContext): vo
   });
 }
 
-function generations(served: ServedModel, request: ChatRequest, n: number, signal: AbortSignal) {
+function generations(served: ServedModel, request: ChatRequest, n: number, c: ServerRequest) {
   const messages = templateMessages(request.messages);
   const { render, answer } = structureOf(request);
   const maxTokens = request.max_completion_tokens ?? request.max_tokens;
   const options = {
     ...answerOptions(request),
     ...answer,
-    signal,
+    signal: c.get("work").signal,
+    client: c.get("client"),
+    ...(request.priority ? { priority: request.priority } : {}),
     chat: render,
     ...(maxTokens ? { maxTokens } : {}),
     ...(request.logprobs ? { logprobs: request.top_logprobs ?? 0 } : {}),

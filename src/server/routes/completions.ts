@@ -2,7 +2,7 @@
 import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import type { GenerationResult } from "../../index.js";
 import { Answers, finishOf } from "../answers.js";
-import type { ServerContext, ServerEnv } from "../context.js";
+import type { ServerContext, ServerEnv, ServerRequest } from "../context.js";
 import { ApiError } from "../errors.js";
 import { DONE, event, eventStream, STREAM_HEADERS } from "../event-stream.js";
 import { fingerprint, newId, now } from "../identity.js";
@@ -37,7 +37,7 @@ export function addCompletions(app: OpenAPIHono<ServerEnv>, context: ServerConte
       context,
       served,
       { work, client: c.get("client") },
-      generations(served, request, prompts, n, work.signal),
+      generations(served, request, prompts, n, c),
       n,
     );
     const head = {
@@ -94,11 +94,13 @@ function generations(
   request: CompletionRequest,
   prompts: readonly Prompt[],
   n: number,
-  signal: AbortSignal,
+  c: ServerRequest,
 ) {
   const options = {
     ...answerOptions(request),
-    signal,
+    signal: c.get("work").signal,
+    client: c.get("client"),
+    ...(request.priority ? { priority: request.priority } : {}),
     maxTokens: request.max_tokens ?? DEFAULT_MAX_TOKENS,
     ...(typeof request.logprobs === "number" ? { logprobs: request.logprobs } : {}),
     ...(request.adapter ? { adapter: request.adapter } : {}),

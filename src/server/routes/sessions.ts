@@ -68,6 +68,13 @@ const inspect = createRoute({
   request: id,
   responses: { 200: answer(schemas.inspectedSession, "As of now."), ...errors },
 });
+const map = createRoute({
+  method: "get",
+  path: "/v1/sessions/{id}/map",
+  summary: "Where the tokens of the stream are, by where they stand in it",
+  request: { ...id, query: schemas.mapQuery },
+  responses: { 200: answer(schemas.streamMap, "As of now."), ...errors },
+});
 const remove = createRoute({
   method: "delete",
   path: "/v1/sessions/{id}",
@@ -157,6 +164,21 @@ export function addSessions(app: OpenAPIHono<ServerEnv>, context: ServerContext)
     return sessions.use(c.get("owner"), id, async (held) => {
       const { groups, tier } = await held.session.inspect();
       return c.json({ ...sessionBody(held), groups: [...groups], tier }, 200);
+    });
+  });
+
+  app.openapi(map, async (c) => {
+    const { id } = c.req.valid("param");
+    return sessions.use(c.get("owner"), id, async ({ session }) => {
+      const { seen, width, groups } = await session.map(c.req.valid("query"));
+      const byLayer = groups.map(({ lanes, memory, merged, disk, recalled }) => ({
+        layers: [...new Set(lanes.map(({ layer }) => layer))],
+        memory: [...memory],
+        merged: [...merged],
+        disk: [...disk],
+        recalled: [...recalled],
+      }));
+      return c.json({ object: "session.map" as const, seen, width, groups: byLayer }, 200);
     });
   });
 

@@ -7,6 +7,7 @@ import {
   json,
   jsonObject,
   model,
+  priority,
   samplingFields,
   streamFields,
   unsupported,
@@ -106,6 +107,7 @@ export const chatRequest = z
       .nullish()
       .openapi({ description: "Given to the chat template under this name." }),
     adapter,
+    priority,
     ...samplingFields,
     ...streamFields,
     ...harmlessFields,

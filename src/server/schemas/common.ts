@@ -60,6 +60,13 @@ export const samplingFields = {
   ignore_eos: z.boolean().nullish().openapi({ description: "Go on past the model's end tokens." }),
 };
 
+export const priority = z
+  .int()
+  .min(-100)
+  .max(100)
+  .nullish()
+  .openapi({ description: "Higher ones go first, while none is forgotten. Default 0." });
+
 /** Accepted, and of no effect here. */
 export const harmlessFields = {
   user: z.string().nullish(),

@@ -74,13 +74,10 @@ export const generateRequest = z
     tool_choice: toolChoice.nullish(),
     parallel_tool_calls: z.boolean().nullish(),
     stream: z.boolean().nullish(),
-    resume: z
-      .boolean()
-      .nullish()
-      .openapi({
-        description:
-          "Go on with the answer that was under way when the session was saved; nothing else is given.",
-      }),
+    resume: z.boolean().nullish().openapi({
+      description:
+        "Go on with the answer that was under way when the session was saved; nothing else is given.",
+    }),
     ...samplingFields,
   })
   .openapi("Generate");
@@ -141,6 +138,29 @@ export const inspectedSession = session.extend({
   groups: z.array(z.unknown()).openapi({ description: "The report by group of lanes that share a policy." }),
   tier: z.unknown().openapi({ description: "The disk tier; null where there is none." }),
 });
+
+export const mapQuery = z.object({
+  columns: z.coerce.number().int().min(1).max(1024).default(128).openapi({ description: "Most stretches." }),
+});
+
+const counts = z.array(z.int());
+
+export const streamMap = z
+  .object({
+    object: z.literal("session.map"),
+    seen: z.int(),
+    width: z.int().openapi({ description: "Tokens of a stretch." }),
+    groups: z.array(
+      z.object({
+        layers: z.array(z.int()),
+        memory: counts.openapi({ description: "Tokens of each stretch that are attended." }),
+        merged: counts.openapi({ description: "Part of those." }),
+        disk: counts.openapi({ description: "Put on disk." }),
+        recalled: counts.openapi({ description: "Of those on disk: attended too." }),
+      }),
+    ),
+  })
+  .openapi("StreamMap", { description: "What is in none of the lists is gone." });
 
 export const sessionList = z.object({ object: z.literal("list"), data: z.array(session) });
 

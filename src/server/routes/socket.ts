@@ -1,0 +1,238 @@
+/**
+ * GET /v1/sessions/{id}/socket: a session over one WebSocket, in which text goes in while an answer comes out.
+ *
+ * Messages are JSON objects with a `type`, and an `id` of the client's choice that comes back with what follows from them:
+ *
+ *   append    as POST …/append     ->  appended
+ *   generate  as POST …/generate   ->  piece, …, answer
+ *   cancel    the answer           ->  cancelled, of the answer's id
+ *   watch     what the cache does  ->  change, … (and `lost`: how many were not told to a slow reader)
+ *
+ * or error, with the object that the HTTP API has.
+ */
+import { upgradeWebSocket } from "@hono/node-server";
+import { type OpenAPIHono, z } from "@hono/zod-openapi";
+import type { WebSocket } from "ws";
+import type { Generation } from "../../index.js";
+import { Answers } from "../answers.js";
+import type { ServerContext, ServerEnv, ServerRequest } from "../context.js";
+import { ApiError, fromZod, toApiError } from "../errors.js";
+import { appendRequest, generateRequest } from "../schemas/sessions.js";
+import type { HeldSession } from "../sessions.js";
+import { goneSince } from "../usage.js";
+import { gone, type Work } from "../work.js";
+import { answerBody, answerIn, appendTo } from "./sessions.js";
+
+const id = z.union([z.string().max(200), z.number()]).optional();
+const message = z.discriminatedUnion("type", [
+  appendRequest.extend({ type: z.literal("append"), id }),
+  generateRequest.omit({ stream: true }).extend({ type: z.literal("generate"), id }),
+  z.strictObject({ type: z.literal("cancel"), id }),
+  z.strictObject({ type: z.literal("watch"), id }),
+]);
+
+type Message = z.infer<typeof message>;
+type Named = Message["id"];
+
+/** Appends that wait; then the socket is not read until some are in. */
+const MAX_APPENDS = 16;
+/** Bytes that wait for a slow reader before changes are no longer told. */
+const MAX_WAITING_BYTES = 2 ** 20;
+/** Codes of closing (RFC 6455, 7.4.1). */
+const GOING_AWAY = 1001;
+const TRY_AGAIN = 1013;
+
+export function addSocket(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
+  app.get("/v1/sessions/:id/socket", async (c, next) => {
+    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") {
+      throw new ApiError(426, "upgrade_required", "This is a WebSocket: ask with Upgrade: websocket.", {
+        headers: { Upgrade: "websocket" },
+      });
+    }
+    refuseStrangers(c, context.origins);
+    const held = context.sessions.borrow(c.get("owner"), c.req.param("id"));
+    let conversation: Conversation | null = null;
+    const upgrade = upgradeWebSocket(() => ({
+      onOpen: (_, { raw }) => {
+        const socket = raw as unknown as WebSocket;
+        try {
+          conversation = new Conversation(context, held, c.get("client"), c.get("requestId"), socket);
+        } catch {
+          // The session was closed, or the server has too much to do, since the handshake began.
+          socket.close(TRY_AGAIN);
+        }
+      },
+      onMessage: ({ data }) => conversation?.take(data),
+      onClose: () => conversation?.close(),
+      onError: () => conversation?.close(),
+    }));
+    // A handshake that is never finished must not keep the session from becoming idle.
+    held[Symbol.dispose]();
+    return upgrade(c, next);
+  });
+}
+
+/** Browsers let any page open a socket to anywhere: unlike for requests, it is up to the server to refuse. */
+function refuseStrangers(c: ServerRequest, origins: readonly string[]): void {
+  const origin = c.req.header("origin");
+  if (origin === undefined || origins.includes("*") || origins.includes(origin)) return;
+  if (URL.canParse(origin) && new URL(origin).host === new URL(c.req.url).host) return;
+  throw new ApiError(403, "unknown_origin", "Pages of this origin may not ask; see --cors.");
+}
+
+/** What goes on over one socket. */
+class Conversation {
+  readonly #context: ServerContext;
+  readonly #held: HeldSession & Disposable;
+  readonly #client: string;
+  readonly #socket: WebSocket;
+  readonly #work: Work;
+  #appends = 0;
+  #answer: { readonly generation: Generation; readonly id: Named; cancelled: boolean } | null = null;
+  #unwatch: (() => void) | null = null;
+  #lost = 0;
+
+  constructor(
+    context: ServerContext,
+    held: HeldSession,
+    client: string,
+    requestId: string,
+    socket: WebSocket,
+  ) {
+    this.#context = context;
+    this.#client = client;
+    this.#socket = socket;
+    this.#held = context.sessions.borrow(held.owner, held.id);
+    this.#work = context.works.begin(requestId, () => socket.close(GOING_AWAY));
+    this.#work.withoutEnd();
+    this.#work.stream();
+    this.#work.signal.addEventListener("abort", () => socket.close(GOING_AWAY));
+    context.works.onDrain(this.#work, () => this.#rest());
+  }
+
+  /** One message of the client. */
+  take(data: unknown): void {
+    let named: Named;
+    try {
+      const given = parsed(data);
+      named = idOf(given);
+      const read = message.safeParse(given);
+      if (!read.success) throw fromZod(read.error, given);
+      this.#context.requestRate?.check(this.#client);
+      this.#context.requestRate?.use(this.#client, 1);
+      this.#context.tokenRate?.check(this.#client);
+      this.#do(read.data).catch((error: unknown) => this.#fail(named, error));
+    } catch (error) {
+      this.#fail(named, error);
+    }
+  }
+
+  /** The other end is gone. */
+  close(): void {
+    this.#unwatch?.();
+    this.#work.abort(gone());
+    this.#work.end(this.#work.reason);
+    this.#held[Symbol.dispose]();
+  }
+
+  async #do(asked: Message): Promise<void> {
+    switch (asked.type) {
+      case "append":
+        return this.#append(asked);
+      case "generate":
+        return this.#generate(asked);
+      case "cancel":
+        if (this.#answer) this.#answer.cancelled = true;
+        await this.#answer?.generation.return();
+        return;
+      case "watch":
+        return this.#watch();
+      default:
+        asked satisfies never;
+    }
+  }
+
+  async #append({ type: _, id, ...request }: Extract<Message, { type: "append" }>): Promise<void> {
+    const { session, served } = this.#held;
+    if (++this.#appends >= MAX_APPENDS) this.#socket.pause();
+    try {
+      const before = session.report;
+      const tokens = await appendTo(session, request, this.#work);
+      this.#context.tokenRate?.use(this.#client, tokens);
+      this.#context.metrics.evicted(served.name, goneSince(before, session.report));
+      await this.#say({ type: "appended", id, tokens, report: session.report });
+    } finally {
+      if (--this.#appends < MAX_APPENDS) this.#socket.resume();
+      this.#rest();
+    }
+  }
+
+  async #generate({ type: _, id, ...request }: Extract<Message, { type: "generate" }>): Promise<void> {
+    const { session, served } = this.#held;
+    if (this.#answer)
+      throw new ApiError(409, "busy", "An answer is under way: cancel it, or wait for its end.");
+    const generation = answerIn(session, { ...request, stream: true }, this.#work);
+    const answer = { generation, id, cancelled: false };
+    this.#answer = answer;
+    const who = { work: this.#work, client: this.#client };
+    const answers = new Answers(this.#context, served, who, [generation], 1, session.report);
+    try {
+      for await (const event of answers.events()) {
+        if (answer.cancelled) break;
+        if (event.kind === "piece") {
+          const { text, toolCalls } = event.piece;
+          await this.#say({ type: "piece", id, text, ...(toolCalls ? { tool_calls: toolCalls } : {}) });
+        } else {
+          const { object: __, text: ___, ...rest } = answerBody(event.result, answers, session);
+          await this.#say({ type: "answer", id, ...rest });
+        }
+      }
+      if (answer.cancelled) await this.#say({ type: "cancelled", id, report: session.report });
+    } finally {
+      this.#answer = null;
+      this.#rest();
+    }
+  }
+
+  #watch(): void {
+    this.#unwatch ??= this.#held.session.on("change", (change) => {
+      if (this.#socket.bufferedAmount > MAX_WAITING_BYTES) {
+        this.#lost++;
+        return;
+      }
+      const lost = this.#lost > 0 ? { lost: this.#lost } : {};
+      this.#lost = 0;
+      void this.#say({ type: "change", change, report: this.#held.session.report, ...lost });
+    });
+  }
+
+  /** Closes the socket where the server is shutting down and nothing is under way. */
+  #rest(): void {
+    if (!this.#context.works.draining || this.#answer || this.#appends > 0) return;
+    this.#socket.close(GOING_AWAY);
+  }
+
+  #fail(id: Named, error: unknown): void {
+    void this.#say({ type: "error", id, ...(this.#work.reason ?? toApiError(error)).body });
+  }
+
+  /** Resolves when it has left for the other end, or never will. */
+  #say(what: object): Promise<void> {
+    return new Promise((resolve) => {
+      this.#socket.send(JSON.stringify(what), () => resolve());
+    });
+  }
+}
+
+function parsed(data: unknown): unknown {
+  try {
+    return JSON.parse(typeof data === "string" ? data : "");
+  } catch {
+    throw new ApiError(400, "invalid_json", "The message is not valid JSON text.");
+  }
+}
+
+const idOf = (given: unknown): Named => {
+  const named = (given as { id?: unknown } | null)?.id;
+  return typeof named === "string" || typeof named === "number" ? named : undefined;
+};
