@@ -16,7 +16,7 @@ describe.skipIf(!built)("millrace heads (needs npm run build)", () => {
   afterAll(() => rm(folder, { recursive: true }));
   const gates = (...more: string[]) =>
     cli([
-      ...["heads", model, "--method", "duo", "--steps", "3", "--length", "96", "--passkeys", "1"],
+      ...["heads", model, "--method", "duo", "--steps", "3", "--length", "224", "--passkeys", "1"],
       ...["--words", "1", "--recent", "8", "--sinks", "2", "--backend", "reference", ...more],
     ]);
 

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { tinyCheckpoint, tinyModel } from "../../../test/support/tiny-models.js";
+import { tinyModel, writeTinyGguf } from "../../../test/support/tiny-models.js";
 import { writeWorldModel } from "../../../test/support/world-model.js";
 import { openCheckpoint } from "../../formats/open.js";
 import type { Tokenizer } from "../../tokenizer/contract.js";
@@ -11,19 +11,24 @@ import type { Window } from "../data.js";
 import { textHaystack } from "./haystack.js";
 import { type PasskeyOptions, passkeys } from "./passkeys.js";
 
-const LENGTH = 768;
+// The plain one says letters.
+const LENGTH = 2048;
 let folder = "";
 let plain: Tokenizer;
 let worldly: Tokenizer;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "millrace-passkeys-"));
-  plain = resolveTokenizer(tinyCheckpoint(tinyModel("llama"), "gguf").tokenizer)!;
+  plain = await tokenizerOf(await writeTinyGguf(tinyModel("llama"), folder));
   const path = join(folder, "world.gguf");
   await writeWorldModel(path);
-  await using checkpoint = await openCheckpoint(path);
-  worldly = resolveTokenizer(checkpoint.tokenizer)!;
+  worldly = await tokenizerOf(path);
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
+
+async function tokenizerOf(path: string): Promise<Tokenizer> {
+  await using checkpoint = await openCheckpoint(path);
+  return resolveTokenizer(checkpoint.tokenizer)!;
+}
 
 async function windows(tokenizer: Tokenizer, options: PasskeyOptions = {}, length = LENGTH) {
   const { train, heldOut } = await passkeys(options).windows(tokenizer, length);
