@@ -103,8 +103,11 @@ export class Engine {
   cancel(id: number): void {
     const request = this.#requests.get(id);
     if (!request) return;
-    if (this.#underWay) request.cancelled = true;
-    else this.#cancel(request);
+    if (this.#underWay) {
+      request.cancelled = true;
+      // Who takes no part in the step ends with it too.
+      this.#deferred.push(() => this.#cancel(request));
+    } else this.#cancel(request);
   }
 
   /** Fails every task with `error`; requests free their pages. Only between steps. */
@@ -171,15 +174,21 @@ export class Engine {
   #schedule(now: number): Map<Place, Share[]> {
     const { scheduler, limits } = this.#parts;
     for (const task of [...this.#running]) this.#attempt(task, () => task.look?.());
-    const queue: Queue = {
+    const look = (): Queue => ({
       waiting: this.#waiting,
       running: this.#running,
       limits,
       freePages: this.#freePages(),
       now,
       sinceStep: Number.isNaN(this.#steppedAt) ? 0 : now - this.#steppedAt,
-    };
-    const plan = scheduler.plan(queue);
+    });
+    let queue = look();
+    let plan = scheduler.plan(queue);
+    // What cannot be put away is not movable from then on.
+    while (plan.putAway && !this.#putAway(plan.putAway)) {
+      queue = look();
+      plan = scheduler.plan(queue);
+    }
     scheduler.commit?.(queue, plan);
     for (const id of plan.expire ?? []) {
       const task = this.#byId.get(id)!;
@@ -201,6 +210,22 @@ export class Engine {
       else batches.set(task.place, [{ task, tokens, outputs }]);
     }
     return batches;
+  }
+
+  /** Puts running tasks away, back to where they stood in the line; false where one cannot be, and others may have been. */
+  #putAway(ids: readonly number[]): boolean {
+    for (const id of ids) {
+      const task = this.#byId.get(id)!;
+      try {
+        task.putAway!();
+      } catch {
+        return false;
+      }
+      remove(this.#running, task);
+      const behind = this.#waiting.findIndex((other) => other.id > id);
+      this.#waiting.splice(behind < 0 ? this.#waiting.length : behind, 0, task);
+    }
+    return true;
   }
 
   /** Pages that are not in use, nor promised to anybody who runs. */

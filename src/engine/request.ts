@@ -4,6 +4,7 @@ import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
+import { PutAway } from "./put-away.js";
 import type { Place, Task } from "./task.js";
 
 export interface RequestEnd {
@@ -78,6 +79,10 @@ export class Request implements Task {
   #cursor = 0;
   #generated = 0;
   #lease: PrefixLease | null = null;
+  /** Its cache while more urgent requests have its pages. */
+  #away: PutAway | null = null;
+  #isStuck = false;
+  #cachedTokens = 0;
   /** What its prompt would find in the tree, and when that was looked up. */
   #found: Found = NOTHING_FOUND;
   #foundAt = -1;
@@ -109,6 +114,7 @@ export class Request implements Task {
 
   /** Those that it shares with requests under way are not counted: it takes nothing from anybody with them. */
   get pages(): number {
+    if (this.#away) return this.#mostPages;
     const shared = this.cache ? (this.#lease?.pages ?? 0) : this.#find().referenced;
     return this.#mostPages - shared;
   }
@@ -116,24 +122,46 @@ export class Request implements Task {
   /** 0 while its reader is behind, and while another request runs what this one would run next. */
   get pending(): number {
     if (this.credit <= 0) return 0;
-    if (this.cache) return this.#lease?.following ? 0 : this.#tokens.length - this.#cursor;
+    if (this.cache || this.#away) return this.#lease?.following ? 0 : this.#tokens.length - this.#cursor;
     const { tokens, promised } = this.#find();
     return promised ? 0 : this.#tokens.length - tokens;
   }
 
   get chunk(): number {
-    return this.cache ? this.cache.maxIncoming() : firstChunk(this.place);
+    return (this.cache ?? this.#away)?.maxIncoming() ?? firstChunk(this.place);
   }
 
   get cached(): number {
-    return this.cache?.held ?? this.#find().tokens;
+    return (this.cache ?? this.#away)?.held ?? this.#find().tokens;
   }
 
   admit(): void {
+    const { pool, layout } = this.place;
+    if (this.#away) {
+      this.cache = this.#away.bringBack(pool, layout);
+      this.#away = null;
+      return;
+    }
     this.#admittedAt = performance.now();
-    this.cache = new SequenceCache(this.place.pool, this.place.layout);
+    this.cache = new SequenceCache(pool, layout);
     this.#lease = this.#tree?.lease(namespaceOf(this.adapter), this.#tokens, this.cache) ?? null;
     this.#cursor = this.#lease?.cached ?? 0;
+  }
+
+  get movable(): boolean {
+    return this.cache !== null && !this.#isStuck && !this.#lease?.following;
+  }
+
+  putAway(): void {
+    try {
+      this.#away = new PutAway(this.cache!);
+    } catch (error) {
+      this.#isStuck = true;
+      throw error;
+    }
+    this.#leaveTree();
+    this.cache!.dispose();
+    this.cache = null;
   }
 
   look(): void {
@@ -167,7 +195,7 @@ export class Request implements Task {
   }
 
   expire(): void {
-    if (this.cache) this.#endShort("deadline");
+    if (!Number.isNaN(this.#admittedAt)) this.#endShort("deadline");
     else {
       const waited = Math.round(performance.now() - this.#queuedAt);
       const message = `The request's deadline passed while it waited for its turn, ${waited} ms long. Allow it more time, or let fewer requests wait.`;
@@ -208,14 +236,13 @@ export class Request implements Task {
     const admittedAt = Number.isNaN(this.#admittedAt) ? now : this.#admittedAt;
     const firstAt = Number.isNaN(this.#firstAt) ? now : this.#firstAt;
     const lastAt = Number.isNaN(this.#lastAt) ? firstAt : this.#lastAt;
-    const cache = this.cache?.report() ?? NO_CACHE;
-    const cachedTokens = this.#lease?.cached ?? 0;
-    this.#lease?.end();
+    const cache = this.cache?.report() ?? this.#away?.report ?? NO_CACHE;
+    this.#leaveTree();
     this.#release();
     this.#listener.end({
       finishReason,
       promptTokens: this.promptTokens,
-      cachedTokens,
+      cachedTokens: this.#cachedTokens,
       generatedTokens: this.#generated,
       queueMs: admittedAt - this.#queuedAt,
       prefillMs: firstAt - admittedAt,
@@ -224,11 +251,20 @@ export class Request implements Task {
     });
   }
 
+  /** What it ran stays for others. */
+  #leaveTree(): void {
+    this.#cachedTokens += this.#lease?.cached ?? 0;
+    this.#lease?.end();
+    this.#lease = null;
+  }
+
   #release(): void {
     this.done = true;
     this.#lease = null;
     this.cache?.dispose();
     this.cache = null;
+    this.#away?.discard();
+    this.#away = null;
   }
 
   #find(): Found {

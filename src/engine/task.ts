@@ -23,16 +23,21 @@ export interface Place {
  */
 export interface Task extends WaitingRequest, RunningRequest {
   readonly place: Place;
+  readonly pages: number;
   /** Number of the adapter that its tokens run with; absent: none. */
   readonly adapter?: number;
   /** There from `admit` on. */
   readonly cache: SequenceCache | null;
+  /** Whether it can be put away now. Absent: never. */
+  readonly movable?: boolean;
   /** Nothing is left to run. */
   readonly done: boolean;
   /** It shall end although its tokens are in a step that is under way. */
   cancelled: boolean;
-  /** Its turn has come. Throws OUT_OF_BUDGET. */
+  /** Its turn has come, perhaps again. Throws OUT_OF_BUDGET. */
   admit(): void;
+  /** Gives its pages up until it is admitted again. Throws WRITE_FAILED, and then stays as it is, never movable again. */
+  putAway?(): void;
   /** While it runs, before every planning: takes in what others have done for it. */
   look?(): void;
   /** The next `count` pending tokens, which have slots; valid until the next call. */

@@ -46,6 +46,10 @@ export interface RunningRequest extends Job {
   readonly phase: Phase;
   /** As above; 1 while decoding, 0 while the request is paused (its consumer is behind). */
   readonly pending: number;
+  /** Pages that are free once it is put away, at least. Absent: none. */
+  readonly pages?: number;
+  /** Whether it can be put away. Absent: it cannot. */
+  readonly movable?: boolean;
 }
 
 export interface Limits {
@@ -80,6 +84,8 @@ export interface Work {
 }
 
 export interface Plan {
+  /** Running requests that are put away before others are admitted, and wait from now on; they have no work. Absent: none. */
+  readonly putAway?: readonly number[];
   /** Waiting requests that start now, in order; each then holds its `pages`. */
   readonly admit: readonly number[];
   /** Work of running and just admitted requests; empty when nothing can run. No request appears twice. */

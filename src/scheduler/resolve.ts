@@ -5,6 +5,7 @@ import type { Scheduler } from "./contract.js";
 import { deadlines } from "./deadlines.js";
 import { fair } from "./fair.js";
 import { firstCome } from "./first-come.js";
+import { preempt } from "./preempt.js";
 
 export interface ScheduleSpec {
   /** Longest gap between two tokens of an answer that others' prompts may cause; absent: chunks are of fixed length. */
@@ -16,7 +17,7 @@ const AGEING_MS = 10_000;
 
 /**
  * Who comes first goes first, as long as nobody names a client, a priority or a deadline. Where they do: what is too
- * late ends; then priorities; among equals, fair turns between clients; within a client, as they came.
+ * late ends; then priorities, for whose sake lower ones are put away; among equals, fair turns between clients; within a client, as they came.
  */
 export function composeScheduler({ maxStallMs }: ScheduleSpec): {
   readonly scheduler: Scheduler;
@@ -26,6 +27,6 @@ export function composeScheduler({ maxStallMs }: ScheduleSpec): {
   const bounded: BoundedScheduler | null =
     maxStallMs === undefined ? null : boundStall(firstCome, maxStallMs);
   // The last to sort decides first.
-  const scheduler = deadlines(fair(byPriority(bounded ?? firstCome, AGEING_MS)));
+  const scheduler = deadlines(fair(byPriority(preempt(bounded ?? firstCome), AGEING_MS)));
   return { scheduler, stalls: () => bounded?.report() ?? null };
 }
