@@ -29,28 +29,19 @@ import {
   type SessionParameters,
   type SessionReport,
 } from "./protocol.js";
-import { RecentTokens } from "./recent-tokens.js";
-import { damaged, openSessionFile, type SessionFile, writeSessionFile } from "./session-file.js";
+import { openSessionFile } from "./session-file.js";
 import { defaultCache, fitSession, type SessionFit } from "./session-fit.js";
-import {
-  readManifest,
-  type SessionManifest,
-  type UnfinishedAnswer,
-  writeManifest,
-} from "./session-manifest.js";
+import { readManifest, type UnfinishedAnswer } from "./session-manifest.js";
 import {
   Questions,
   type RecallSpec,
   recallShare,
-  removeOldTiers,
-  removeTier,
-  type SavedTier,
-  saveTier,
   settingsOf,
   tierFingerprint,
   tierFolder,
 } from "./session-recall.js";
-import { type AppendListener, MOST_TOKENS, REMEMBERED, Stream, type StreamParts } from "./stream.js";
+import { checkIdentity, readStream, savedAdapter, saveSession } from "./session-saving.js";
+import { type AppendListener, Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
 export interface SessionsParts {
@@ -349,26 +340,19 @@ export class Sessions {
   async save(session: number, path: string): Promise<number> {
     const entry = await this.#session(session);
     const { stream, recall, home } = entry;
-    return this.#standing(entry, async () => {
-      const tier = recall && home.recall && (await saveTier(recall, home.recall, path));
-      const { header, parts } = stream.cache.openSnapshot();
-      const [recent, waiting] = [stream.recent.toArray(), stream.waiting.slice()];
-      const manifest = writeManifest(this.#manifest(entry, header, recent.length, waiting.length, tier));
-      const body = function* () {
-        yield bytesOf(recent);
-        yield bytesOf(waiting);
-        yield* parts;
+    return this.#standing(entry, () => {
+      const saved = {
+        identity: this.#parts.identity,
+        adapter: this.#adapterOf(stream),
+        cache: home.cache,
+        memoryBytes: home.fit.memoryBytes,
+        stream,
+        unfinished: entry.unfinished,
+        tier: recall && home.recall && { recall, spec: home.recall },
       };
-      try {
-        const bytes = await writeSessionFile(path, manifest, body(), () => {
-          if (!this.#open.has(entry)) throw closed();
-        });
-        removeOldTiers(path, tier);
-        return bytes;
-      } catch (error) {
-        if (tier) removeTier(path, tier);
-        throw error;
-      }
+      return saveSession(path, saved, () => {
+        if (!this.#open.has(entry)) throw closed();
+      });
     });
   }
 
@@ -378,15 +362,17 @@ export class Sessions {
    * and what `open` throws.
    */
   restore(id: number, path: string, memoryBytes: number | null): Promise<SessionInfo> {
+    const { identity, adapters, engine } = this.#parts;
     return this.#enter(id, async () => {
       const file = await openSessionFile(path);
       try {
         const manifest = readManifest(path, file.manifest);
-        this.#checkIdentity(path, manifest.identity);
-        const adapter = this.#savedAdapter(path, manifest.adapter);
+        checkIdentity(path, manifest.identity, identity);
+        const adapter = savedAdapter(path, manifest.adapter, adapters);
         const { cache, recall } = manifest;
         const home = await this.#makeHome(cache, memoryBytes ?? manifest.memoryBytes, recall?.spec ?? null);
-        const make = () => ({ ...this.#read(path, file, manifest, home), ...adapter });
+        const checkTokens = (tokens: Int32Array) => engine.checkTokens(tokens);
+        const make = () => ({ ...readStream(path, file, manifest, home.place, checkTokens), ...adapter });
         const session = this.#join(id, home, make, 0, manifest.unfinished);
         return await this.#demote(session, (parts) =>
           recall
@@ -517,82 +503,8 @@ export class Sessions {
     };
   }
 
-  #manifest(
-    session: Session,
-    header: string,
-    recent: number,
-    waiting: number,
-    recall: SavedTier | null,
-  ): SessionManifest {
-    const { stream, home, unfinished } = session;
-    const answer = stream.answer && {
-      parameters: stream.answer.parameters,
-      promptTokens: stream.answer.promptTokens,
-      decoder: stream.answer.decoder.save(),
-    };
-    return {
-      identity: this.#parts.identity,
-      adapter: this.#adapterOf(stream),
-      cache: home.cache,
-      memoryBytes: home.fit.memoryBytes,
-      header,
-      before: stream.before,
-      recent,
-      waiting,
-      unfinished: answer ?? unfinished,
-      recall,
-    };
-  }
-
-  /** What a stream is made of, from a file that is whole. */
-  #read(path: string, file: SessionFile, manifest: SessionManifest, { place }: Home) {
-    const [recent, waiting] = [new Int32Array(manifest.recent), new Int32Array(manifest.waiting)];
-    for (const tokens of [recent, waiting]) {
-      if (tokens.byteLength > file.body.left) throw damaged(path, "it has fewer tokens than it claims");
-      file.body.read(tokens);
-      this.#parts.engine.checkTokens(tokens);
-    }
-    const cache = SequenceCache.restore(place.pool, place.layout, {
-      header: manifest.header,
-      bytes: file.body,
-    });
-    const end = cache.nextPosition;
-    if (cache.length !== end || recent.length > end || end + waiting.length > MOST_TOKENS) {
-      cache.dispose();
-      throw damaged(path, "its tokens do not add up");
-    }
-    return { cache, waiting, recent: RecentTokens.from(REMEMBERED, end, recent), before: manifest.before };
-  }
-
-  #checkIdentity(path: string, { model, tokenizer }: ModelIdentity): void {
-    const { identity } = this.#parts;
-    if (model === identity.model && tokenizer === identity.tokenizer) return;
-    throw new MillraceError(
-      "WRONG_MODEL",
-      `${path} is the session of another ${model === identity.model ? "tokenizer" : "model"} (${model}); this one is ` +
-        `${identity.model}. Open the model that it was saved with, or start anew.`,
-      { path, got: model, expected: identity.model },
-    );
-  }
-
   #adapterOf({ adapter }: Stream): AdapterIdentity | null {
     return adapter === undefined ? null : this.#parts.adapters[adapter]!;
-  }
-
-  /** The number, in this model, of the adapter that a saved session ran with, under whatever name it was opened. */
-  #savedAdapter(path: string, saved: AdapterIdentity | null): { adapter?: number } {
-    if (!saved) return {};
-    const { adapters } = this.#parts;
-    const adapter = adapters.findIndex(({ fingerprint }) => fingerprint === saved.fingerprint);
-    if (adapter >= 0) return { adapter };
-    const another = adapters.some(({ name }) => name === saved.name);
-    throw new MillraceError(
-      "WRONG_MODEL",
-      `${path} is a session that ran with the adapter "${saved.name}", and ` +
-        `${another ? "the one that the model was opened with under that name is another" : "the model was opened without it"}. ` +
-        "Open the model with the adapter that it was saved with.",
-      { path, adapter: saved.name, fingerprint: saved.fingerprint },
-    );
   }
 
   #join(
@@ -745,8 +657,5 @@ export class Sessions {
     return closes && isEnd ? tokens.subarray(1) : tokens;
   }
 }
-
-const bytesOf = (values: Int32Array): Uint8Array =>
-  new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
 const closed = (): MillraceError => new MillraceError("CLOSED", "The session was closed.");
