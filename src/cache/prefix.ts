@@ -54,6 +54,15 @@ export interface Found {
 
 type PrefixNode = Node<PrefixLease>;
 
+/** A run of tokens that was saved; with a namespace of null it is passed over, and what follows it. */
+export interface SavedRun {
+  readonly namespace: string | null;
+  /** Place of the run that it follows among those before it, -1 for none. */
+  readonly parent: number;
+  /** Whole blocks; or less than one, and then no run follows. */
+  readonly tokens: Int32Array;
+}
+
 /** What a lease goes on with: whole blocks, and then `part` tokens of one more. */
 interface Way {
   readonly tokens: number;
@@ -134,6 +143,41 @@ export class PrefixTree implements Reclaimer {
     }
   }
 
+  /** What is held and not in use, most recently used first: each after its parent. */
+  unused(): readonly Readonly<PrefixNode>[] {
+    return [...this.#idle].reverse();
+  }
+
+  /**
+   * Takes in runs in the order that `unused` gave them, as long as pages are free; those that are held already are passed
+   * over. `fill` is called for every page of every run in turn, with null for one that was not taken in.
+   */
+  restore(runs: readonly SavedRun[], fill: (page: number | null) => void): void {
+    const nodes: (PrefixNode | null)[] = [];
+    for (const { namespace, parent, tokens } of runs) {
+      const pages = this.#layout.groups.map(({ lanes, pageTokens }) => {
+        return new Int32Array(Math.ceil(tokens.length / pageTokens) * lanes.length);
+      });
+      const above = namespace === null ? null : parent < 0 ? this.#root(namespace) : nodes[parent]!;
+      const isNew = above !== null && nearest(above, tokens, 0, tokens.length, this.block).common < this.block;
+      if (!isNew || numPages(pages) > this.#pool.numFree || this.#isKnown(above, tokens)) {
+        for (let page = numPages(pages); page > 0; page--) fill(null);
+        nodes.push(null);
+        continue;
+      }
+      for (const run of pages) {
+        this.#pool.take(run);
+        for (const page of run) fill(page);
+      }
+      this.#tokens += tokens.length;
+      this.#evictable += numPages(pages);
+      nodes.push(this.#add(above, tokens, pages));
+    }
+    for (const node of nodes.reverse()) if (node) this.#idle.add(node);
+    for (const root of [...this.#roots.values()]) this.#forgetRoot(root);
+    this.version++;
+  }
+
   /** Pages of so many tokens, whole blocks. */
   pagesOf(tokens: number): number {
     return this.#layout.groups.reduce(
@@ -164,8 +208,7 @@ export class PrefixTree implements Reclaimer {
    * no page. Prompts share within a namespace: each adapter, say, has one.
    */
   lease(namespace: string, prompt: Int32Array, cache: SequenceCache): PrefixLease {
-    const root = this.#roots.get(namespace) ?? createNode(namespace, null, new Int32Array(), this.#none());
-    this.#roots.set(namespace, root);
+    const root = this.#root(namespace);
     root.locks++;
     this.#lookups++;
     this.#lookupTokens += prompt.length;
@@ -368,6 +411,18 @@ export class PrefixTree implements Reclaimer {
       if (!node.parent!.parent) this.#forgetRoot(node.parent!);
     }
     return count;
+  }
+
+  /** Whether a run says nothing that a child of `above` does not, or the other way round. */
+  #isKnown(above: PrefixNode, tokens: Int32Array): boolean {
+    const { common } = nearest(above, tokens, 0, tokens.length, this.block);
+    return common === tokens.length || beginning(above, tokens) !== null;
+  }
+
+  #root(namespace: string): PrefixNode {
+    const root = this.#roots.get(namespace) ?? createNode(namespace, null, new Int32Array(), this.#none());
+    this.#roots.set(namespace, root);
+    return root;
   }
 
   #forgetRoot(root: PrefixNode): void {

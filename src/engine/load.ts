@@ -30,6 +30,7 @@ import { readHeads } from "./heads-file.js";
 import { type AdapterIdentity, identify, identifyAdapter } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
+import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { CacheSpec } from "./policies.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
 import { Sessions, type SessionsListener } from "./sessions.js";
@@ -150,7 +151,15 @@ export async function assemble(
 ): Promise<LoadedModel> {
   const undo: (() => unknown)[] = [() => backend.dispose()];
   const dispose = async () => {
-    for (const free of undo.splice(0).reverse()) await free();
+    const errors: unknown[] = [];
+    for (const free of undo.splice(0).reverse()) {
+      try {
+        await free();
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) throw errors[0];
   };
   try {
     if (parameters.cache.policy.policy === "razor") await needHeadScores(checkpoint, backend);
@@ -173,6 +182,14 @@ export async function assemble(
 
     const vocabularySize = tape.logits.width;
     const { numLayers, embeddingWidth, architecture } = config;
+    const identity = await identify(checkpoint);
+    if (prefix && typeof parameters.prefixCache === "object") {
+      const store = parameters.prefixCache;
+      const setting = `${backend.name}, context ${plan.context}`;
+      const source = { tree: prefix, pool, layout, identity, adapters: plan.adapters, vocabularySize, setting };
+      await loadPrefixes(store, source);
+      undo.push(() => savePrefixes(store, source));
+    }
     const { maxStallMs } = parameters;
     const engine = new Engine({
       program,
@@ -198,7 +215,7 @@ export async function assemble(
           limits,
           requests: { program, pool, layout },
           cache: plan.cache,
-          identity: await identify(checkpoint),
+          identity,
           adapters: plan.adapters,
           heads: plan.heads,
           context: plan.context,

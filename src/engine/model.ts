@@ -11,6 +11,7 @@ import { parseDuration } from "./duration.js";
 import { Generation, type Question } from "./generation.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
 import { type CacheSpec, cacheSpec } from "./policies.js";
+import type { PrefixStore } from "./prefix-file.js";
 import type {
   CallName,
   Calls,
@@ -63,9 +64,11 @@ export interface OpenOptions {
    * Whether prompts that begin as earlier ones did (a system prompt, a conversation so far) take over what is still in
    * the cache, instead of being run from the start again. It holds on to nothing that a request needs, but in time all
    * of the cache's memory is in use. Only where the cache keeps every token (`full()`) in every layer; else it has no
-   * effect. Default true.
+   * effect. With a folder, what is in the cache when the model is closed is written there, and taken in again by the next
+   * to open the same model with the same cache: what was used last first, up to `bytes` (a number, or "2 GiB"; default 256
+   * MiB). It holds the prompts themselves. A damaged file there is passed over and replaced. Default true.
    */
-  readonly prefixCache?: boolean;
+  readonly prefixCache?: boolean | { readonly folder: string; readonly bytes?: number | string };
   /**
    * Adapters (LoRA, PaCA) by a name of your choice: folders in the layout of the PEFT library. Requests name the one
    * that they want; requests with different ones, and without any, run together.
@@ -134,6 +137,7 @@ const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
 ];
 const BACKENDS: readonly (BackendName | "auto")[] = ["auto", "native", "wasm", "reference", "null"];
 const DEFAULT_SEQUENCES = 4;
+const PREFIX_BYTES = 256 * 2 ** 20;
 
 /**
  * Opens a model: a GGUF file, a folder (or `model.safetensors`, or an index) of safetensors, or "hf:owner/repo/file".
@@ -241,9 +245,14 @@ export function openParameters(source: string, options: OpenOptions): OpenParame
   };
 }
 
-function prefixCacheOf(given: unknown = true): boolean {
+function prefixCacheOf(given: OpenOptions["prefixCache"] = true): boolean | PrefixStore {
   if (typeof given === "boolean") return given;
-  throw invalid("prefixCache", given, "true or false");
+  refuseUnknown("prefixCache", given, ["folder", "bytes"]);
+  const { folder, bytes = PREFIX_BYTES } = given;
+  if (typeof folder !== "string" || folder === "") {
+    throw invalid("prefixCache.folder", folder, "a folder to keep prefixes in");
+  }
+  return { folder, bytes: parseBytes(bytes, "prefixCache.bytes") };
 }
 
 function adapterPaths(adapters: unknown): Readonly<Record<string, string>> {

@@ -18,6 +18,7 @@ import type { StallReport } from "../scheduler/bound-stall.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { ToolFormatName } from "../tokenizer/tools/resolve.js";
 import type { CacheSpec } from "./policies.js";
+import type { PrefixStore } from "./prefix-file.js";
 import type { RecallSpec } from "./session-recall.js";
 import type { Standing } from "./standing.js";
 
@@ -31,8 +32,8 @@ export interface OpenParameters {
   readonly memoryBytes?: number;
   readonly maxStallMs?: number;
   readonly cache: CacheSpec;
-  /** Whether requests that begin alike share what they have in common. Absent: they do not. */
-  readonly prefixCache?: boolean;
+  /** Whether requests that begin alike share what they have in common, and where that is kept. Absent: they do not. */
+  readonly prefixCache?: boolean | PrefixStore;
   /** Folders of adapters by name. */
   readonly adapters?: Readonly<Record<string, string>>;
 }

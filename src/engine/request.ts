@@ -5,6 +5,7 @@ import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
 import { PutAway } from "./put-away.js";
+import { namespaceOf } from "./prefix-file.js";
 import type { Place, Task } from "./task.js";
 
 export interface RequestEnd {
@@ -275,10 +276,6 @@ export class Request implements Task {
     return this.#found;
   }
 }
-
-/** Keys and values are the same under the same adapter only. */
-const namespaceOf = (adapter: number | undefined): string =>
-  adapter === undefined ? "" : `adapter ${adapter}`;
 
 /** Most tokens that a fresh cache takes at once. */
 function firstChunk({ layout }: Place): number {

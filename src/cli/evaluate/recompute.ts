@@ -48,6 +48,8 @@ async function evaluate(source: string, flags: RecomputeFlags): Promise<void> {
     context,
     sequences: 1,
     cache: { codec },
+    // What is timed shall run.
+    prefixCache: false,
   });
   const abort = new AbortController();
   using _interrupt = onInterrupt(() => abort.abort());
