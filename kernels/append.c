@@ -55,7 +55,7 @@ static void store_token(const Op *op, const Step *step, const Span *span, int t)
     int group = lanes[2 * head], lane = lanes[2 * head + 1];
     const View *view = AT(const View, AT(const uint64_t, span->views)[group]);
     int slot = AT(const int32_t, AT(const uint64_t, step->slots)[group])[t], token = slot % GROUP;
-    int64_t bytes = group_bytes(view->codec, width);
+    int64_t bytes = group_bytes(view->codec, width, width);
     uint8_t *at = group_address(step, view, lane, slot / view->page_tokens, slot, bytes);
     int element = codec_element_bytes(view->codec);
     uint8_t *keys = at + codec_scale_bytes(view->codec) + token * element;

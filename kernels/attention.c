@@ -5,7 +5,7 @@
 // Both ops take the same fields. The merge must follow the attention directly, with a barrier before it.
 //
 // Memory, in bytes, with Dp = D rounded up to 16 and g = H / K:
-//   threadScratch, for each thread:  1536 * Dp + 12288
+//   threadScratch, for each thread:  1792 * Dp + 12288
 //   partials, for all threads:       roundUp(8 * maxTokens * H, 64)
 //                                    + (threads > 1 ? 512 * threads * min(64, maxTokens * g) * (Dp + 16) : 0)
 // Both are 64-byte aligned and need no clearing.
@@ -25,6 +25,8 @@ typedef struct Tile {
   int rotation;            // of the rows in `moved`, or -1
   const float *q;          // the rows as they are or moved: row blocks of [D][rows of the block]
   float *still, *moved;    // both of them
+  float *thin;             // of q's rows, what thin keys meet: row blocks of [K][rows of the block]
+  const View *thin_view;   // whose keys, or 0
   float *sums;             // [rows][Dp] weighted values of this part
   float *total;            // [rows][Dp] of all parts so far
   float *keys, *values;    // a block, as f32
@@ -43,10 +45,10 @@ typedef struct Tile {
 
 static Tile tile_memory(const Plan *plan, int thread) {
   int padded = plan->shape.padded, size = TILE_ROWS * padded;
-  float *memory = AT(float, plan->op->p[5]) + (size_t)thread * (384 * padded + 3072);
+  float *memory = AT(float, plan->op->p[5]) + (size_t)thread * (448 * padded + 3072);
   Tile tile = {.still = memory, .moved = memory + size, .sums = memory + 2 * size, .total = memory + 3 * size,
-               .keys = memory + 4 * size, .values = memory + 5 * size};
-  memory += 6 * size;
+               .keys = memory + 4 * size, .values = memory + 5 * size, .thin = memory + 6 * size};
+  memory += 7 * size;
   tile.scores = memory;
   tile.lane_weights = memory + 512;
   tile.max = memory + 1536;
@@ -100,6 +102,7 @@ static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *t
   tile->rows = tile->tokens * tile->heads;
   tile->rotation = -1;
   tile->q = tile->still;
+  tile->thin_view = 0;
   float cap = plan->op->f[1], scale = plan->op->f[0] * (cap > 0 ? 1.f / cap : LOG2_E);
   for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
     const float *from[ROW_BLOCK];
@@ -126,12 +129,11 @@ static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *t
 
 // Makes tile->q the rows that keys moved by `rotation` must meet.
 static void move_tile(const Plan *plan, Tile *tile, int rotation) {
-  if (rotation < 0 || !plan->op->p[3]) {
-    tile->q = tile->still;
-    return;
-  }
-  tile->q = tile->moved;
-  if (tile->rotation == rotation) return;
+  const float *before = tile->q;
+  tile->q = rotation < 0 || !plan->op->p[3] ? tile->still : tile->moved;
+  if (tile->q != before) tile->thin_view = 0;
+  if (tile->q == tile->still || tile->rotation == rotation) return;
+  tile->thin_view = 0;
   tile->rotation = rotation;
   int width = plan->shape.width, pairs = plan->shape.pairs;
   const float *cos = AT(const float, plan->op->p[3]) + (size_t)(plan->step->num_tokens + rotation) * 2 * pairs;
@@ -149,6 +151,24 @@ static void move_tile(const Plan *plan, Tile *tile, int rotation) {
     }
     for (int i = 2 * pairs * rows; i < width * rows; i++) to[i] = from[i];
   }
+}
+
+// The rows that a block's keys meet, [width][rows of a block] one after another: tile->q, or of a view's thin keys the
+// elements that these have, gathered once for all blocks that follow.
+static const float *rows_for(const Plan *plan, Tile *tile, const View *thin, int lane) {
+  if (!thin) return tile->q;
+  if (tile->thin_view == thin) return tile->thin;
+  tile->thin_view = thin;
+  const int32_t *elements = AT(const int32_t, thin->thin_elements) + (size_t)lane * thin->thin_width;
+  for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
+    int rows = min(ROW_BLOCK, tile->rows - block);
+    const float *from = tile->q + block * plan->shape.width;
+    float *to = tile->thin + block * thin->thin_width;
+    for (int i = 0; i < thin->thin_width; i++) {
+      for (int r = 0; r < rows; r++) to[i * rows + r] = from[elements[i] * rows + r];
+    }
+  }
+  return tile->thin;
 }
 
 // -------------------------------------------------------------------------------------------------- what is seen
@@ -187,10 +207,12 @@ static inline int look(const Sight *sight, Group16 *group) {
   return group->live != 0;
 }
 
-// A block: up to four groups that lie one after another in a view and share a rotation.
+// A block: up to four groups that lie one after another in a view, share a rotation and are thin or are not.
 typedef struct Block {
   Group16 group[BLOCK_GROUPS];
   int groups, codec, rotation;
+  int width;         // elements of a key
+  const View *thin;  // the view, where keys are thin, or 0
 } Block;
 
 // A walk over slots begin .. end-1 of a stream.
@@ -221,15 +243,20 @@ static int next_block(Walk *walk, const Sight *sight, Block *block) {
     const int32_t *positions = AT(const int32_t, view->positions), *rotations = AT(const int32_t, view->rotations);
     float *mass = view->mass ? AT(float, view->mass) + (size_t)walk->lane * view_slots : 0;
     const float *log_counts = view->log_counts ? AT(const float, view->log_counts) : 0;
-    int64_t bytes = group_bytes(view->codec, walk->width);
-    int keys_at = codec_scale_bytes(view->codec);
-    int values_at = keys_at + GROUP * walk->width * codec_element_bytes(view->codec);
+    const int32_t *thin_rows = view->thin_rows ? AT(const int32_t, view->thin_rows) : 0;
     int page = walk->slot / view->page_tokens, page_end = (page + 1) * view->page_tokens;
+    int thin = thin_rows && thin_rows[page];
+    block->thin = thin ? view : 0;
+    block->width = thin ? view->thin_width : walk->width;
+    int64_t bytes = group_bytes(view->codec, block->width, walk->width);
+    int keys_at = codec_scale_bytes(view->codec);
+    int values_at = keys_at + GROUP * block->width * codec_element_bytes(view->codec);
     block->codec = view->codec;
     block->rotation = rotations[page];
     for (int i = 0; i < BLOCK_GROUPS && walk->left > 0 && walk->slot < view_slots; i++) {
       if (walk->slot == page_end) {
-        if (rotations[++page] != block->rotation) break;
+        page++;
+        if (rotations[page] != block->rotation || (thin_rows && thin_rows[page] != thin)) break;
         page_end += view->page_tokens;
       }
       Group16 *group = &block->group[block->groups];
@@ -257,7 +284,7 @@ static void unpack_block(const Plan *plan, const Tile *tile, Block *block) {
   for (int g = 0; g < block->groups; g++) {
     Group16 *group = &block->group[g];
     float *keys = tile->keys + g * GROUP * plan->shape.padded, *values = tile->values + g * GROUP * plan->shape.padded;
-    unpack_group(block->codec, group, plan->shape.width, keys, values);
+    unpack_group(block->codec, group, block->width, plan->shape.padded, keys, values);
     group->keys = (const uint8_t *)keys;
     group->values = (const uint8_t *)values;
     group->ahead = 0;
@@ -374,9 +401,10 @@ static int groups_seen(const Tile *tile, int first, int rows, int32_t window, co
   return groups;
 }
 
-static void attend_block(const Plan *plan, Tile *tile, Block *block) {
+static void attend_block(const Plan *plan, Tile *tile, Block *block, int lane) {
   const Shape *s = &plan->shape;
   move_tile(plan, tile, block->rotation);
+  const float *q = rows_for(plan, tile, block->thin, lane);
   if (tile->rows > ROW_BLOCK) unpack_block(plan, tile, block);
   for (int first = 0; first < tile->rows; first += ROW_BLOCK) {
     int rows = min(ROW_BLOCK, tile->rows - first);
@@ -384,7 +412,7 @@ static void attend_block(const Plan *plan, Tile *tile, Block *block) {
     float factor[GROUP];
     int groups = groups_seen(tile, first, rows, s->window, block, seen);
     if (groups == 0) continue;
-    score_block(block->codec, rows, tile->q + first * s->width, s->width, seen, groups, tile->scores);
+    score_block(block->codec, rows, q + first * block->width, block->width, seen, groups, tile->scores);
     weigh_scores(tile, first, rows, s->window, seen, groups, factor);
     add_values_block(block->codec, rows, tile->scores, factor, s->padded, seen, groups, tile->sums + first * s->padded);
   }
@@ -412,7 +440,7 @@ static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int 
     for (int g = 0; g < min(now->groups, next->groups); g++) {
       now->group[g].ahead = next->group[g].keys - now->group[g].keys;
     }
-    attend_block(plan, tile, now);
+    attend_block(plan, tile, now, stream->lane);
     if (last) break;
     Block *swap = now;
     now = next;
@@ -590,15 +618,16 @@ static void load_outcome(const Plan *plan, const Stream *stream, Tile *tile, int
 }
 
 // Adds the probabilities of each row at position `from` or later to its slots' mass, rows in order.
-static void add_mass(const Plan *plan, Tile *tile, Block *block, int32_t from) {
+static void add_mass(const Plan *plan, Tile *tile, Block *block, int lane, int32_t from) {
   const Shape *s = &plan->shape;
   move_tile(plan, tile, block->rotation);
+  const float *q = rows_for(plan, tile, block->thin, lane);
   unpack_block(plan, tile, block);
   for (int first = 0; first < tile->rows; first += ROW_BLOCK) {
     int rows = min(ROW_BLOCK, tile->rows - first);
     Group16 seen[BLOCK_GROUPS];
     int groups = groups_seen(tile, first, rows, s->window, block, seen);
-    score_block(block->codec, rows, tile->q + first * s->width, s->width, seen, groups, tile->scores);
+    score_block(block->codec, rows, q + first * block->width, block->width, seen, groups, tile->scores);
     for (int g = 0; g < groups; g++) {
       if (!seen[g].mass) continue;
       f32x16 mass = f32x16_load(seen[g].mass);
@@ -625,13 +654,26 @@ static void give_mass(const Plan *plan, const Stream *stream, Tile *tile, int fi
     if (sight.high < stream->view->mass_from) continue;
     Walk walk = walk_part(plan, stream, part);
     Block block;
-    while (next_block(&walk, &sight, &block)) add_mass(plan, tile, &block, stream->view->mass_from);
+    while (next_block(&walk, &sight, &block)) add_mass(plan, tile, &block, stream->lane, stream->view->mass_from);
+  }
+}
+
+// Adds the squares of a stream's queries at position `queries_from` or later to the lane's sums, in order.
+static void add_queries(const Plan *plan, const Stream *stream) {
+  const Shape *s = &plan->shape;
+  float *sums = AT(float, stream->view->queries) + (size_t)stream->lane * s->width;
+  for (int t = stream->span->start; t < stream->span->start + stream->span->count; t++) {
+    if (AT(const int32_t, plan->step->positions)[t] < stream->view->queries_from) continue;
+    const float *q = AT(const float, plan->op->p[0]) + ((size_t)t * s->heads + stream->kv_head * s->per_kv_head) * s->width;
+    for (int h = 0; h < s->per_kv_head; h++, q += s->width) {
+      for (int i = 0; i < s->width; i++) sums[i] += q[i] * q[i];
+    }
   }
 }
 
 void kernel_attention_merge(const Op *op, const Step *step, Work *work) {
   Plan plan = plan_of(op, step, work->threads);
-  int units = count_units(&plan, FOLDS, MASSES), begin, end;
+  int units = count_units(&plan, FOLDS, QUERIES), begin, end;
   if (units == 0) return;
   Tile tile = tile_memory(&plan, work->thread);
   Cursor at = cursor_at(&plan, FOLDS);
@@ -643,8 +685,10 @@ void kernel_attention_merge(const Op *op, const Step *step, Work *work) {
         load_tile(&plan, &at.stream, index, &tile);
         fold_tile(&plan, &at.stream, &tile, at.splits + index);
         write_out(&plan, &tile, tile.total, tile.total_weight);
-      } else {
+      } else if (at.phase == MASSES) {
         give_mass(&plan, &at.stream, &tile, at.splits, index);
+      } else {
+        add_queries(&plan, &at.stream);
       }
     }
   }

@@ -38,7 +38,8 @@ typedef struct Stream {
   int kv_head, lane;
   int tiles, slots, part_slots, parts;
   int64_t tile_cost;
-  int has_mass;  // some query of the span gives mass
+  int has_mass;     // some query of the span gives mass
+  int has_queries;  // some query of the span adds to the lane's sums
 } Stream;
 
 static Stream stream_of(const Op *op, const Step *step, const Shape *shape, int index) {
@@ -50,8 +51,10 @@ static Stream stream_of(const Op *op, const Step *step, const Shape *shape, int 
     s.slots += view->num_pages * view->page_tokens;
     s.has_mass |= view->mass != 0;
   }
-  if (s.has_mass && s.span->count > 0) {
-    s.has_mass = AT(const int32_t, step->positions)[s.span->start + s.span->count - 1] >= s.view->mass_from;
+  if (s.span->count > 0) {
+    int32_t last = AT(const int32_t, step->positions)[s.span->start + s.span->count - 1];
+    s.has_mass &= last >= s.view->mass_from;
+    s.has_queries = s.view->queries != 0 && last >= s.view->queries_from;
   }
   s.part_slots = PART_SLOTS;
   while ((s.slots - 1) / MAX_PARTS >= s.part_slots) s.part_slots *= 2;
@@ -69,6 +72,7 @@ enum Phase {
   SPLIT_PARTS,  // attention: parts of the others
   FOLDS,        // merge: tiles that were split
   MASSES,       // merge: parts whose slots want their probabilities
+  QUERIES,      // merge: lanes that want the squares of their queries
 };
 
 typedef struct Plan {
@@ -88,7 +92,8 @@ static int units_of(const Plan *plan, const Stream *s, int phase) {
   return phase == WHOLE_TILES   ? (split ? 0 : s->tiles)
          : phase == SPLIT_PARTS ? (split ? s->tiles * s->parts : 0)
          : phase == FOLDS       ? (split ? s->tiles : 0)
-                                : (s->has_mass ? s->parts : 0);
+         : phase == MASSES      ? (s->has_mass ? s->parts : 0)
+                                : s->has_queries;
 }
 
 static Plan plan_of(const Op *op, const Step *step, int threads) {

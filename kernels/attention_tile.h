@@ -40,7 +40,7 @@
 
 // 16 tokens of one lane, as some rows see them.
 typedef struct Group16 {
-  const uint8_t *keys;       // [D][16]
+  const uint8_t *keys;       // [K][16]
   const uint8_t *values;     // [16][Dp]
   const float *scales;       // of the 16 keys, then of the 16 values; 0 where the codec has none
   const int32_t *positions;  // [16]
@@ -200,9 +200,9 @@ static void add_values_block(int codec, int rows, const float *p, const float *f
   }
 }
 
-// Elements of a group as f32: keys [D][16], values [16][Dp], without their scales.
-static void unpack_group(int codec, const Group16 *group, int width, float *keys, float *values) {
-  int size = GROUP * width, padded_size = GROUP * padded_width(width);
+// Elements of a group as f32: keys [K][16], values [16][Dp], without their scales.
+static void unpack_group(int codec, const Group16 *group, int width, int padded, float *keys, float *values) {
+  int size = GROUP * width, padded_size = GROUP * padded;
   switch (codec) {
     case CODEC_F16:
       for (int i = 0; i < size; i += 16) f32x16_store(keys + i, load_elements(CODEC_F16, group->keys, i));

@@ -91,6 +91,9 @@ typedef struct View {
   uint64_t rotations;  // int32 [num_pages], row of the step's rotation tables, -1 = none
   uint64_t mass;       // f32 [lanes][num_pages * page_tokens], or 0
   uint64_t log_counts; // f32 [num_pages * page_tokens], or 0
+  uint64_t thin_rows;  // int32 [num_pages], 1 = keys of thin_width elements, or 0
+  uint64_t thin_elements; // int32 [lanes][thin_width]: which elements of a key these are, ascending
+  uint64_t queries;    // f32 [lanes][D], sums of squares of queries, or 0
   uint64_t next;       // View, or 0
   int32_t num_pages;
   int32_t lanes;
@@ -101,6 +104,8 @@ typedef struct View {
   int32_t seed;
   float sharpness;  // 1 / temperature
   float noise;
+  int32_t queries_from; // of the first view of a chain: which queries add to sums
+  int32_t thin_width;
 } View;
 
 typedef struct Span {

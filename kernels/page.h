@@ -11,9 +11,9 @@ static inline int codec_element_bytes(int codec) { return codec == CODEC_F32 ? 4
 // Key scales f32 [16], value scales f32 [16]; only int8 has them.
 static inline int codec_scale_bytes(int codec) { return codec == CODEC_INT8 ? 2 * GROUP * 4 : 0; }
 
-// Bytes of a group: scales, keys [D][16], values [16][Dp], padded to 64.
-static inline int64_t group_bytes(int codec, int head_width) {
-  int64_t elements = (int64_t)GROUP * (head_width + padded_width(head_width));
+// Bytes of a group: scales, keys [K][16], values [16][Dp], padded to 64. K is D, less where keys are thin.
+static inline int64_t group_bytes(int codec, int key_width, int head_width) {
+  int64_t elements = (int64_t)GROUP * (key_width + padded_width(head_width));
   return (codec_scale_bytes(codec) + elements * codec_element_bytes(codec) + 63) & ~(int64_t)63;
 }
 

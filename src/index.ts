@@ -42,6 +42,7 @@ export {
   sinks,
   snapkv,
   tokenselect,
+  think,
   window,
 } from "./engine/policies.js";
 export type {

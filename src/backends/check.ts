@@ -102,7 +102,10 @@ export function checkStep(
       for (let link: typeof view | null = view; link; link = link.next) {
         const { lanes, headWidth } = limits.kv.groups[g]!;
         require(link.lanes === lanes.length, `a view of ${link.lanes} lanes`, `${lanes.length}`);
-        const bytes = (link.pageTokens / GROUP) * codecs[link.codec].groupBytes(headWidth);
+        const keyWidth = link.thin?.width ?? headWidth;
+        require(isCount(keyWidth, 1) &&
+          keyWidth <= headWidth, `keys of ${keyWidth} elements`, `1 to ${headWidth}`);
+        const bytes = (link.pageTokens / GROUP) * codecs[link.codec].groupBytes(headWidth, keyWidth);
         require(bytes <= limits.kv.pageBytes, `pages of ${bytes} bytes`, `at most ${limits.kv.pageBytes}`);
       }
       const numSlots = view.numPages * view.pageTokens;

@@ -69,6 +69,10 @@ export interface KvView {
    * Null: every slot holds one token.
    */
   readonly logCounts: Region | null;
+  /** How rows are stored whose keys lack some elements. Null: no row may be. */
+  readonly thin: KvThin | null;
+  /** Where attention adds up how large queries are. Null: nobody asked. Read from the first table of a chain alone. */
+  readonly queries: KvQueries | null;
   /** A further table of the same lanes (another codec, a recalled block), attended together with this one. */
   readonly next: KvView | null;
 }
@@ -81,6 +85,29 @@ export interface KvMass {
   readonly from: number;
   /** Null: the probabilities are those of attention itself. */
   readonly tempered: Tempered | null;
+}
+
+/**
+ * Keys of which only some elements are stored: to a query the others are zero. In a thin row a key has `width` elements
+ * (the K of codecs/contract.ts) and a page more tokens than in others, which leave the rest of their slots empty.
+ * Two int32 arrays lie in `region`:
+ *   elements  [lanes, width]   which ones are stored, ascending
+ *   rows      [numPages]       1 where the table's row is thin, else 0
+ */
+export interface KvThin {
+  /** At most the head width. */
+  readonly width: number;
+  readonly region: Region;
+  readonly elementsAt: number;
+  readonly rowsAt: number;
+}
+
+/** Sums of squares of the elements of queries, over tokens and the query heads of each lane. */
+export interface KvQueries {
+  /** f32 [lanes, D]; a step adds to it. */
+  readonly region: Region;
+  /** Queries at positions below count for nothing. */
+  readonly from: number;
 }
 
 /**

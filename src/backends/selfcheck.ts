@@ -138,6 +138,8 @@ async function perform(backend: Backend, script: Script): Promise<Float32Array[]
         pageIdsAt: 0,
         mass: null,
         logCounts: null,
+        thin: null,
+        queries: null,
         next: null,
       };
       return { ...table, codec, region, positionsAt: 4 * lanePages, rotationsAt };

@@ -67,8 +67,15 @@ export interface LaneView {
   mass(): Float32Array;
   /** How many tokens a slot stands for: 1, or more where others were merged into it. */
   countOf(slot: number): number;
-  /** Keys of the tokens in these slots as they are stored, [lanes, slots, D]; a fresh array. */
+  /** Keys of the tokens in these slots as they are stored, [lanes, slots, D]; a fresh array. Zero where thin. */
   keys(slots: readonly number[]): Float32Array;
+  /** Whether a slot's key is stored without some of its elements. */
+  isThin(slot: number): boolean;
+  /**
+   * Sums of the squares of the queries that `CachePolicy.thins` asks for, by element, over tokens and query heads;
+   * a fresh array, [lanes, D]. Null where some tokens are thin: what is stored of them is chosen, and nobody measures.
+   */
+  queries(): Float32Array | null;
 }
 
 export type PlanStep =
@@ -87,6 +94,12 @@ export type PlanStep =
       /** [lanes, 1 + slots.length], the weight of `into` first; those of a lane add up to 1. */
       readonly weights: Float32Array;
     }
+  /**
+   * From now on the keys of these tokens, of the stream, are stored without some of their elements, for good: see
+   * `Thins`. `elements` [lanes, `width(D)`] are those that stay, ascending in each lane; null: as chosen before,
+   * since all thin tokens of a lane have the same.
+   */
+  | { readonly kind: "thin"; readonly slots: ArrayLike<number>; readonly elements: Int32Array | null }
   /**
    * From now on the segment's keys count as stored `offset` positions further on (negative: back) than they were.
    * Visibility still follows original positions.
@@ -108,6 +121,8 @@ export interface MassSpec {
    * given before is forgotten. At most as many as come between. Default: those of all queries.
    */
   readonly queries?: number;
+  /** Tokens until some go next, when `seen` have been stored. Default: `maxIncoming`. */
+  left?(seen: number): number;
   /** Softmax to take them from, when `seen` tokens have been stored; the same between two steps that must end. Default: attention's own. */
   tempered?(seen: number): Tempered;
 }
@@ -122,6 +137,19 @@ export interface Selects {
   at(seen: number): "all" | "choose" | "keep";
   /** Slots to attend. Pure, as `CachePolicy.plan`. */
   choose(view: LaneView): Iterable<number>;
+}
+
+/** How plans take elements out of keys; the same for all tokens that are thin. */
+export interface Thins {
+  /** Elements that stay of a key of D. */
+  width(headWidth: number): number;
+  /** Most tokens of the stream that are not thin, incoming ones included. */
+  readonly dense: number;
+  /** Of these, those that stay so when others become thin. */
+  readonly recent: number;
+  /** Tokens of which a choice of elements takes the queries into account: those before `seen` is a multiple of `block`. */
+  readonly queries: number;
+  readonly block: number;
 }
 
 /** Lanes that decide together and so hold the same tokens: all, those of a layer, or each alone. */
@@ -145,6 +173,8 @@ export interface CachePolicy {
   readonly selects?: Selects;
   /** Whether plans merge tokens. Default false; nobody pays otherwise. */
   readonly merges?: boolean;
+  /** Lets plans take elements out of keys. Default: all are stored whole. */
+  readonly thins?: Thins;
   /** Asks attention to keep the mass that each slot receives. Default: it does not, and nobody pays. */
   readonly mass?: MassSpec;
   /** Most tokens that a lane ever holds under this demand, so that admission knows the worst case. */

@@ -11,6 +11,8 @@ export interface CacheGroup extends KvGroup {
   readonly policy: CachePolicy;
   /** By lane: what its keys are rotated by, null where they are not. */
   readonly ropes: readonly (RopeRef | null)[];
+  /** Rows whose keys are stored in part, where the policy thins: elements of a key, and tokens of a page. */
+  readonly thin: { readonly keyWidth: number; readonly pageTokens: number } | null;
 }
 
 /** How a model's cache is cut. Fixed for the life of a program; shared by all its sequences. */
@@ -29,11 +31,17 @@ export interface LayoutOptions {
   readonly codec: CodecName | ((lane: Lane) => CodecName);
   /** Most tokens that one step may bring to one sequence. */
   readonly step: number;
-  /** Tokens of a page of the widest group, a multiple of 16. Default: 64, less where a policy holds little. */
+  /**
+   * Tokens of a page of the widest group, a multiple of 16. Default: 64, less where a policy holds little; where one
+   * thins, what wastes least of its thin pages.
+   */
   readonly pageTokens?: number;
 }
 
 const DEFAULT_PAGE_TOKENS = 64;
+/** Largest page that is looked at where pages of thin keys are to waste little, and tokens of the sequence that counts. */
+const MOST_PAGE_TOKENS = 128;
+const LONG = 16384;
 /** A bounded lane is cut into at least this many pages where pages can be made that small. */
 const MIN_PAGES = 4;
 
@@ -50,14 +58,26 @@ export function planLayout(options: LayoutOptions): CacheLayout {
       { pageTokens },
     );
   }
-  const groups = groupLanes(options);
+  const { pageBytes, groups } = cut(groupLanes(options), pageTokens);
+  return { pageBytes, groups, step, fingerprint: fingerprintOf(pageBytes, groups) };
+}
+
+/** Pages of the groups where those of the widest have so many tokens. */
+function cut(groups: readonly Unsized[], pageTokens: number): Pick<CacheLayout, "pageBytes" | "groups"> {
   const groupBytes = groups.map(({ codec, headWidth }) => codecs[codec].groupBytes(headWidth));
   const pageBytes = Math.max(...groupBytes) * (pageTokens / GROUP);
-  const sized = groups.map((group, i) => ({
-    ...group,
-    pageTokens: Math.floor(pageBytes / groupBytes[i]!) * GROUP,
-  }));
-  return { pageBytes, groups: sized, step, fingerprint: fingerprintOf(pageBytes, sized) };
+  const tokensOf = (bytes: number) => Math.floor(pageBytes / bytes) * GROUP;
+  const sized = groups.map((group, i): CacheGroup => {
+    const { codec, headWidth, policy } = group;
+    const keyWidth = policy.thins?.width(headWidth);
+    const thin = keyWidth === undefined ? null : codecs[codec].groupBytes(headWidth, keyWidth);
+    return {
+      ...group,
+      pageTokens: tokensOf(groupBytes[i]!),
+      thin: keyWidth === undefined || thin === null ? null : { keyWidth, pageTokens: tokensOf(thin) },
+    };
+  });
+  return { pageBytes, groups: sized };
 }
 
 /** Bytes of keys and values of one token in all lanes. */
@@ -75,14 +95,18 @@ export function pagesFor(layout: CacheLayout, tokens: number): number {
 }
 
 /** Most rows that a group's page table ever has under this demand. */
-export function rowsFor({ policy, pageTokens }: CacheGroup, demand: Demand): number {
+export function rowsFor({ policy, pageTokens, thin }: CacheGroup, demand: Demand): number {
   const held = policy.capacity(demand);
   const sinks = Math.min(policy.sinks ?? 0, held);
   const others = policy.settles === undefined ? held - sinks : Math.min(policy.settles, held);
-  return Math.ceil(sinks / pageTokens) + Math.ceil(others / pageTokens);
+  const rows = Math.ceil(sinks / pageTokens);
+  if (!thin || !policy.thins) return rows + Math.ceil(others / pageTokens);
+  const { dense, recent } = policy.thins;
+  const thinTokens = Math.max(0, others - recent);
+  return rows + Math.ceil(Math.min(others, dense) / pageTokens) + Math.ceil(thinTokens / thin.pageTokens);
 }
 
-type Unsized = Omit<CacheGroup, "pageTokens">;
+type Unsized = Omit<CacheGroup, "pageTokens" | "thin">;
 
 function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
   const groups = new Map<string, Unsized & { lanes: Lane[]; ropes: (RopeRef | null)[] }>();
@@ -107,16 +131,29 @@ function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
 function defaultPageTokens(options: LayoutOptions): number {
   let least = Number.POSITIVE_INFINITY;
   const endless: Demand = { tokens: Number.POSITIVE_INFINITY, step: options.step };
-  for (const { policy } of groupLanes(options)) least = Math.min(least, policy.capacity(endless));
+  const groups = groupLanes(options);
+  for (const { policy } of groups) least = Math.min(least, policy.capacity(endless));
   let pageTokens = DEFAULT_PAGE_TOKENS;
   while (pageTokens > GROUP && pageTokens * MIN_PAGES > least) pageTokens /= 2;
-  return pageTokens;
+  return groups.some(({ policy }) => policy.thins) ? thriftiest(groups, options.step) : pageTokens;
+}
+
+/** The page size with which a long sequence takes the fewest bytes: pages hold whole groups of 16 tokens. */
+function thriftiest(groups: readonly Unsized[], step: number): number {
+  let [best, least] = [GROUP, Number.POSITIVE_INFINITY];
+  for (let pageTokens = GROUP; pageTokens <= MOST_PAGE_TOKENS; pageTokens += GROUP) {
+    const sized = cut(groups, pageTokens);
+    const bytes = pagesFor({ ...sized, step, fingerprint: "" }, LONG) * sized.pageBytes;
+    if (bytes < least) [best, least] = [pageTokens, bytes];
+  }
+  return best;
 }
 
 function fingerprintOf(pageBytes: number, groups: readonly CacheGroup[]): string {
-  const parts = groups.map(({ codec, headWidth, pageTokens, policy, lanes }) => {
+  const parts = groups.map(({ codec, headWidth, pageTokens, thin, policy, lanes }) => {
     const names = lanes.map(({ layer, head }) => `${layer}.${head}`).join(" ");
-    return `${codec} ${headWidth} ${pageTokens} ${policy.id} [${names}]`;
+    const sizes = thin ? `${pageTokens} ${thin.keyWidth}/${thin.pageTokens}` : pageTokens;
+    return `${codec} ${headWidth} ${sizes} ${policy.id} [${names}]`;
   });
   return `${pageBytes}: ${parts.join("; ")}`;
 }

@@ -32,6 +32,8 @@ export interface GroupReport {
   readonly policy: string;
   readonly seen: number;
   readonly kept: number;
+  /** Of those kept: tokens whose keys are stored without some of their elements. */
+  readonly thinned: number;
   /** Part of another token, which is kept (or demoted). */
   readonly merged: number;
   /** In the tier below the cache: not attended unless recalled, and not lost. */
@@ -66,9 +68,10 @@ export type CacheEvent =
   | {
       /**
        * "demote": to the tier below, instead of a drop. "drop" of tokens that were demoted before: that tier has lost
-       * them. "recall": these demoted tokens are attended again, instead of those recalled before.
+       * them. "recall": these demoted tokens are attended again, instead of those recalled before. "thin": the keys of
+       * these tokens are stored without some of their elements from now on.
        */
-      readonly kind: "drop" | "demote" | "expire" | "rewind" | "recall";
+      readonly kind: "drop" | "demote" | "expire" | "rewind" | "recall" | "thin";
       readonly group: number;
       readonly count: number;
       readonly ranges: readonly (readonly [number, number])[];
@@ -503,6 +506,10 @@ export class SequenceCache implements Disposable {
           events.push({ kind: "settle", group, first: nextPosition - count, count });
         }
       }
+        if (step.kind === "thin") {
+          const thinned = Array.from(step.slots, (slot) => ({ position: table.positionOf(slot) }));
+          events.push({ kind: "thin", group, count: thinned.length, ranges: rangesOf(thinned) });
+        }
     }
     return events;
   }
@@ -550,7 +557,7 @@ function makeTables(pool: KvPool, layout: CacheLayout): LaneTable[] {
 }
 
 /** Original positions as ascending runs. */
-function rangesOf(removals: readonly Removal[]): [number, number][] {
+function rangesOf(removals: readonly Pick<Removal, "position">[]): [number, number][] {
   const positions = Int32Array.from(removals, ({ position }) => position).sort();
   const ranges: [number, number][] = [];
   for (const position of positions) {

@@ -10,55 +10,112 @@ const ELEMENTS: Record<CodecName, { readonly bytes: 1 | 2 | 4; readonly scales: 
   int8: { bytes: 1, scales: 2 },
 };
 
+/** How wide the keys of a page are, of one codec and head width, where it is copied from and to. */
+export interface KeyWidths {
+  readonly from: number;
+  readonly to: number;
+}
+
 /** Copies tokens between slots of pages of one codec and head width, bit by bit: nothing is decoded. */
 export class SlotCopier {
-  readonly #groupBytes: number;
-  readonly #bytes: 1 | 2 | 4;
-  readonly #scales: 0 | 2;
-  readonly #headWidth: number;
+  readonly #codec: CodecName;
   readonly #valueWidth: number;
+  readonly #widths: KeyWidths;
 
-  constructor(codec: CodecName, headWidth: number) {
-    this.#groupBytes = codecs[codec].groupBytes(headWidth);
-    this.#bytes = ELEMENTS[codec].bytes;
-    this.#scales = ELEMENTS[codec].scales;
-    this.#headWidth = headWidth;
-    this.#valueWidth = paddedWidth(headWidth);
+  constructor(codec: CodecName, headWidth: number, widths: KeyWidths = { from: headWidth, to: headWidth }) {
+    this.#codec = codec;
+    this.#valueWidth = headWidth;
+    this.#widths = widths;
   }
 
-  /** Pages are given by the byte at which they start in the arena. */
-  copy(arena: Region, fromPage: number, fromSlot: number, toPage: number, toSlot: number): void {
-    const from = this.#elements(arena, fromPage, fromSlot);
-    const to = this.#elements(arena, toPage, toSlot);
+  /**
+   * Pages are given by the byte at which they start in the arena. Where the key becomes narrower, `elements` are those
+   * that stay.
+   */
+  copy(
+    arena: Region,
+    fromPage: number,
+    fromSlot: number,
+    toPage: number,
+    toSlot: number,
+    elements: Int32Array | null = null,
+  ): void {
+    const from = this.#group(arena, fromPage, fromSlot, this.#widths.from);
+    const to = this.#group(arena, toPage, toSlot, this.#widths.to);
     const fromToken = fromSlot % GROUP;
     const toToken = toSlot % GROUP;
-    if (this.#scales > 0) {
-      const fromScales = arena.int32(this.#groupAt(fromPage, fromSlot), this.#scales * GROUP);
-      const toScales = arena.int32(this.#groupAt(toPage, toSlot), this.#scales * GROUP);
-      for (let i = 0; i < this.#scales; i++)
-        toScales[i * GROUP + toToken] = fromScales[i * GROUP + fromToken]!;
-    }
-    for (let i = 0; i < this.#headWidth; i++) to[i * GROUP + toToken] = from[i * GROUP + fromToken]!;
-    const values = GROUP * this.#headWidth;
-    const width = this.#valueWidth;
-    to.set(
-      from.subarray(values + fromToken * width, values + (fromToken + 1) * width),
-      values + toToken * width,
-    );
+    copyScales(from, fromToken, to, toToken);
+    const { keys } = to;
+    for (let i = 0; i < this.#widths.to; i++)
+      keys[i * GROUP + toToken] = from.keys[(elements?.[i] ?? i) * GROUP + fromToken]!;
+    copyValue(from, fromToken, to, toToken);
   }
 
-  #groupAt(page: number, slot: number): number {
-    return page + Math.floor(slot / GROUP) * this.#groupBytes;
+  #group(arena: Region, page: number, slot: number, keyWidth: number): SlotGroup {
+    const bytes = codecs[this.#codec].groupBytes(this.#valueWidth, keyWidth);
+    const at = page + Math.floor(slot / GROUP) * bytes;
+    return groupOf(this.#codec, arena.bytes(at, bytes), this.#valueWidth, keyWidth);
   }
+}
 
-  /** Keys and values of the slot's group, as unsigned integers of the codec's width: no bit pattern is changed. */
-  #elements(arena: Region, page: number, slot: number): Uint8Array | Uint16Array | Int32Array {
-    const at = this.#groupAt(page, slot) + this.#scales * GROUP * 4;
-    const count = GROUP * (this.#headWidth + this.#valueWidth);
-    if (this.#bytes === 4) return arena.int32(at, count);
-    const bytes = arena.bytes(at, count * this.#bytes);
-    return this.#bytes === 1 ? bytes : new Uint16Array(bytes.buffer, bytes.byteOffset, count);
+/** A group of 16 tokens as unsigned integers, so that no bit pattern is changed: the codec's width, scales 32 bits. */
+interface SlotGroup {
+  readonly scales: Uint32Array;
+  readonly keys: Uint8Array | Uint16Array | Uint32Array;
+  readonly values: Uint8Array | Uint16Array | Uint32Array;
+  /** Padded. */
+  readonly valueWidth: number;
+}
+
+function groupOf(codec: CodecName, group: Uint8Array, headWidth: number, keyWidth: number): SlotGroup {
+  const { bytes, scales } = ELEMENTS[codec];
+  const scaleBytes = scales * GROUP * 4;
+  const valueWidth = paddedWidth(headWidth);
+  const elements = wordsOf(group.subarray(scaleBytes), bytes);
+  return {
+    scales: new Uint32Array(group.buffer, group.byteOffset, scaleBytes / 4),
+    keys: elements.subarray(0, GROUP * keyWidth),
+    values: elements.subarray(GROUP * keyWidth, GROUP * (keyWidth + valueWidth)),
+    valueWidth,
+  };
+}
+
+function copyScales(from: SlotGroup, fromToken: number, to: SlotGroup, toToken: number): void {
+  for (let at = 0; at < from.scales.length; at += GROUP)
+    to.scales[at + toToken] = from.scales[at + fromToken]!;
+}
+
+function copyValue(from: SlotGroup, fromToken: number, to: SlotGroup, toToken: number): void {
+  const { valueWidth } = from;
+  to.values.set(
+    from.values.subarray(fromToken * valueWidth, (fromToken + 1) * valueWidth),
+    toToken * valueWidth,
+  );
+}
+
+/**
+ * A thin page with its keys whole again, bit by bit: elements that were not stored are zero, those that were are
+ * `elements`, ascending.
+ */
+export function thickened(
+  codec: CodecName,
+  headWidth: number,
+  page: Uint8Array,
+  tokens: number,
+  elements: Int32Array,
+): Uint8Array {
+  const thin = codecs[codec].groupBytes(headWidth, elements.length);
+  const thick = codecs[codec].groupBytes(headWidth);
+  const whole = new Uint8Array((tokens / GROUP) * thick);
+  for (let g = 0; g < tokens / GROUP; g++) {
+    const from = groupOf(codec, page.subarray(g * thin, (g + 1) * thin), headWidth, elements.length);
+    const to = groupOf(codec, whole.subarray(g * thick, (g + 1) * thick), headWidth, headWidth);
+    to.scales.set(from.scales);
+    for (const [i, element] of elements.entries())
+      to.keys.set(from.keys.subarray(i * GROUP, (i + 1) * GROUP), element * GROUP);
+    to.values.set(from.values);
   }
+  return whole;
 }
 
 /**

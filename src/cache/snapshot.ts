@@ -4,6 +4,8 @@
  *   mass       f32 [lanes, rows x pageTokens], where the group's policy asks for it
  *   counts     int32 [rows, pageTokens], tokens that slots stand for, negative where unseen, if the policy merges or selects
  *   moved      int32 [rows, pageTokens], how much further on keys are stored than their positions, if the policy settles
+ *   elements   int32 [lanes, keyWidth], those that are stored of thin keys, if the policy thins
+ *   queries    f32 [lanes, D], sums of squares of queries by which they are chosen, if the policy thins
  *   pages      [rows, lanes] of pageBytes each
  * all little-endian. Restored slots are those that were saved, so what follows is the same to the last bit.
  */
@@ -21,10 +23,10 @@ function makeSchema() {
   const rows = z.array(count);
   const tableState = z.strictObject({
     rows: count,
-    /** By row: 0 sinks, 1 stream. */
-    segments: z.array(z.int().min(0).max(1)),
-    /** By segment: rows with free slots, the next to be filled last. */
-    open: z.tuple([rows, rows]),
+    /** By row: 0 sinks, 1 stream, 2 stream with thin keys. */
+    segments: z.array(z.int().min(0).max(2)),
+    /** By segment: rows with free slots, the next to be filled last; the third where the policy thins. */
+    open: z.array(rows).min(2).max(3),
     offsets: z.tuple([z.int(), z.int()]),
     seen: count,
     merged: count,

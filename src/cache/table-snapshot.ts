@@ -3,11 +3,14 @@ import type { KvPool } from "./pool.js";
 import { badSnapshot, type SnapshotSource, type TableState } from "./snapshot.js";
 import { LaneTable } from "./table.js";
 
+/** What is saved of a table beside its pages, in this order. */
+const ARRAYS = ["positions", "mass", "counts", "moved", "elements", "queries"] as const;
+
 /** Bytes that `savedParts` gives. */
 export function savedBytes(table: LaneTable, pool: KvPool): number {
-  const { positions, mass, counts, moved, pages } = table.parts();
-  const values = (mass?.byteLength ?? 0) + (counts?.byteLength ?? 0) + (moved?.byteLength ?? 0);
-  return positions.byteLength + values + pages.length * pool.pageBytes;
+  const parts = table.parts();
+  const bytes = ARRAYS.reduce((sum, kind) => sum + (parts[kind]?.byteLength ?? 0), 0);
+  return bytes + parts.pages.length * pool.pageBytes;
 }
 
 /**
@@ -15,7 +18,7 @@ export function savedBytes(table: LaneTable, pool: KvPool): number {
  * table must not change in the meantime; memory may move.
  */
 export function* savedParts(table: LaneTable, { arena, pageBytes }: KvPool): Generator<Uint8Array> {
-  for (const kind of ["positions", "mass", "counts", "moved"] as const) {
+  for (const kind of ARRAYS) {
     const values = table.parts()[kind];
     if (values) yield new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   }
@@ -34,7 +37,8 @@ export function restoreTable(
   last: number,
 ): LaneTable {
   const { rows } = state;
-  const slots = rows * group.pageTokens;
+  const rowSlots = group.thin?.pageTokens ?? group.pageTokens;
+  const slots = rows * rowSlots;
   const pages = rows * group.lanes.length;
   if (state.segments.length !== rows || pages * pool.pageBytes > reader.left) {
     throw badSnapshot(`it claims ${rows} rows and has less`);
@@ -42,7 +46,7 @@ export function restoreTable(
   pool.require(pages);
   const positions = new Int32Array(slots);
   reader.read(positions);
-  checkTokens(state, group, usedByRow(positions, group.pageTokens, last), last);
+  checkTokens(state, group, usedByRow(positions, rowSlots, last), last);
   const mass = group.policy.mass ? new Float32Array(group.lanes.length * slots) : null;
   if (mass) {
     reader.read(mass);
@@ -59,9 +63,19 @@ export function restoreTable(
   const moved = group.policy.settles === undefined ? null : new Int32Array(slots);
   if (moved) {
     reader.read(moved);
-    checkMoved(moved, positions, group.pageTokens, state, last);
+    checkMoved(moved, positions, rowSlots, state, last);
   }
-  const table = LaneTable.from(pool, group, { state, positions, mass, counts, moved });
+  const { thin, headWidth, lanes } = group;
+  const elements = thin ? new Int32Array(lanes.length * thin.keyWidth) : null;
+  const queries = thin ? new Float32Array(lanes.length * headWidth) : null;
+  if (thin && elements && queries) {
+    reader.read(elements);
+    reader.read(queries);
+    checkElements(elements, thin.keyWidth, headWidth, state);
+    if (queries.some((sum) => !(sum >= 0 && sum < Number.POSITIVE_INFINITY)))
+      throw badSnapshot("its sums of queries are not numbers");
+  }
+  const table = LaneTable.from(pool, group, { state, positions, mass, counts, moved, elements, queries });
   try {
     const { arena, pageBytes } = pool;
     for (const page of table.parts().pages) reader.read(arena.bytes(page * pageBytes, pageBytes));
@@ -90,23 +104,37 @@ function usedByRow(positions: Int32Array, pageTokens: number, last: number): Int
 }
 
 function checkTokens(state: TableState, group: CacheGroup, used: Int32Array, last: number): void {
-  const held: [number, number] = [0, 0];
-  const withRoom: [number[], number[]] = [[], []];
+  const sizes = [group.pageTokens, group.pageTokens, ...(group.thin ? [group.thin.pageTokens] : [])];
+  if (state.open.length !== sizes.length) throw badSnapshot(`it has ${state.open.length} segments`);
+  const held = sizes.map(() => 0);
+  const withRoom = sizes.map((): number[] => []);
   for (const [row, count] of used.entries()) {
-    const segment = state.segments[row] === 0 ? 0 : 1;
-    held[segment] += count;
-    if (count < group.pageTokens) withRoom[segment].push(row);
+    const segment = state.segments[row]!;
+    const size = sizes[segment];
+    if (size === undefined || count > size) throw badSnapshot(`its row ${row} is of no segment it has`);
+    held[segment]! += count;
+    if (count < size) withRoom[segment]!.push(row);
   }
-  for (const segment of [0, 1] as const) {
-    const claimed = [...state.open[segment]].sort((a, b) => a - b);
-    if (claimed.join() !== withRoom[segment].join())
+  for (const [segment, open] of state.open.entries()) {
+    const claimed = [...open].sort((a, b) => a - b);
+    if (claimed.join() !== withRoom[segment]!.join())
       throw badSnapshot("its rows with free slots are not those it lists");
   }
-  if (held[0] + held[1] + state.merged + state.demoted + state.dropped + state.expired !== state.seen)
+  const kept = held.reduce((sum, count) => sum + count, 0);
+  if (kept + state.merged + state.demoted + state.dropped + state.expired !== state.seen)
     throw badSnapshot("its tokens do not add up");
-  if (held[0] > (group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
+  if (held[0]! > (group.policy.sinks ?? 0)) throw badSnapshot("it has too many sinks");
   if (Math.max(state.newestLost, state.exactFrom - 1) > last)
     throw badSnapshot("it dropped tokens yet to come");
+}
+
+/** Throws where thin rows would not have elements of the key, each once. */
+function checkElements(elements: Int32Array, keyWidth: number, headWidth: number, state: TableState): void {
+  if (!state.segments.includes(2)) return;
+  for (const [i, element] of elements.entries()) {
+    const least = i % keyWidth === 0 ? 0 : elements[i - 1]! + 1;
+    if (element < least || element >= headWidth) throw badSnapshot(`it has keys of an element ${element}`);
+  }
 }
 
 /** Throws where the tokens would not stand in the order of their positions, or after the last of these. */

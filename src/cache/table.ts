@@ -4,15 +4,17 @@ import type { CacheGroup } from "./layout.js";
 import { keysAt, mergeInto, type Place } from "./merge.js";
 import type { KvPool } from "./pool.js";
 import type { Rotations } from "./rotations.js";
-import { SlotCopier } from "./slots.js";
+import { SlotCopier, thickened } from "./slots.js";
 import type { TableState } from "./snapshot.js";
 import { KeyTurner } from "./turn.js";
-import { TableView } from "./view.js";
+import { NEVER, TableView } from "./view.js";
 
 /** Tokens of one table; kept + merged + demoted + dropped + expired = seen. */
 export interface LaneCounts {
   readonly seen: number;
   readonly kept: number;
+  /** Of those kept: tokens whose keys are stored without some of their elements. */
+  readonly thinned: number;
   /** Part of tokens that are kept, or went down to the tier below. */
   readonly merged: number;
   /** In the tier below. */
@@ -49,12 +51,17 @@ export interface TableParts {
   readonly counts: Int32Array | null;
   /** By slot: how much further on its key is stored than its position; null where plans do not settle. */
   readonly moved: Int32Array | null;
+  /** Elements of thin keys [lanes, keyWidth], and sums of squares of queries [lanes, D]; null where the policy never thins. */
+  readonly elements: Int32Array | null;
+  readonly queries: Float32Array | null;
   /** [rows, lanes] */
   readonly pages: Int32Array;
 }
 
 interface SegmentState {
   readonly name: Segment;
+  /** Tokens that a row takes: all its slots, fewer where others are thin. */
+  readonly pageTokens: number;
   /** Rows with a free slot; the one to be filled next stands last. */
   readonly open: number[];
   held: number;
@@ -69,9 +76,9 @@ interface SegmentState {
 type MergeStep = Extract<PlanStep, { kind: "merge" }>;
 
 const NONE = -1;
-/** A position beyond all. */
-const NEVER = 2 ** 31 - 1;
 const SEGMENTS: readonly Segment[] = ["sinks", "stream"];
+/** The part of the stream whose keys are stored in part: rows of their own, for tables whose policy thins. */
+const THIN = 2;
 const FIRST_ROWS = 4;
 
 /**
@@ -86,7 +93,8 @@ export class LaneTable {
   readonly group: CacheGroup;
   readonly view: TableView;
   readonly #pool: KvPool;
-  readonly #copier: SlotCopier;
+  /** By whether a token is thin: before, and after. */
+  readonly #copiers: { readonly whole: SlotCopier; readonly thinning: SlotCopier; readonly thin: SlotCopier };
   readonly #lanes: number;
   readonly #pageTokens: number;
 
@@ -109,14 +117,7 @@ export class LaneTable {
   #oldest = NONE;
   #newest = NONE;
 
-  readonly #segments: readonly SegmentState[] = SEGMENTS.map((name) => ({
-    name,
-    open: [],
-    held: 0,
-    room: 0,
-    offset: 0,
-    rotation: NONE,
-  }));
+  readonly #segments: readonly SegmentState[];
 
   #seen = 0;
   #merged = 0;
@@ -133,6 +134,9 @@ export class LaneTable {
   #merges: MergeStep[] = [];
   /** Whether the staged plan settles what stays. */
   #settles = false;
+  /** Slots whose keys the staged plan thins, oldest first, and which elements stay; null: as before. */
+  #thinning: number[] = [];
+  #elements: Int32Array | null = null;
   /** Rows that the staged step adds. */
   #freshRows = 0;
   /** Rows that the staged removals leave empty. */
@@ -143,21 +147,33 @@ export class LaneTable {
     this.group = group;
     this.#pool = pool;
     this.#lanes = group.lanes.length;
-    this.#pageTokens = group.pageTokens;
-    this.#copier = new SlotCopier(group.codec, group.headWidth);
     this.view = new TableView(pool.backend, group, maxRows);
+    this.#pageTokens = this.view.pageTokens;
+    const { codec, headWidth, thin } = group;
+    const copier = (from: number, to: number) => new SlotCopier(codec, headWidth, { from, to });
+    const width = thin?.keyWidth ?? headWidth;
+    this.#copiers = {
+      whole: copier(headWidth, headWidth),
+      thinning: copier(headWidth, width),
+      thin: copier(width, width),
+    };
+    const fresh = { held: 0, room: 0, offset: 0, rotation: NONE };
+    this.#segments = [
+      ...SEGMENTS.map((name) => ({ name, pageTokens: group.pageTokens, open: [], ...fresh })),
+      ...(thin ? [{ name: "stream" as const, pageTokens: thin.pageTokens, open: [], ...fresh }] : []),
+    ];
     this.#used = new Int32Array(maxRows);
     this.#segmentOf = new Uint8Array(maxRows);
     this.#cursor = new Int32Array(maxRows);
-    this.#older = new Int32Array(maxRows * group.pageTokens);
-    this.#newer = new Int32Array(maxRows * group.pageTokens);
-    if (this.view.counted) this.#counts = new Int32Array(maxRows * group.pageTokens).fill(1);
-    if (group.policy.settles !== undefined) this.#moved = new Int32Array(maxRows * group.pageTokens);
+    this.#older = new Int32Array(maxRows * this.#pageTokens);
+    this.#newer = new Int32Array(maxRows * this.#pageTokens);
+    if (this.view.counted) this.#counts = new Int32Array(maxRows * this.#pageTokens).fill(1);
+    if (group.policy.settles !== undefined) this.#moved = new Int32Array(maxRows * this.#pageTokens);
   }
 
   /** Tokens held. */
   get length(): number {
-    return this.#segments[0]!.held + this.#segments[1]!.held;
+    return this.#segments.reduce((sum, { held }) => sum + held, 0);
   }
 
   get numPages(): number {
@@ -166,7 +182,7 @@ export class LaneTable {
 
   /** Bytes of the table itself, pages not counted. */
   get tableBytes(): number {
-    return this.view.values.reduce((sum, { region }) => sum + region.byteLength, this.view.region.byteLength);
+    return this.view.byteLength;
   }
 
   /** Position of the newest token held, -1 for none. */
@@ -179,6 +195,7 @@ export class LaneTable {
     return {
       seen: this.#seen,
       kept: this.length,
+      thinned: this.#segments[THIN]?.held ?? 0,
       merged: this.#merged,
       demoted: this.#demoted,
       dropped: this.#dropped,
@@ -198,8 +215,8 @@ export class LaneTable {
       nextPosition,
       budget,
       positions: this.#positions.subarray(0, this.#numRows * this.#pageTokens),
-      lengthOf: (name) => segment(name).held,
-      segmentOf: (slot) => SEGMENTS[this.#segmentOf[this.#rowOf(slot)]!]!,
+      lengthOf: (name) => this.#segments.reduce((sum, each) => sum + (each.name === name ? each.held : 0), 0),
+      segmentOf: (slot) => this.#segments[this.#segmentOf[this.#rowOf(slot)]!]!.name,
       offsetOf: (name) => segment(name).offset,
       oldest: () => walk(this.#oldest, this.#newer),
       newest: () => walk(this.#newest, this.#older),
@@ -210,6 +227,8 @@ export class LaneTable {
       },
       countOf: (slot) => Math.abs(this.#counts?.[slot] ?? 1),
       keys: (slots) => this.#keys(slots),
+      isThin: (slot) => this.#segmentOf[this.#rowOf(slot)] === THIN,
+      queries: () => (this.#hasThin ? null : (this.view.measured?.values().slice() ?? null)),
     };
   }
 
@@ -220,9 +239,14 @@ export class LaneTable {
    */
   stage(plan: Plan, incoming: number): PageNeed {
     this.#map();
+    const chosen = this.#hasThin;
     try {
       for (const step of plan) {
         if (step.kind === "move") continue;
+        if (step.kind === "thin") {
+          this.#stageThin(step, chosen);
+          continue;
+        }
         if (step.kind === "settle") {
           this.#checkSettle();
           this.#settles = true;
@@ -261,13 +285,14 @@ export class LaneTable {
     this.#map();
     this.#merges.length = 0;
     this.#settles = false;
+    this.#thinning.length = 0;
     for (let removal = this.#removals.pop(); removal; removal = this.#removals.pop()) {
       const { slot, position } = removal;
       const row = this.#rowOf(slot);
       const segment = this.#segments[this.#segmentOf[row]!]!;
       if (this.#used[row] === 0) this.#emptied.pop();
       this.#used[row]!++;
-      if (this.#used[row] === this.#pageTokens) segment.open.pop();
+      if (this.#used[row] === segment.pageTokens) segment.open.pop();
       segment.held++;
       segment.room--;
       this.#positions[slot] = position;
@@ -299,12 +324,16 @@ export class LaneTable {
     for (const step of plan) {
       if (step.kind === "move") this.#segments[SEGMENTS.indexOf(step.segment)]!.offset = step.offset;
     }
+    const thinning = new Set(this.#thinning.map((slot) => this.#positions[slot]!));
     this.#removeEmptied();
     if (this.#settles) this.#settleAll(nextPosition);
     this.#settles = false;
+    if (thinning.size > 0) {
+      this.#thin(thinning);
+      this.#exactFrom = nextPosition;
+    }
     const [toSinks, toStream] = this.#split(incoming);
-    this.#compact(this.#segments[0]!, toSinks);
-    this.#compact(this.#segments[1]!, toStream);
+    for (const [i, segment] of this.#segments.entries()) this.#compact(segment, [toSinks, toStream][i] ?? 0);
   }
 
   /**
@@ -315,6 +344,7 @@ export class LaneTable {
     this.#map();
     this.#select(positions);
     this.#aimMass(positions);
+    this.#aimQueries(positions);
     for (let i = 0; i < positions.length; i++) {
       const index = this.#split(1)[0] > 0 ? 0 : 1;
       const segment = this.#segments[index]!;
@@ -326,7 +356,7 @@ export class LaneTable {
       this.#older[slot] = this.#newest;
       this.#newer[slot] = NONE;
       this.#link(slot);
-      if (this.#used[row] === this.#pageTokens) segment.open.pop();
+      if (this.#used[row] === segment.pageTokens) segment.open.pop();
       this.#seen++;
       slots[i] = slot;
     }
@@ -358,9 +388,26 @@ export class LaneTable {
     if (!mass || !received) return;
     received.tempered = mass.tempered?.(this.#seen) ?? null;
     if (mass.queries === undefined) return;
-    const first = (maxIncoming?.(this.#seen) ?? Number.POSITIVE_INFINITY) - mass.queries;
+    const left = mass.left?.(this.#seen) ?? maxIncoming?.(this.#seen) ?? Number.POSITIVE_INFINITY;
+    const first = left - mass.queries;
     received.from = first < 0 ? 0 : (positions[first] ?? NEVER);
     if (first >= 0 && first < positions.length) received.values().fill(0);
+  }
+
+  /** Has queries measured for a choice of elements, those that count for the next one; none once it is made. */
+  #aimQueries(positions: Int32Array): void {
+    const { thins } = this.group.policy;
+    const { measured } = this.view;
+    if (!thins || !measured) return;
+    measured.from = NEVER;
+    if (this.#hasThin) return;
+    const first = thins.block - (this.#seen % thins.block) - thins.queries;
+    measured.from = first < 0 ? 0 : (positions[first] ?? NEVER);
+    if (first >= 0 && first < positions.length) measured.values().fill(0);
+  }
+
+  get #hasThin(): boolean {
+    return (this.#segments[THIN]?.held ?? 0) > 0;
   }
 
   /** Says that the tier below has lost so many tokens, and others that were merged into these. */
@@ -372,7 +419,7 @@ export class LaneTable {
 
   /** Where the stream's first token would stand were there no holes between it and the newest. */
   get streamStart(): number {
-    return this.lastPosition + 1 - this.#segments[1]!.held;
+    return this.lastPosition + 1 - this.#segments[1]!.held - (this.#segments[THIN]?.held ?? 0);
   }
 
   /**
@@ -383,7 +430,8 @@ export class LaneTable {
     this.#map();
     for (const [index, segment] of this.#segments.entries()) {
       // Keys that count as stored `offset` further on meet a query that is rotated back by as much.
-      const offset = index === 0 && segment.offset !== 0 ? segment.offset - between : segment.offset;
+      const moved = this.#segments[Math.min(index, 1)]!.offset;
+      const offset = index === 0 && moved !== 0 ? moved - between : moved;
       const rotation = offset === 0 ? NONE : rotations.rowOf(-offset);
       if (rotation === segment.rotation) continue;
       segment.rotation = rotation;
@@ -395,9 +443,9 @@ export class LaneTable {
 
   /** See SequenceCache.rewindable. */
   rewindable(to: number): "exact" | "approximate" | "gone" {
-    const massStays = this.view.received !== null && to <= this.lastPosition;
-    if (to >= this.#exactFrom && !massStays) return "exact";
-    return to > this.#newestLost + 1 ? "approximate" : "gone";
+    const measures = this.view.received !== null || (this.view.measured !== null && !this.#hasThin);
+    if (to >= this.#exactFrom && !(measures && to <= this.lastPosition)) return "exact";
+    return to > this.#newestLost + 1 || this.#newestLost === NONE ? "approximate" : "gone";
   }
 
   /** Forgets tokens at position `to` and after, as if never stored. Returns how many; throws nothing. */
@@ -453,7 +501,10 @@ export class LaneTable {
     const segment = this.#segments[1]!;
     const rows = Math.ceil(tokens / this.#pageTokens);
     if (segment.room > 0 || this.length !== this.#seen || rows * this.#lanes !== pages.length) {
-      throw new MillraceError("INTERNAL", `A table cannot take over ${tokens} tokens on ${pages.length} pages here.`);
+      throw new MillraceError(
+        "INTERNAL",
+        `A table cannot take over ${tokens} tokens on ${pages.length} pages here.`,
+      );
     }
     this.#reserve(this.#numRows + rows);
     this.#map();
@@ -501,10 +552,11 @@ export class LaneTable {
   parts(): TableParts {
     this.#map();
     const [sinks, stream] = [this.#segments[0]!, this.#segments[1]!];
+    const thin = this.#segments[THIN];
     const state: TableState = {
       rows: this.#numRows,
       segments: [...this.#segmentOf.subarray(0, this.#numRows)],
-      open: [[...sinks.open], [...stream.open]],
+      open: [[...sinks.open], [...stream.open], ...(thin ? [[...thin.open]] : [])],
       offsets: [sinks.offset, stream.offset],
       seen: this.#seen,
       merged: this.#merged,
@@ -520,6 +572,8 @@ export class LaneTable {
       mass: this.view.received?.values() ?? null,
       counts: this.#counts?.subarray(0, this.#numRows * this.#pageTokens) ?? null,
       moved: this.#moved?.subarray(0, this.#numRows * this.#pageTokens) ?? null,
+      elements: this.view.thin?.elements() ?? null,
+      queries: this.view.measured?.values() ?? null,
       pages: this.#pageIds.subarray(0, this.numPages),
     };
   }
@@ -531,7 +585,7 @@ export class LaneTable {
   static from(
     pool: KvPool,
     group: CacheGroup,
-    { state, positions, mass, counts, moved }: Omit<TableParts, "pages">,
+    { state, positions, mass, counts, moved, elements, queries }: Omit<TableParts, "pages">,
   ): LaneTable {
     const { rows } = state;
     const table = new LaneTable(pool, group, roomFor(rows));
@@ -546,6 +600,9 @@ export class LaneTable {
     table.#positions.set(positions);
     table.#rotations.fill(NONE, 0, rows);
     table.#segmentOf.set(state.segments);
+    table.view.thin?.rows().set(state.segments.map((segment) => Number(segment === THIN)));
+    if (elements) table.view.thin?.elements().set(elements);
+    if (queries) table.view.measured?.values().set(queries);
     const slots: number[] = [];
     for (const [slot, position] of positions.entries()) {
       if (position === NONE) continue;
@@ -561,11 +618,11 @@ export class LaneTable {
     for (let row = 0; row < rows; row++) {
       const segment = table.#segments[state.segments[row]!]!;
       segment.held += table.#used[row]!;
-      segment.room += table.#pageTokens - table.#used[row]!;
+      segment.room += segment.pageTokens - table.#used[row]!;
     }
     for (const [i, segment] of table.#segments.entries()) {
-      segment.open.push(...state.open[i]!);
-      segment.offset = state.offsets[i]!;
+      segment.open.push(...(state.open[i] ?? []));
+      segment.offset = state.offsets[i] ?? 0;
     }
     table.#seen = state.seen;
     table.#merged = state.merged;
@@ -589,6 +646,15 @@ export class LaneTable {
     this.#pool.release(this.#pageIds.subarray(0, this.numPages));
     this.#numRows = 0;
     this.view.dispose();
+  }
+
+  /** A row's page of one lane with whole keys: the page itself, or a copy where it is thin. Read only. */
+  pageOf(row: number, lane: number): Uint8Array {
+    const { arena, pageBytes } = this.#pool;
+    const { codec, headWidth, thin } = this.group;
+    const page = arena.bytes(this.view.pageIds()[row * this.#lanes + lane]! * pageBytes, pageBytes);
+    if (!thin || this.#segmentOf[row] !== THIN) return page;
+    return thickened(codec, headWidth, page, thin.pageTokens, this.view.thin!.elementsOf(lane));
   }
 
   #rowOf(slot: number): number {
@@ -617,22 +683,53 @@ export class LaneTable {
       if (this.#isShared(this.#rowOf(into))) copied.add(this.#rowOf(into));
     }
     if (this.#settles) return this.#needToSettle(incoming);
+    const leaving = this.#leavingByRow();
+    const used = (row: number) => this.#used[row]! - (leaving.get(row) ?? 0);
     for (const [i, count] of this.#split(incoming).entries()) {
-      const { open } = this.#segments[i]!;
-      let left = count;
-      for (let at = open.length - 1; at >= 0 && left > 0; at--) {
-        const row = open[at]!;
-        if (this.#used[row] === 0) continue;
-        if (this.#isShared(row)) copied.add(row);
-        left -= this.#pageTokens - this.#used[row]!;
-      }
-      const fresh = Math.ceil(Math.max(0, left) / this.#pageTokens);
-      rows += fresh;
+      const { open, pageTokens } = this.#segments[i]!;
+      const opened = i === 1 ? [...leaving.keys()].filter((row) => this.#used[row] === pageTokens) : [];
+      rows += this.#freshRowsFor(count, [...open, ...opened], used, pageTokens, copied);
     }
-    this.#freshRows = rows;
+    const thin = this.#segments[THIN];
+    const thinRows = thin
+      ? this.#freshRowsFor(this.#thinning.length, thin.open, used, thin.pageTokens, copied)
+      : 0;
+    // Rows that tokens leave come back only after these have found their place, and then serve the incoming ones.
+    const left = [...leaving.keys()].filter((row) => used(row) === 0 && !this.#isShared(row)).length;
+    this.#freshRows = rows + thinRows;
     let emptied = 0;
     for (const row of this.#emptied) if (!this.#isShared(row)) emptied++;
-    return { taken: (rows + copied.size) * this.#lanes, returned: emptied * this.#lanes };
+    const taken = thinRows + Math.max(0, rows - left) + copied.size;
+    return { taken: taken * this.#lanes, returned: emptied * this.#lanes };
+  }
+
+  /** How many tokens of each row the staged plan thins; rows in the order in which they are first left. */
+  #leavingByRow(): Map<number, number> {
+    const leaving = new Map<number, number>();
+    for (const slot of this.#thinning) {
+      const row = this.#rowOf(slot);
+      leaving.set(row, (leaving.get(row) ?? 0) + 1);
+    }
+    return leaving;
+  }
+
+  /** Rows that `count` tokens take beyond the holes of open ones, last first; adds those to `copied` that are shared. */
+  #freshRowsFor(
+    count: number,
+    open: readonly number[],
+    usedOf: (row: number) => number,
+    pageTokens: number,
+    copied: Set<number>,
+  ): number {
+    let left = count;
+    for (let at = open.length - 1; at >= 0 && left > 0; at--) {
+      const row = open[at]!;
+      const used = usedOf(row);
+      if (used === 0) continue;
+      if (this.#isShared(row)) copied.add(row);
+      left -= pageTokens - used;
+    }
+    return Math.ceil(Math.max(0, left) / pageTokens);
   }
 
   /** As `#need`, where all that stays goes over into the first segment: any of its pages may be written to. */
@@ -683,6 +780,30 @@ export class LaneTable {
     const moved = this.#moved?.[slot] ?? 0;
     this.#removals.push({ kind, slot, position, count: Math.abs(this.#counts?.[slot] ?? 1), moved });
     this.#remove(slot);
+  }
+
+  #stageThin({ slots, elements }: Extract<PlanStep, { kind: "thin" }>, chosen: boolean): void {
+    const { lanes, thin } = this.group;
+    const given = elements?.length ?? 0;
+    const fits = (chosen ? 0 : lanes.length * (thin?.keyWidth ?? 0)) === given;
+    const isWhole = (slot: number) =>
+      this.#positions[slot] !== NONE && this.#segmentOf[this.#rowOf(slot)] === 1;
+    if (
+      !thin ||
+      !fits ||
+      !Array.from(slots).every(isWhole) ||
+      new Set(Array.from(slots)).size < slots.length
+    ) {
+      throw new MillraceError(
+        "INTERNAL",
+        `Policy ${this.group.policy.id} planned to thin ${slots.length} keys to ${given} elements in all; it must declare ` +
+          `"thins", name tokens of the stream that are not thin, and choose elements where none is thin.`,
+        { slots: slots.length, elements: given },
+      );
+    }
+    this.#thinning.push(...Array.from(slots));
+    this.#thinning.sort((a, b) => this.#positions[a]! - this.#positions[b]!);
+    this.#elements = elements;
   }
 
   #checkMerge({ into, slots, weights }: MergeStep): void {
@@ -745,6 +866,25 @@ export class LaneTable {
     this.#removeEmptied();
   }
 
+  /** Stores the keys of the tokens at these positions in part, in rows of their own. */
+  #thin(thinning: ReadonlySet<number>): void {
+    const [whole, thin] = [this.#segments[1]!, this.#segments[THIN]!];
+    if (this.#elements) this.view.thin!.elements().set(this.#elements);
+    for (const slot of [...walk(this.#oldest, this.#newer)]) {
+      if (!thinning.has(this.#positions[slot]!)) continue;
+      if (thin.open.length === 0) {
+        this.#addRow(THIN);
+        this.#settle();
+      }
+      const row = thin.open.at(-1)!;
+      this.#unshare(row);
+      this.#moveToken(whole, slot, thin, row);
+    }
+    this.#thinning.length = 0;
+    for (let row = 0; row < this.#numRows; row++) if (this.#used[row] === 0) this.#emptied.push(row);
+    this.#removeEmptied();
+  }
+
   /** The offset under which most settled tokens stand right when the oldest token comes to stand at `first`. */
   #commonOffset(first: number, storedAt: (slot: number) => number): number {
     const votes = new Map<number, number>();
@@ -777,8 +917,10 @@ export class LaneTable {
   #places(slots: readonly number[], lane: number): Place[] {
     const { arena, pageBytes } = this.#pool;
     return slots.map((slot) => {
-      const id = this.#pageIds[this.#rowOf(slot) * this.#lanes + lane]!;
-      return { page: arena.bytes(id * pageBytes, pageBytes), slot: slot % this.#pageTokens };
+      const row = this.#rowOf(slot);
+      const page = arena.bytes(this.#pageIds[row * this.#lanes + lane]! * pageBytes, pageBytes);
+      const elements = this.#segmentOf[row] === THIN ? this.view.thin!.elementsOf(lane) : null;
+      return { page, slot: slot % this.#pageTokens, elements };
     });
   }
 
@@ -794,7 +936,7 @@ export class LaneTable {
   #remove(slot: number): void {
     const row = this.#rowOf(slot);
     const segment = this.#segments[this.#segmentOf[row]!]!;
-    if (this.#used[row] === this.#pageTokens) segment.open.push(row);
+    if (this.#used[row] === segment.pageTokens) segment.open.push(row);
     this.#used[row]!--;
     if (this.#used[row] === 0) this.#emptied.push(row);
     this.#cursor[row] = Math.min(this.#cursor[row]!, slot - row * this.#pageTokens);
@@ -844,8 +986,9 @@ export class LaneTable {
     this.#used[row] = 0;
     this.#cursor[row] = 0;
     this.#segmentOf[row] = index;
+    this.view.thin?.rows().fill(Number(index === THIN), row, row + 1);
     segment.open.push(row);
-    segment.room += this.#pageTokens;
+    segment.room += segment.pageTokens;
     return row;
   }
 
@@ -877,12 +1020,13 @@ export class LaneTable {
     const segment = this.#segments[this.#segmentOf[row]!]!;
     const { open } = segment;
     open.splice(open.indexOf(row), 1);
-    segment.room -= this.#pageTokens;
+    segment.room -= segment.pageTokens;
     this.#pool.release(this.#pageIds.subarray(row * this.#lanes, (row + 1) * this.#lanes));
     const last = --this.#numRows;
     if (row === last) return;
     this.#pageIds.copyWithin(row * this.#lanes, last * this.#lanes, (last + 1) * this.#lanes);
     this.#rotations[row] = this.#rotations[last]!;
+    this.view.thin?.rows().copyWithin(row, last, last + 1);
     this.#used[row] = this.#used[last]!;
     this.#cursor[row] = this.#cursor[last]!;
     this.#segmentOf[row] = this.#segmentOf[last]!;
@@ -912,14 +1056,15 @@ export class LaneTable {
    * the holes of the rest could send the next tokens to a row that must be copied, for which no page was counted.
    */
   #compact(segment: SegmentState, incoming: number): void {
-    while (segment.room - incoming >= 2 * this.#pageTokens) {
+    const { pageTokens } = segment;
+    while (segment.room - incoming >= 2 * pageTokens) {
       if (segment.open.some((row) => this.#isShared(row))) return;
       const targets = [...segment.open].sort((a, b) => this.#used[b]! - this.#used[a]!);
       const source = targets.pop()!;
       for (let i = 0; i < this.#pageTokens; i++) {
         const from = source * this.#pageTokens + i;
         if (this.#positions[from] === NONE) continue;
-        while (this.#used[targets[0]!] === this.#pageTokens) targets.shift();
+        while (this.#used[targets[0]!] === pageTokens) targets.shift();
         this.#moveToken(segment, from, segment, targets[0]!);
       }
       this.#removeRow(source);
@@ -931,19 +1076,24 @@ export class LaneTable {
     const to = this.#freeSlot(row);
     const source = this.#rowOf(from);
     const { arena, pageBytes } = this.#pool;
+    const isThin = [left, entered].map((segment) => segment === this.#segments[THIN]);
+    const copier = this.#copiers[!isThin[1] ? "whole" : isThin[0] ? "thin" : "thinning"];
+    const narrows = isThin[1] && !isThin[0];
     for (let lane = 0; lane < this.#lanes; lane++) {
       const fromPage = this.#pageIds[source * this.#lanes + lane]! * pageBytes;
       const toPage = this.#pageIds[row * this.#lanes + lane]! * pageBytes;
-      this.#copier.copy(arena, fromPage, from % this.#pageTokens, toPage, to % this.#pageTokens);
+      const elements = narrows ? this.view.thin!.elementsOf(lane) : null;
+      copier.copy(arena, fromPage, from % this.#pageTokens, toPage, to % this.#pageTokens, elements);
     }
     this.#rename(from, to);
     for (const values of this.view.values) values.moveSlot(from, to);
-    if (this.#used[source] === this.#pageTokens) left.open.push(source);
+    if (this.#used[source] === left.pageTokens) left.open.push(source);
     this.#used[source]!--;
+    this.#cursor[source] = Math.min(this.#cursor[source]!, from % this.#pageTokens);
     left.held--;
     left.room++;
     this.#fill(row, to);
-    if (this.#used[row] === this.#pageTokens) entered.open.splice(entered.open.indexOf(row), 1);
+    if (this.#used[row] === entered.pageTokens) entered.open.splice(entered.open.indexOf(row), 1);
   }
 
   /** Tells the view how many rows there are now. */

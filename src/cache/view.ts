@@ -1,6 +1,9 @@
-import type { Backend, KvMass, KvView, Region, Tempered } from "../backends/contract.js";
+import type { Backend, KvMass, KvQueries, KvThin, KvView, Region, Tempered } from "../backends/contract.js";
 import type { CodecName } from "./codecs/contract.js";
 import type { CacheGroup } from "./layout.js";
+
+/** A position beyond all. */
+export const NEVER = 2 ** 31 - 1;
 
 /** A page table in backend memory, as kernels read it. The object lives as long as its table and is updated in place. */
 export class TableView implements KvView {
@@ -15,6 +18,8 @@ export class TableView implements KvView {
   next: KvView | null = null;
   readonly received: Mass | null;
   readonly counted: SlotValues | null;
+  readonly thin: ThinRows | null;
+  readonly measured: QuerySums | null;
   /** Rows for which there is room. */
   maxRows: number;
   readonly #backend: Backend;
@@ -22,13 +27,20 @@ export class TableView implements KvView {
   constructor(backend: Backend, group: CacheGroup, maxRows: number) {
     this.codec = group.codec;
     this.lanes = group.lanes.length;
-    this.pageTokens = group.pageTokens;
+    // Slots of a row are as many as the tokens of its pages at most: those of thin rows, where there are any.
+    this.pageTokens = group.thin?.pageTokens ?? group.pageTokens;
     this.maxRows = maxRows;
     this.#backend = backend;
     this.region = this.#cut();
     this.received = group.policy.mass ? new Mass(backend, this.lanes, this.pageTokens, maxRows) : null;
     const counts = group.policy.merges || group.policy.selects;
     this.counted = counts ? new SlotValues(backend, 1, this.pageTokens, maxRows) : null;
+    this.thin = group.thin ? new ThinRows(backend, this.lanes, group.thin.keyWidth, maxRows) : null;
+    this.measured = group.thin ? new QuerySums(backend, this.lanes, group.headWidth) : null;
+  }
+
+  get queries(): KvQueries | null {
+    return this.measured?.from === NEVER ? null : this.measured;
   }
 
   get mass(): KvMass | null {
@@ -37,6 +49,12 @@ export class TableView implements KvView {
 
   get logCounts(): Region | null {
     return this.counted?.region ?? null;
+  }
+
+  /** Bytes of backend memory, pages not counted. */
+  get byteLength(): number {
+    const regions = [this.region, ...[...this.values, this.thin, this.measured].map((each) => each?.region)];
+    return regions.reduce((sum, region) => sum + (region?.byteLength ?? 0), 0);
   }
 
   /** What is kept by slot beside positions. */
@@ -59,6 +77,7 @@ export class TableView implements KvView {
   /** Makes room for `maxRows` rows, contents kept. Throws OUT_OF_BUDGET, with nothing changed. */
   grow(maxRows: number): void {
     for (const values of this.values) values.reserve(maxRows);
+    this.thin?.reserve(maxRows);
     const old = {
       region: this.region,
       ids: this.pageIds(),
@@ -85,11 +104,15 @@ export class TableView implements KvView {
     this.numPages = other.numPages;
     if (other.received) this.received?.copyFrom(other.received);
     if (other.counted) this.counted?.copyFrom(other.counted);
+    if (other.thin) this.thin?.copyFrom(other.thin);
+    if (other.measured) this.measured?.copyFrom(other.measured);
   }
 
   dispose(): void {
     this.region.free();
     for (const values of this.values) values.dispose();
+    this.thin?.region.free();
+    this.measured?.region.free();
   }
 
   #cut(): Region {
@@ -206,6 +229,71 @@ export class Mass extends SlotValues implements KvMass {
     this.eachLane((values) => {
       for (let i = 0; i < slots.length; i++) values[into]! += values[slots[i]!]!;
     });
+  }
+}
+
+/** Which rows are thin, and which elements of keys are stored there. */
+export class ThinRows implements KvThin {
+  readonly width: number;
+  region: Region;
+  readonly elementsAt = 0;
+  readonly rowsAt: number;
+  readonly #backend: Backend;
+  #maxRows: number;
+
+  constructor(backend: Backend, lanes: number, width: number, maxRows: number) {
+    this.width = width;
+    this.rowsAt = 4 * lanes * width;
+    this.#backend = backend;
+    this.#maxRows = maxRows;
+    this.region = backend.allocate(this.rowsAt + 4 * maxRows);
+  }
+
+  /** [lanes, width] */
+  elements(): Int32Array {
+    return this.region.int32(this.elementsAt, this.rowsAt / 4);
+  }
+
+  elementsOf(lane: number): Int32Array {
+    return this.region.int32(this.elementsAt + 4 * lane * this.width, this.width);
+  }
+
+  rows(): Int32Array {
+    return this.region.int32(this.rowsAt, this.#maxRows);
+  }
+
+  reserve(maxRows: number): void {
+    if (maxRows <= this.#maxRows) return;
+    const grown = this.#backend.allocate(this.rowsAt + 4 * maxRows);
+    grown.bytes(0, this.region.byteLength).set(this.region.bytes());
+    this.region.free();
+    this.region = grown;
+    this.#maxRows = maxRows;
+  }
+
+  copyFrom(other: ThinRows): void {
+    this.region.bytes().set(other.region.bytes());
+  }
+}
+
+/** How large queries were, by lane and element. */
+export class QuerySums implements KvQueries {
+  readonly region: Region;
+  from = NEVER;
+  readonly #length: number;
+
+  constructor(backend: Backend, lanes: number, headWidth: number) {
+    this.#length = lanes * headWidth;
+    this.region = backend.allocate(4 * this.#length);
+  }
+
+  /** [lanes, D] */
+  values(): Float32Array {
+    return this.region.float32(0, this.#length);
+  }
+
+  copyFrom(other: QuerySums): void {
+    this.values().set(other.values());
   }
 }
 

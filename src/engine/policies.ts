@@ -11,7 +11,12 @@ import type { KvMergerOptions } from "../cache/policies/kvmerger.js";
 import type { LaCacheOptions } from "../cache/policies/lacache.js";
 import type { RazorOptions } from "../cache/policies/razor.js";
 import type { RecycledOptions } from "../cache/policies/recycled.js";
-import { type LanePolicySpec, type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
+import {
+  type LanePolicySpec,
+  type PolicySpec,
+  resolvePolicy,
+  type ThinkSpec,
+} from "../cache/policies/resolve.js";
 import type { SinksOptions } from "../cache/policies/sinks.js";
 import type { SnapKvOptions } from "../cache/policies/snapkv.js";
 import type { TokenSelectOptions } from "../cache/policies/tokenselect.js";
@@ -87,6 +92,14 @@ export function recycled(options: RecycledOptions): LanePolicySpec {
 /** Keeps everything, and attends to the first tokens, the newest, and those that the heads of a layer vote for. */
 export function tokenselect(options: TokenSelectOptions): LanePolicySpec {
   return checked({ policy: "tokenselect", ...options });
+}
+
+/**
+ * Wraps another policy (default `full()`): of keys older than the newest `recent` tokens only a share `keep` of the
+ * elements is stored, those that queries look at most. Not around policies at contiguous positions.
+ */
+export function think(options: Omit<ThinkSpec, "policy"> = {}): LanePolicySpec {
+  return checked({ policy: "think", ...options });
 }
 
 /** `full` for the heads that retrieve, `compensated` for all others. Which these are is measured once per model. */

@@ -102,12 +102,14 @@ const rowsOf = (group: CacheGroup, step: number): number =>
 function tables({ groups }: CacheLayout, rowsOfGroup: (group: CacheGroup) => number): number {
   let bytes = 0;
   for (const group of groups) {
-    const { lanes, pageTokens, policy } = group;
+    const { lanes, policy, thin } = group;
+    const pageTokens = thin?.pageTokens ?? group.pageTokens;
     const rows = Math.max(4, 2 ** Math.ceil(Math.log2(Math.max(1, rowsOfGroup(group)))));
     const table = 64 + 4 * rows * (lanes.length + pageTokens + 1);
     const mass = policy.mass ? 4 * rows * lanes.length * pageTokens : 0;
     const counts = policy.merges || policy.selects ? 4 * rows * pageTokens : 0;
-    bytes += Math.ceil(1.5 * (table + mass + counts));
+    const thinned = thin ? 4 * (lanes.length * (thin.keyWidth + group.headWidth) + rows) : 0;
+    bytes += Math.ceil(1.5 * (table + mass + counts + thinned));
   }
   return bytes;
 }

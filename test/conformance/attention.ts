@@ -153,6 +153,26 @@ export function attentionCases(suite: Suite): void {
           { stored: 400, count: 2 },
         ],
       },
+      "keys of which some elements are stored": {
+        thin: 23,
+        pageTokens: 16,
+        wantsMass: true,
+        spans: [
+          { stored: 300, count: 3 },
+          { stored: 5, count: 1 },
+        ],
+      },
+      "such keys in two tables, rotated, many queries": {
+        thin: 50,
+        chained: 45,
+        rotations: [33, -7],
+        numLayers: 2,
+        queriesPerKvHead: 7,
+        pageTokens: 16,
+        softcap: 4,
+        spans: [{ stored: 150, count: 9 }],
+      },
+      "squares of the last queries": { measured: 3, numLayers: 2, queriesPerKvHead: 3 },
       "a long chunk": { spans: [{ stored: 100, count: 65 }] },
       "71 query heads on one kv head": { queriesPerKvHead: 71, numKvHeads: 1, headWidth: 16 },
     };
@@ -232,7 +252,31 @@ async function check(suite: Suite, shape: AttentionCase): Promise<void> {
     expectClose(`layer ${layer}`, got.read(result), want.read(result), () => bound);
   }
   if (shape.wantsMass) compareMass(got, want, shape, batch, bound);
+  if (shape.measured !== undefined) compareQueries(got, want, shape);
   for (const stage of stages) stage.dispose();
+}
+
+/** Sums of squares up to QUERY_SIZE^2, as many as there are queries, a rounding for each. */
+function compareQueries(
+  got: Stage,
+  want: Stage,
+  { headWidth, measured, queriesPerKvHead }: AttentionCase,
+): void {
+  const count = measured! * queriesPerKvHead;
+  got.views.forEach((views, s) => {
+    views.forEach((view, g) => {
+      const sums = [view, want.views[s]![g]!].map(({ queries, lanes }) =>
+        queries!.region.float32(0, lanes * headWidth),
+      );
+      if (!sums[1]!.some((sum) => sum > 1)) throw new Error("No query was measured");
+      expectClose(
+        `queries of span ${s} group ${g}`,
+        sums[0]!,
+        sums[1]!,
+        () => 2 * count ** 2 * QUERY_SIZE ** 2 * EPSILON,
+      );
+    });
+  });
 }
 
 /** Mass adds up probabilities of all queries of a span: the bound grows with their number. */

@@ -24,6 +24,10 @@ export interface KvShape {
   readonly tempered?: Tempered;
   /** Slots stand for up to this many tokens, some for none. */
   readonly mostCounts?: number;
+  /** Elements of a thin key, in the rows that hold nothing but stored tokens. */
+  readonly thin?: number;
+  /** Only this many last queries of each span add to the sums of queries. */
+  readonly measured?: number;
   /** Added to every position. */
   readonly shift?: number;
 }
@@ -80,7 +84,7 @@ export function kvBatch(
       for (let i = 0; i < stored + count; i++) filled[order[i]!] = shift + i;
       for (let i = 0; i < count; i++) slots[g]!.push(order[stored + i]!);
       const pick = () => random.below(rotations.length + 1) - 1;
-      const { givers, tempered, mostCounts } = shape;
+      const { givers, tempered, mostCounts, thin, measured } = shape;
       const common = {
         lanes: lanes.length,
         headWidth,
@@ -88,6 +92,8 @@ export function kvBatch(
         ...(givers === undefined ? {} : { massFrom: shift + stored + count - givers }),
         ...(tempered === undefined ? {} : { tempered }),
         ...(mostCounts === undefined ? {} : { mostCounts }),
+        ...(thin === undefined ? {} : { thin }),
+        ...(measured === undefined ? {} : { queriesFrom: shift + stored + count - measured }),
       };
       const next =
         chained > 0

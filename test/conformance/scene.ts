@@ -6,6 +6,7 @@
 import type {
   Backend,
   KvGroup,
+  KvThin,
   KvView,
   Program,
   Region,
@@ -118,6 +119,10 @@ export interface Table {
   readonly tempered?: Tempered;
   /** [numPages x pageTokens] */
   readonly logCounts?: Float32Array;
+  /** As in KvThin; the first `width` elements of the keys that lie in thin rows are those that are stored. */
+  readonly thin?: { readonly width: number; readonly elements: Int32Array; readonly rows: Int32Array };
+  /** As in KvQueries. */
+  readonly queriesFrom?: number;
   /** Keys and values that lie there before the step: [lane][slot] -> [key, value]. */
   readonly contents: readonly (readonly (readonly [Float32Array, Float32Array] | null)[])[];
   readonly next?: Table;
@@ -214,7 +219,10 @@ export class Stage {
     table.contents.forEach((slots, lane) => {
       slots.forEach((pair, slot) => {
         const page = pageIds[Math.floor(slot / pageTokens) * lanes + lane]!;
-        if (pair) codecs[codec].store(this.page(page), slot % pageTokens, pair[0], pair[1]);
+        if (!pair) return;
+        const isThin = table.thin?.rows[Math.floor(slot / pageTokens)] === 1;
+        const key = isThin ? pair[0].subarray(0, table.thin!.width) : pair[0];
+        codecs[codec].store(this.page(page), slot % pageTokens, key, pair[1]);
       });
     });
     const mass = table.wantsMass
@@ -226,6 +234,11 @@ export class Stage {
       : null;
     const logCounts = table.logCounts ? this.#allocate(4 * positions.length) : null;
     logCounts?.float32(0, positions.length).set(table.logCounts!);
+    const thin = table.thin ? this.#layThin(table.thin) : null;
+    const queries =
+      table.queriesFrom === undefined
+        ? null
+        : { region: this.#allocate(4 * lanes * headWidth), from: table.queriesFrom };
     const next = table.next ? this.#lay(table.next, headWidth) : null;
     return {
       codec,
@@ -238,8 +251,18 @@ export class Stage {
       rotationsAt,
       mass,
       logCounts,
+      thin,
+      queries,
       next,
     };
+  }
+
+  #layThin({ width, elements, rows }: NonNullable<Table["thin"]>): KvThin {
+    const rowsAt = 4 * elements.length;
+    const region = this.#allocate(rowsAt + 4 * rows.length);
+    region.int32(0, elements.length).set(elements);
+    region.int32(rowsAt, rows.length).set(rows);
+    return { width, region, elementsAt: 0, rowsAt };
   }
 
   #allocate(byteLength: number): Region {
@@ -286,6 +309,9 @@ export function makeTable(
     tempered?: Tempered;
     /** Most tokens that a slot stands for; random counts up to it, a fifth of the slots hidden. */
     mostCounts?: number;
+    /** Elements of a thin key; rows that hold nothing but stored tokens are thin. */
+    thin?: number;
+    queriesFrom?: number;
     next?: Table;
   },
 ): Table {
@@ -293,6 +319,10 @@ export function makeTable(
   const numPages = Math.max(1, Math.ceil(positions.length / pageTokens));
   const filled = Int32Array.from({ length: numPages * pageTokens }, (_, s) => positions[s] ?? -1);
   const isStored = options.isStored ?? (() => true);
+  const thinRow = (row: number) =>
+    filled
+      .subarray(row * pageTokens, (row + 1) * pageTokens)
+      .every((position, i) => position < 0 || isStored(row * pageTokens + i));
   return {
     codec,
     pageTokens,
@@ -316,6 +346,23 @@ export function makeTable(
             Math.log(random.below(5) && 1 + random.below(options.mostCounts!)),
           ),
         }),
+    ...(options.thin === undefined
+      ? {}
+      : {
+          thin: {
+            width: options.thin,
+            elements: Int32Array.from(
+              Array.from({ length: lanes }, () =>
+                random
+                  .permutation(headWidth)
+                  .slice(0, options.thin)
+                  .sort((a, b) => a - b),
+              ).flat(),
+            ),
+            rows: Int32Array.from({ length: numPages }, (_, row) => Number(thinRow(row))),
+          },
+        }),
+    ...(options.queriesFrom === undefined ? {} : { queriesFrom: options.queriesFrom }),
     ...(options.next ? { next: options.next } : {}),
   };
 }

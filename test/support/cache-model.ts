@@ -82,7 +82,8 @@ export class Followed {
   }
 
   #follow(event: CacheEvent): void {
-    if (event.kind === "move" || event.kind === "settle" || event.kind === "recall") return;
+    if (event.kind === "move" || event.kind === "settle") return;
+    if (event.kind === "recall" || event.kind === "thin") return;
     const held = this.held[event.group]!;
     let count = 0;
     for (const [from, to] of event.ranges) {

@@ -1,4 +1,5 @@
 /** The policies that every backend is tested with: those there are, and some that use all that a policy may. */
+import type { CachePolicy } from "../../src/cache/contract.js";
 import { compensated } from "../../src/cache/policies/compensated.js";
 import { duo } from "../../src/cache/policies/duo.js";
 import { full } from "../../src/cache/policies/full.js";
@@ -10,6 +11,7 @@ import { razor } from "../../src/cache/policies/razor.js";
 import { recycled } from "../../src/cache/policies/recycled.js";
 import { sinks } from "../../src/cache/policies/sinks.js";
 import { snapkv } from "../../src/cache/policies/snapkv.js";
+import { think } from "../../src/cache/policies/think.js";
 import { tokenselect } from "../../src/cache/policies/tokenselect.js";
 import { window } from "../../src/cache/policies/window.js";
 import type { PolicyCase } from "./cache-suite.js";
@@ -49,7 +51,20 @@ export const POLICIES: readonly PolicyCase[] = [
     create: (tokens) => kvmerger({ tokens, positions: "contiguous" }),
   },
   { name: "lacache", create: (tokens) => lacache({ tokens }) },
+  { name: "think of full", create: (tokens) => thin(full(), tokens) },
+  { name: "think of sinks", create: (tokens) => thin(sinks({ window: tokens - 4 }), tokens) },
+  { name: "think of h2o", create: (tokens) => thin(h2o({ heavy: tokens - 16, recent: 16 }), tokens) },
+  {
+    name: "think of snapkv",
+    create: (tokens) => thin(snapkv({ tokens, window: 5, kernel: 3, pool: "max" }), tokens),
+  },
+  { name: "think of kvmerger", create: (tokens) => thin(kvmerger({ tokens }), tokens) },
+  { name: "think of recycled", create: (tokens) => thin(recycled({ tokens, stride: 6, kernel: 3 }), tokens) },
 ];
+
+/** Half of each key stays, of all but a few tokens; where the budget is to hold everything, it holds keys whole. */
+const thin = (of: CachePolicy, tokens: number): CachePolicy =>
+  think({ of, keep: 0.5, recent: tokens < 64 ? 8 : tokens, queries: 3 });
 
 /** Lanes of one layer that keep different tokens, in ways that differ from layer to layer. */
 export const MIXED: PolicyCase = {

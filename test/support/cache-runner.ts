@@ -112,16 +112,30 @@ export class CacheRunner {
       const ids = region.int32(view.pageIdsAt, numPages * lanes);
       const at = region.int32(positionsAt, numPages * pageTokens);
       const before = at.slice();
-      const to = shuffle(rotations, pageTokens, random);
+      const { thin } = view;
+      const thinRows = thin?.region.int32(thin.rowsAt, numPages) ?? new Int32Array(numPages);
+      const whole = this.layout.groups[g]!.pageTokens;
+      const { codec, headWidth } = this.layout.groups[g]!;
+      const to = shuffle(rotations, thinRows, { whole, thin: pageTokens }, random);
+      // Thin keys keep the scales of whole ones: int8 would write them with others.
+      const stays = (slot: number) => codec === "int8" && thinRows[Math.floor(slot / pageTokens)] === 1;
       const logCounts = view.logCounts?.float32(0, numPages * pageTokens);
       const counted = logCounts?.slice();
-      const { codec, headWidth } = this.layout.groups[g]!;
-      const [key, value] = [new Float32Array(headWidth), new Float32Array(headWidth)];
+      const value = new Float32Array(headWidth);
+      const keyOf = (slot: number) =>
+        new Float32Array(thinRows[Math.floor(slot / pageTokens)] === 1 ? thin!.width : headWidth);
       const page = (from: Region, slot: number, lane: number) => {
         const id = ids[Math.floor(slot / pageTokens) * lanes + lane]!;
         return from.bytes(id * this.pool.pageBytes, this.pool.pageBytes);
       };
       for (let slot = 0; slot < before.length; slot++) {
+        if (to[slot] === -1) continue;
+        if (stays(slot)) {
+          to[slot] = slot;
+          for (let lane = 0; lane < lanes; lane++) page(arena, slot, lane).set(page(this.pool.arena, slot, lane));
+          continue;
+        }
+        const key = keyOf(slot);
         at[to[slot]!] = before[slot]!;
         if (logCounts && counted) logCounts[to[slot]!] = counted[slot]!;
         for (let lane = 0; lane < lanes; lane++) {
@@ -144,13 +158,20 @@ export class CacheRunner {
   }
 }
 
-/** For every slot another one, among the rows that have the same rotation. */
-function shuffle(rotations: Int32Array, pageTokens: number, random: TestRandom): Int32Array {
-  const to = new Int32Array(rotations.length * pageTokens);
-  for (const rotation of new Set(rotations)) {
+/** For every slot another one, among the rows that have the same rotation and are thin or are not; -1 where none can be filled. */
+function shuffle(
+  rotations: Int32Array,
+  thinRows: Int32Array,
+  pageTokens: { readonly whole: number; readonly thin: number },
+  random: TestRandom,
+): Int32Array {
+  const to = new Int32Array(rotations.length * pageTokens.thin).fill(-1);
+  const kindOf = (row: number) => `${rotations[row]} ${thinRows[row]}`;
+  for (const kind of new Set(Array.from(rotations, (_, row) => kindOf(row)))) {
     const slots: number[] = [];
-    for (const [row, its] of rotations.entries()) {
-      if (its === rotation) for (let i = 0; i < pageTokens; i++) slots.push(row * pageTokens + i);
+    for (let row = 0; row < rotations.length; row++) {
+      const tokens = thinRows[row] === 1 ? pageTokens.thin : pageTokens.whole;
+      if (kindOf(row) === kind) for (let i = 0; i < tokens; i++) slots.push(row * pageTokens.thin + i);
     }
     for (const [i, j] of random.permutation(slots.length).entries()) to[slots[i]!] = slots[j]!;
   }
@@ -220,6 +241,8 @@ export class DenseOracle {
         numPages,
         mass: null,
         logCounts,
+        thin: null,
+        queries: null,
         next: null,
       };
       return { ...shape, region, pageIdsAt: 0, positionsAt, rotationsAt };
@@ -264,6 +287,28 @@ export class DenseOracle {
     const logCounts = this.#tables[merged]!.logCounts.float32(0, Math.max(...all) + 1);
     const counts = all.map((position) => Math.round(Math.exp(logCounts[position]!)));
     logCounts[into] = Math.log(counts.reduce((sum, count) => sum + count, 0));
+  }
+
+  /** Makes zeros of all but `elements` [lanes, width] of a group's keys at these positions, and of no other bit. */
+  thin(thinned: number, positions: readonly number[], elements: Int32Array): void {
+    let lane = 0;
+    this.#each((group, keys, width, page, codec) => {
+      if (group !== thinned) return;
+      const kept = elements.length / this.kv.groups[group]!.lanes.length;
+      const stay = new Set(elements.subarray(lane * kept, (lane + 1) * kept));
+      lane++;
+      const bytes = { f32: 4, f16: 2, int8: 1 }[codec.name];
+      for (const position of positions) {
+        const slot = position % this.kv.groups[group]!.pageTokens;
+        const keysAt = Math.floor(slot / 16) * codec.groupBytes(width) + (codec.name === "int8" ? 128 : 0);
+        for (let i = 0; i < width; i++) {
+          if (stay.has(i)) continue;
+          const at = keysAt + (i * 16 + (slot % 16)) * bytes;
+          page(position).fill(0, at, at + bytes);
+          keys[position]![i] = 0;
+        }
+      }
+    });
   }
 
   #remember(positions: Int32Array): void {

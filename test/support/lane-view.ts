@@ -8,6 +8,9 @@ export interface ViewOptions {
   readonly mass?: readonly number[];
   readonly counts?: readonly number[];
   readonly keys?: readonly (readonly number[])[];
+  /** Slots whose keys are thin. */
+  readonly thin?: readonly number[];
+  readonly queries?: readonly number[];
 }
 
 /** A view of tokens in slots 0, 1, 2, ... at these positions (-1: none), all of the stream segment. */
@@ -29,6 +32,8 @@ export function viewOf(at: readonly number[], options: ViewOptions = {}): LaneVi
     newest: () => slots.toReversed().values(),
     countOf: (slot) => options.counts?.[slot] ?? 1,
     keys: (slots) => Float32Array.from(slots.flatMap((slot) => options.keys?.[slot] ?? [0])),
+    isThin: (slot) => options.thin?.includes(slot) ?? false,
+    queries: () => (options.thin?.length ? null : Float32Array.from(options.queries ?? [])),
     mass: () => Float32Array.from(options.mass ?? new Array<number>(at.length).fill(0)),
   };
 }

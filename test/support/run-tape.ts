@@ -65,6 +65,8 @@ export class TapeRunner implements Disposable {
         rotationsAt,
         mass: null,
         logCounts: null,
+        thin: null,
+        queries: null,
         next: null,
       };
     });

@@ -152,21 +152,26 @@ export const LOW_RANK = { words: 6, down: 0, up: 2, rank: 4 } as const;
 
 /** 32-bit words of `View`. */
 export const VIEW = {
-  words: 20,
+  words: 28,
   pageIds: 0,
   positions: 2,
   rotations: 4,
   mass: 6,
   logCounts: 8,
-  next: 10,
-  numPages: 12,
-  lanes: 13,
-  pageTokens: 14,
-  codec: 15,
-  massFrom: 16,
-  seed: 17,
-  sharpness: 18,
-  noise: 19,
+  thinRows: 10,
+  thinElements: 12,
+  queries: 14,
+  next: 16,
+  numPages: 18,
+  lanes: 19,
+  pageTokens: 20,
+  codec: 21,
+  massFrom: 22,
+  seed: 23,
+  sharpness: 24,
+  noise: 25,
+  queriesFrom: 26,
+  thinWidth: 27,
 } as const;
 
 /** Writes a 64-bit address (or count) below 2^53 as two words. */

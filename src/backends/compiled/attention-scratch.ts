@@ -14,6 +14,6 @@ export function attentionScratch(shape: {
   const shared = numThreads > 1 ? 512 * numThreads * rows * (paddedWidth + 16) : 0;
   return {
     partialBytes: align(8 * maxTokens * numHeads) + shared,
-    threadBytes: numThreads * (1536 * paddedWidth + 12288),
+    threadBytes: numThreads * (1792 * paddedWidth + 12288),
   };
 }

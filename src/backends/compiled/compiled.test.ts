@@ -119,6 +119,9 @@ describe("numbers and structs are those of the C headers", () => {
       ["rotations", "rotations"],
       ["mass", "mass"],
       ["logCounts", "log_counts"],
+      ["thinRows", "thin_rows"],
+      ["thinElements", "thin_elements"],
+      ["queries", "queries"],
       ["next", "next"],
       ["numPages", "num_pages"],
       ["lanes", "lanes"],
@@ -128,6 +131,8 @@ describe("numbers and structs are those of the C headers", () => {
       ["seed", "seed"],
       ["sharpness", "sharpness"],
       ["noise", "noise"],
+      ["queriesFrom", "queries_from"],
+      ["thinWidth", "thin_width"],
     ] as const) {
       expect([ours, VIEW[ours]]).toEqual([ours, words(view, theirs)]);
     }

@@ -155,6 +155,10 @@ export class StepWriter {
           putAddress(words, viewAt + VIEW.rotations, address + view.rotationsAt);
           putAddress(words, viewAt + VIEW.mass, view.mass?.region.address ?? 0);
           putAddress(words, viewAt + VIEW.logCounts, view.logCounts?.address ?? 0);
+          const thinAt = view.thin?.region.address ?? 0;
+          putAddress(words, viewAt + VIEW.thinRows, view.thin ? thinAt + view.thin.rowsAt : 0);
+          putAddress(words, viewAt + VIEW.thinElements, view.thin ? thinAt + view.thin.elementsAt : 0);
+          putAddress(words, viewAt + VIEW.queries, view.queries?.region.address ?? 0);
           putAddress(words, viewAt + VIEW.next, view.next ? base + (viewAt + VIEW.words) * 4 : 0);
           words[viewAt + VIEW.numPages] = view.numPages;
           words[viewAt + VIEW.lanes] = view.lanes;
@@ -164,6 +168,8 @@ export class StepWriter {
           words[viewAt + VIEW.seed] = view.mass?.tempered?.seed ?? 0;
           floats[viewAt + VIEW.sharpness] = 1 / (view.mass?.tempered?.temperature ?? 1);
           floats[viewAt + VIEW.noise] = view.mass?.tempered?.noise ?? 0;
+          words[viewAt + VIEW.queriesFrom] = view.queries?.from ?? 0;
+          words[viewAt + VIEW.thinWidth] = view.thin?.width ?? 0;
           viewAt += VIEW.words;
         }
       }

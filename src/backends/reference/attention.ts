@@ -52,6 +52,7 @@ export function attention(run: Run, op: OpOf<"attention">): void {
     for (const span of run.step.spans) {
       const stored = gather(run, span, group, lane);
       const giving = span.views[group]!.mass;
+      measureQueries(run, op, span, { head, group, lane });
       for (let t = span.start; t < span.start + span.count; t++) {
         const seen = stored.filter(({ position }) => isSeen(position, run.step.positions[t]!, op.window));
         const perKvHead = op.numHeads / numKvHeads;
@@ -62,6 +63,28 @@ export function attention(run: Run, op: OpOf<"attention">): void {
           giveMass(seen, giving?.tempered ? temper(scores, seen, query, giving.tempered) : scores);
         }
       }
+    }
+  }
+}
+
+/** Adds the squares of a lane's queries to what its table sums up, if that asks; in f32, token after token. */
+function measureQueries(
+  run: Run,
+  op: OpOf<"attention">,
+  span: Span,
+  { head, group, lane }: { readonly head: number; readonly group: number; readonly lane: number },
+): void {
+  const asked = span.views[group]!.queries;
+  if (!asked) return;
+  const { numKvHeads, headWidth: width } = run.tape.kv[op.layer]!;
+  const perKvHead = op.numHeads / numKvHeads;
+  const queries = run.buffers[op.q.id]!;
+  const sums = asked.region.float32(4 * lane * width, width);
+  for (let t = span.start; t < span.start + span.count; t++) {
+    if (run.step.positions[t]! < asked.from) continue;
+    for (let h = head * perKvHead; h < (head + 1) * perKvHead; h++) {
+      const at = (t * op.numHeads + h) * width;
+      for (let i = 0; i < width; i++) sums[i] = sums[i]! + queries[at + i]! ** 2;
     }
   }
 }
@@ -80,6 +103,9 @@ function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
     const rotations = region.int32(view.rotationsAt, numPages);
     const mass = view.mass?.region.float32(lane * numSlots * 4, numSlots) ?? null;
     const logCounts = view.logCounts?.float32(0, numSlots);
+    const { thin } = view;
+    const thinRows = thin?.region.int32(thin.rowsAt, numPages);
+    const elements = thin?.region.int32(thin.elementsAt + 4 * lane * thin.width, thin.width);
     for (let page = 0; page < numPages; page++) {
       const isEmpty = positions.subarray(page * pageTokens, (page + 1) * pageTokens).every((p) => p < 0);
       if (isEmpty) continue;
@@ -89,7 +115,12 @@ function gather(run: Run, span: Span, group: number, lane: number): Stored[] {
         if (position < 0) continue;
         const key = new Float32Array(width);
         const value = new Float32Array(width);
-        codecs[codec].load(bytes, slot % pageTokens, key, value);
+        const at = slot % pageTokens;
+        if (elements && thinRows?.[page] === 1) {
+          const stored = new Float32Array(elements.length);
+          codecs[codec].load(bytes, at, stored, value);
+          for (const [i, element] of elements.entries()) key[element] = stored[i]!;
+        } else codecs[codec].load(bytes, at, key, value);
         const logCount = logCounts?.[slot] ?? 0;
         if (logCount === Number.NEGATIVE_INFINITY) continue;
         stored.push({ position, rotation: rotations[page]!, key, value, slot, logCount, mass });

@@ -15,36 +15,40 @@ const INT8_SMALLEST = 2 ** -100;
 export const int8: Codec = {
   name: "int8",
   id: 2,
-  groupBytes: (headWidth) => groupBytes(headWidth, 1, SCALE_BYTES),
+  groupBytes: (headWidth, keyWidth = headWidth) => groupBytes(headWidth, keyWidth, 1, SCALE_BYTES),
   store(page, slot, key, value) {
-    const { scales, elements } = groupOf(page, slot, key.length);
+    const { scales, elements } = groupOf(page, slot, key.length, value.length);
     const token = slot % GROUP;
-    const values = GROUP * key.length + token * paddedWidth(key.length);
-    int8.storeKey(page, slot, key);
+    const values = GROUP * key.length + token * paddedWidth(value.length);
+    int8.storeKey(page, slot, key, value.length);
     const valueInverse = scaleOf(value, scales, GROUP + token);
     for (let i = 0; i < value.length; i++) elements[values + i] = quantize(value[i]!, valueInverse);
     elements.fill(0, values + value.length, values + paddedWidth(value.length));
   },
-  storeKey(page, slot, key) {
-    const { scales, elements } = groupOf(page, slot, key.length);
+  storeKey(page, slot, key, headWidth = key.length) {
+    const { scales, elements } = groupOf(page, slot, key.length, headWidth);
     const token = slot % GROUP;
     const inverse = scaleOf(key, scales, token);
     for (let i = 0; i < key.length; i++) elements[i * GROUP + token] = quantize(key[i]!, inverse);
   },
   load(page, slot, key, value) {
-    const { scales, elements } = groupOf(page, slot, key.length);
+    const { scales, elements } = groupOf(page, slot, key.length, value.length);
     const token = slot % GROUP;
-    const values = GROUP * key.length + token * paddedWidth(key.length);
+    const values = GROUP * key.length + token * paddedWidth(value.length);
     for (let i = 0; i < key.length; i++) key[i] = elements[i * GROUP + token]! * scales[token]!;
     for (let i = 0; i < value.length; i++) value[i] = elements[values + i]! * scales[GROUP + token]!;
   },
 };
 
-function groupOf(page: Uint8Array, slot: number, headWidth: number) {
-  const start = page.byteOffset + Math.floor(slot / GROUP) * int8.groupBytes(headWidth);
+function groupOf(page: Uint8Array, slot: number, keyWidth: number, headWidth: number) {
+  const start = page.byteOffset + Math.floor(slot / GROUP) * int8.groupBytes(headWidth, keyWidth);
   return {
     scales: new Float32Array(page.buffer, start, SCALE_BYTES / 4),
-    elements: new Int8Array(page.buffer, start + SCALE_BYTES, int8.groupBytes(headWidth) - SCALE_BYTES),
+    elements: new Int8Array(
+      page.buffer,
+      start + SCALE_BYTES,
+      int8.groupBytes(headWidth, keyWidth) - SCALE_BYTES,
+    ),
   };
 }
 

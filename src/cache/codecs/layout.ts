@@ -4,7 +4,12 @@ import { GROUP } from "./contract.js";
 export const paddedWidth = (headWidth: number): number => Math.ceil(headWidth / GROUP) * GROUP;
 
 /** Bytes of one group (see contract.ts), padded at its end to a multiple of 64. */
-export function groupBytes(headWidth: number, bytesPerElement: number, scaleBytes: number): number {
-  const elements = GROUP * (headWidth + paddedWidth(headWidth));
+export function groupBytes(
+  valueWidth: number,
+  keyWidth: number,
+  bytesPerElement: number,
+  scaleBytes: number,
+): number {
+  const elements = GROUP * (keyWidth + paddedWidth(valueWidth));
   return Math.ceil((scaleBytes + elements * bytesPerElement) / 64) * 64;
 }

@@ -13,6 +13,7 @@ import { type RecycledOptions, recycled } from "./recycled.js";
 import { type SinksOptions, sinks } from "./sinks.js";
 import { type SnapKvOptions, snapkv } from "./snapkv.js";
 import { type ModelHeads, UNKNOWN_HEADS } from "./split.js";
+import { type ThinkOptions, think } from "./think.js";
 import { type TokenSelectOptions, tokenselect } from "./tokenselect.js";
 import { window } from "./window.js";
 
@@ -27,7 +28,14 @@ export type LanePolicySpec =
   | ({ readonly policy: "kvmerger" } & KvMergerOptions)
   | ({ readonly policy: "compensated" } & CompensatedOptions)
   | ({ readonly policy: "recycled" } & RecycledOptions)
-  | ({ readonly policy: "tokenselect" } & TokenSelectOptions);
+  | ({ readonly policy: "tokenselect" } & TokenSelectOptions)
+  | ThinkSpec;
+
+/** A policy around another; default: around "full". */
+export interface ThinkSpec extends ThinkOptions {
+  readonly policy: "think";
+  readonly of?: LanePolicySpec;
+}
 
 /** Policies of a whole model. */
 export type PolicySpec =
@@ -63,6 +71,7 @@ const OPTIONS = {
   compensated: ["window", "sinks"],
   recycled: ["tokens", "stride", "kernel", "sinks", "per"],
   tokenselect: ["tokens", "init", "local", "stride", "per"],
+  think: ["keep", "recent", "queries", "of"],
   razor: ["window", "sinks", "echo", "induction"],
   duo: ["keep", "sinks", "recent"],
   lacache: ["tokens", "sinks", "span", "overlap"],
@@ -104,7 +113,8 @@ const undecided: PolicyOfLane = () => {
 
 /**
  * Reads a spec written as text: a name alone ("full"), with its first option ("window:512"), with options by name
- * ("sinks:window=512,sinks=4"), or JSON. Throws INVALID_ARGUMENT as `resolvePolicy`.
+ * ("sinks:window=512,sinks=4"), or JSON. The last may be a policy that is wrapped, with options of its own
+ * ("think:keep=0.6,of=h2o:heavy=64,recent=64"). Throws INVALID_ARGUMENT as `resolvePolicy`.
  */
 export function parsePolicy(text: string): PolicySpec {
   const spec = text.trimStart().startsWith("{") ? parseJson(text) : parseShort(text);
@@ -116,8 +126,9 @@ export function parsePolicy(text: string): PolicySpec {
 export function formatPolicy(spec: PolicySpec): string {
   if (spec.policy === "perLayer" || spec.policy === "perHead") return JSON.stringify(spec);
   const options = Object.entries(spec)
-    .filter(([key, value]) => key !== "policy" && value !== undefined)
+    .filter(([key, value]) => key !== "policy" && key !== "of" && value !== undefined)
     .map(([key, value]) => `${key}=${value}`);
+  if (spec.policy === "think" && spec.of) options.push(`of=${formatPolicy(spec.of)}`);
   return options.length === 0 ? spec.policy : `${spec.policy}:${options.join(",")}`;
 }
 
@@ -131,9 +142,11 @@ function parseJson(text: string): PolicySpec {
 }
 
 function parseShort(text: string): PolicySpec {
-  const [, name = text, list] = /^([^:]*):(.*)$/s.exec(text) ?? [];
+  const [, name = text, all] = /^([^:]*):(.*)$/s.exec(text) ?? [];
   const spec: Record<string, unknown> = { policy: name };
   const { policy } = checked(spec);
+  const [, list, of] = /^(?:(.*?),)?\s*of=(.*)$/s.exec(all ?? "") ?? [null, all];
+  if (of !== undefined) spec.of = parseShort(of);
   for (const [i, part] of (list?.split(",") ?? []).entries()) {
     const [, key, value] = /^([^=]*)=(.*)$/s.exec(part) ?? [
       null,
@@ -180,6 +193,8 @@ function resolveLane(spec: LanePolicySpec): CachePolicy {
       return recycled(known);
     case "tokenselect":
       return tokenselect(known);
+    case "think":
+      return think({ ...known, of: resolveLane(known.of ?? { policy: "full" }) });
     case "auto":
     case "lacache":
     case "razor":

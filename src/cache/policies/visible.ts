@@ -14,6 +14,7 @@ export function visible(window: number, inner: CachePolicy): CachePolicy {
     merges: inner.merges ?? false,
     ...(inner.settles === undefined ? {} : { settles: inner.settles }),
     ...(inner.selects ? { selects: inner.selects } : {}),
+    ...(inner.thins ? { thins: inner.thins } : {}),
     ...(inner.mass ? { mass: inner.mass } : {}),
     capacity: (demand) => Math.min(inner.capacity(demand), window - 1 + Math.min(demand.step, demand.tokens)),
     maxIncoming: (seen) => inner.maxIncoming?.(seen) ?? Number.POSITIVE_INFINITY,
@@ -90,6 +91,12 @@ class Remaining implements LaneView {
   }
   keys(slots: readonly number[]) {
     return this.#view.keys(slots);
+  }
+  isThin(slot: number) {
+    return this.#view.isThin(slot);
+  }
+  queries() {
+    return this.#view.queries();
   }
 
   *#remaining(slots: Iterable<number>) {

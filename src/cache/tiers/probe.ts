@@ -45,7 +45,11 @@ export class Probe {
     this.#pool = pool;
     this.#tables = layout.groups.map(
       (group) =>
-        new TableView(pool.backend, { ...group, policy: full() }, Math.ceil(PROBE_TOKENS / group.pageTokens)),
+        new TableView(
+          pool.backend,
+          { ...group, policy: full(), thin: null },
+          Math.ceil(PROBE_TOKENS / group.pageTokens),
+        ),
     );
   }
 
@@ -168,6 +172,7 @@ const withoutMass = ({
   positionsAt,
   rotationsAt,
   logCounts,
+  thin,
 }: KvView): KvView => ({
   codec,
   lanes,
@@ -178,6 +183,8 @@ const withoutMass = ({
   positionsAt,
   rotationsAt,
   logCounts,
+  thin,
   mass: null,
+  queries: null,
   next: null,
 });

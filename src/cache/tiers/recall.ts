@@ -204,9 +204,7 @@ export class Recall implements LowerTier {
   take(index: number, table: LaneTable): void {
     const group = this.#groups[index];
     if (!group) return;
-    const { pageTokens, lanes } = group.group;
-    const { arena, pageBytes } = this.#parts.pool;
-    const pageIds = table.view.pageIds();
+    const { pageTokens } = table.view;
     const { removals } = table;
     for (let at = 0; at < removals.length; ) {
       const row = Math.floor(removals[at]!.slot / pageTokens);
@@ -219,9 +217,7 @@ export class Recall implements LowerTier {
         if (kind === "drop") tokens.push({ slot: slot - row * pageTokens, position, count, id, moved });
       }
       if (tokens.length === 0) continue;
-      group.draft.add(tokens, (lane) =>
-        arena.bytes(pageIds[row * lanes.length + lane]! * pageBytes, pageBytes),
-      );
+      group.draft.add(tokens, (lane) => table.pageOf(row, lane));
       if (group.draft.room === 0) this.#seal(group);
     }
   }

@@ -41,7 +41,7 @@ export class RecalledTable {
     this.#group = group;
     const { merges = false } = group.policy;
     const policy = { ...full(), merges };
-    this.#view = new TableView(pool.backend, { ...group, policy }, maxBlocks);
+    this.#view = new TableView(pool.backend, { ...group, policy, thin: null }, maxBlocks);
   }
 
   get view(): KvView {
