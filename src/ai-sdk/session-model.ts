@@ -47,6 +47,8 @@ export function millraceSession(session: Session, options: SessionModelOptions =
 /** A call that the session is busy with. */
 interface Busy {
   readonly signal: AbortSignal | undefined;
+  /** It has changed the session; a call that was refused has not. */
+  changed: boolean;
 }
 
 class Conversation {
@@ -70,7 +72,7 @@ class Conversation {
     const busy = this.#enter(options.signal);
     try {
       const notes: Warning[] = [...warnings, ...this.#notes(options)];
-      const { left, numAppended } = await this.#follow(messages, options);
+      const { left, numAppended } = await this.#follow(messages, options, busy);
       if (left === "approximate") notes.push(APPROXIMATE);
       const { adapter: _, chat: __, ...answer } = options;
       const asked = this.#standing.last!.asked!;
@@ -91,10 +93,12 @@ class Conversation {
   async #follow(
     messages: readonly TemplateMessage[],
     options: GenerateOptions,
+    busy: Busy,
   ): Promise<{ readonly left: "exact" | "approximate"; readonly numAppended: number }> {
     const next = continuation(this.#standing, messages);
     let left: "exact" | "approximate" = "exact";
     if (next.type !== "go on") left = await this.#goBack(next.backTo);
+    busy.changed = true;
     if (next.type === "again") {
       this.#standing.last!.said = null;
       return { left, numAppended: 0 };
@@ -149,13 +153,14 @@ class Conversation {
       );
     }
     if (this.#busy) this.#leave(this.#busy, null);
-    this.#busy = { signal };
+    this.#busy = { signal, changed: false };
     return this.#busy;
   }
 
   #leave(busy: Busy, said: Said | null): void {
     if (this.#busy !== busy) return;
     this.#busy = null;
+    if (!busy.changed) return;
     if (this.#standing.last) this.#standing.last.said = said;
     this.#end = this.#position().catch(() => null);
   }
