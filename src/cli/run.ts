@@ -6,6 +6,7 @@ import type { Generation } from "../engine/generation.js";
 import type { GenerateOptions, Model } from "../engine/model.js";
 import { MillraceError } from "../errors.js";
 import { fileError } from "../formats/file.js";
+import { type AnswerFormat, checkedFormat } from "../sampling/grammar/format.js";
 import { type SamplingOptions, validateSamplingOptions } from "../sampling/options.js";
 import type { ChatMessage } from "../tokenizer/chat.js";
 import { answerJson, answerLine } from "./answer.js";
@@ -37,6 +38,8 @@ interface RunOptions extends ModelOptions, SamplingOptions {
   readonly maxTokens?: number;
   readonly stop?: readonly string[];
   readonly ignoreEos?: boolean;
+  readonly jsonSchema?: string;
+  readonly grammar?: string;
   readonly json?: boolean;
 }
 
@@ -48,6 +51,7 @@ Examples:
   millrace run model.gguf --chat --prompt "Why is the sky blue?"
   git diff | millrace run hf:owner/repo --system "Summarise this change."
   millrace run model.gguf --tokens 1,15043 --json
+  millrace run model.gguf --chat --file letter.txt --json-schema invoice.json
   millrace run model.gguf --prompt "The sea" --cache window:1024 \\
     --max-tokens inf --ignore-eos
 
@@ -84,6 +88,18 @@ export function runCommand(): Command {
     .addOption(new Option("--stop <text>", "end before this text (repeatable)").argParser(another))
     .addOption(new Option("--ignore-eos", "go on past the model's end tokens"))
     .addOption(
+      new Option(
+        "--json-schema <path>",
+        "hold the answer to JSON that fits the schema in this file",
+      ).conflicts(["grammar", "ignoreEos"]),
+    )
+    .addOption(
+      new Option(
+        "--grammar <path>",
+        "hold the answer to the grammar in this file, in EBNF from root on",
+      ).conflicts(["ignoreEos"]),
+    )
+    .addOption(
       new Option("--logprobs <n>", "with --json: log-probabilities of each token and of n others").argParser(
         decimal,
       ),
@@ -99,6 +115,7 @@ async function run(source: string, options: RunOptions): Promise<void> {
   const sampling = samplingOptions(options);
   validateSamplingOptions(sampling, Number.MAX_SAFE_INTEGER);
   const prompt = await readPrompt(options);
+  const format = await readFormat(options);
   const { maxTokens, stop = [], ignoreEos = false, json = false } = options;
   await using model = await openModel(source, openOptions(options));
   const generation = model.generate(prompt, {
@@ -107,6 +124,7 @@ async function run(source: string, options: RunOptions): Promise<void> {
     ignoreEos,
     ...adapterOption(options),
     ...(maxTokens === undefined ? {} : { maxTokens }),
+    ...(format && { format }),
   } satisfies GenerateOptions);
   using _interrupt = onInterrupt(() => {
     process.exitCode = INTERRUPTED;
@@ -144,6 +162,29 @@ async function readPrompt({ prompt, tokens, file, chat, system }: RunOptions): P
   if (!chat) return text;
   const question = { role: "user", content: text };
   return system === undefined ? [question] : [{ role: "system", content: system }, question];
+}
+
+/** Throws FILE_NOT_FOUND, INVALID_ARGUMENT for a schema that is no JSON. */
+async function readFormat({ jsonSchema, grammar }: RunOptions): Promise<AnswerFormat | null> {
+  const path = jsonSchema ?? grammar;
+  if (path === undefined) return null;
+  const text = await readFile(path, "utf8").catch((error: unknown) => {
+    throw fileError(path, error);
+  });
+  if (jsonSchema === undefined) return checkedFormat({ type: "grammar", ebnf: text });
+  let schema: unknown;
+  try {
+    schema = JSON.parse(text);
+  } catch (cause) {
+    const reason = (cause as Error).message;
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `${path} is no JSON (${reason}); expected a JSON Schema.`,
+      { name: "json-schema", reason },
+      { cause },
+    );
+  }
+  return checkedFormat({ type: "json-schema", schema });
 }
 
 async function readText(file: string | undefined): Promise<string> {

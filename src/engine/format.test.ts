@@ -136,6 +136,16 @@ describe("an answer with a format", () => {
       { type: "regex", pattern: "(à|é|î){3}→(日|本)" },
       /^(à|é|î){3}→(日|本)$/u,
     ],
+    [
+      "expression with classes above ASCII",
+      { type: "regex", pattern: "[àé日本]{3}\\x2d[а-я]" },
+      /^[àé日本]{3}-[а-я]$/u,
+    ],
+    [
+      "grammar with classes above ASCII",
+      { type: "grammar", ebnf: 'root ::= "[x]" [à-öa]+ # [é\n' },
+      /^\[x\][à-öa]+$/u,
+    ],
     ["expression that begins with a space", { type: "regex", pattern: " [ab] +c" }, /^ [ab] +c$/],
     [
       "grammar",
@@ -147,6 +157,19 @@ describe("an answer with a format", () => {
       const { text, finishReason } = await ask(format, seed);
       expect(finishReason).toBe("stop");
       expect(text).toMatch(expected);
+    }
+  });
+
+  it.each<[string, RegExp]>([
+    ["^.{4}$", /^.{4}$/su],
+    ["^[^a-z]{3}$", /^[^a-z]{3}$/u],
+    ['^[!-~]{6}"\\\\$', /^[!-~]{6}"\\$/],
+    ["^[à-ü]{2}\\n\\u00e9\\W$", /^[à-ü]{2}\né\W$/u],
+    ["^[\\w ]{5}\\.$", /^[\w ]{5}\.$/],
+  ])("is JSON whose string fits the pattern %s, quotes or not", async (pattern, expected) => {
+    for (let seed = 0; seed < 4; seed++) {
+      const { text } = await ask({ type: "json-schema", schema: { type: "string", pattern } }, seed);
+      expect(JSON.parse(text), text).toMatch(expected);
     }
   });
 

@@ -5,6 +5,7 @@ import { MillraceError } from "../../errors.js";
 import type { Tokenizer } from "../../tokenizer/contract.js";
 import type { Constraint } from "./constraint.js";
 import type { FormatSpec } from "./format.js";
+import { portable } from "./pattern.js";
 import {
   BOARD,
   type FromGrammarThread,
@@ -70,7 +71,8 @@ export class Grammars {
    * Rejects with INVALID_ARGUMENT, in the compiler's words, for a schema, grammar or expression that is wrong, not
    * supported or takes too long to compile, and for tokens that do not fit it; CLOSED.
    */
-  async start(spec: FormatSpec, accepted: readonly number[] = []): Promise<Constraint> {
+  async start(format: FormatSpec, accepted: readonly number[] = []): Promise<Constraint> {
+    const spec = portable(format);
     const key = JSON.stringify(spec);
     if (!this.#sound.has(key)) await this.#try(spec);
     this.#checkOpen();
