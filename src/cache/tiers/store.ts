@@ -301,8 +301,9 @@ export class BlockStore {
       const bytes = FILE_HEAD_BYTES + scanned.length * this.#options.recordBytes[group]!;
       const serials: number[] = [];
       const spans: number[] = [];
-      for (const record of scanned) {
-        serials.push(record?.serial ?? hole(serials, serials.length));
+      for (const [place, record] of scanned.entries()) {
+        // The last one of a file is whole.
+        serials.push(record?.serial ?? hole(scanned.find((each, i) => i > place && each)!.serial));
         spans.push(record?.tokens ?? 0, record?.merged ?? 0, record?.first ?? 0, record?.last ?? 0);
       }
       this.#files.push({ path, group, serials, spans, bytes, fd: null, writes: 0, removed: false });
@@ -434,7 +435,7 @@ export class BlockStore {
   #forget(file: BlockFile, serial: number, error: MillraceError): void {
     const place = file.serials.indexOf(serial);
     if (place < 0) return;
-    file.serials[place] = hole(file.serials, place);
+    file.serials[place] = hole(serial);
     this.#onLoss({ group: file.group, serials: [serial], spans: [spanAt(file, place)], error });
   }
 
@@ -524,9 +525,8 @@ async function copyFiles(paths: readonly string[], folder: string): Promise<void
   }
 }
 
-/** What stands for a lost record among serials: no serial, and in order between its neighbours. */
-const hole = (serials: readonly number[], place: number): number =>
-  Math.floor(serials[place - 1] ?? -1) + 0.5;
+/** What stands for a lost record among serials: no serial, and in order between its neighbours, in whatever file. */
+const hole = (serial: number): number => serial - 0.5;
 
 const spanAt = ({ spans }: BlockFile, place: number): BlockSpan => ({
   tokens: spans[4 * place]!,
