@@ -10,8 +10,9 @@ export interface StandingOptions {
    */
   readonly client?: string;
   /**
-   * Higher ones go first; a level that waits long for its turn counts as a higher one, so none is forgotten. Whole
-   * numbers from -100 to 100. Default 0.
+   * Higher ones go first; a level that waits long for its turn counts as a higher one, so none is forgotten. Where a
+   * higher one finds no room, lower ones that run are put away on disk until there is, and go on where they stood.
+   * Whole numbers from -100 to 100. Default 0.
    */
   readonly priority?: number;
   /**
