@@ -36,6 +36,26 @@ describe.skipIf(!built)("millrace run (needs npm run build)", () => {
     expect(code).toBe(0);
   });
 
+  it("holds the answer to a schema or a grammar from a file, and says what is wrong with one", async () => {
+    const at = join(folder, "form");
+    const held = (...args: string[]) =>
+      cli(["run", model, "--backend", "reference", "--prompt", "x", "--seed", "1", ...args]);
+    await writeFile(
+      at,
+      JSON.stringify({ type: "array", items: { type: "boolean" }, minItems: 2, maxItems: 3 }),
+    );
+    expect(JSON.parse((await held("--json-schema", at)).stdout)).toContainEqual(expect.any(Boolean));
+    await writeFile(at, 'root ::= "yes" | "no"');
+    expect((await held("--grammar", at)).stdout).toMatch(/^(yes|no)\n$/);
+    await writeFile(at, '{"type": "strange"}');
+    const wrong = await held("--json-schema", at);
+    expect(wrong.code).toBe(2);
+    expect(wrong.stderr).toMatch(/schema cannot be used: .*strange/);
+    await writeFile(at, "{");
+    expect((await held("--json-schema", at)).stderr).toMatch(/is no JSON/);
+    expect((await held("--grammar", `${at}.missing`)).code).toBe(3);
+  });
+
   it("prints one JSON object with all that is known of the answer", async () => {
     const { code, stdout, stderr } = await run([
       "--prompt",
