@@ -146,7 +146,7 @@ function parseShort(text: string): PolicySpec {
   const spec: Record<string, unknown> = { policy: name };
   const { policy } = checked(spec);
   const [, list, of] = /^(?:(.*?),)?\s*of=(.*)$/s.exec(all ?? "") ?? [null, all];
-  if (of !== undefined) spec.of = parseShort(of);
+  if (of) spec.of = parseShort(of);
   for (const [i, part] of (list?.split(",") ?? []).entries()) {
     const [, key, value] = /^([^=]*)=(.*)$/s.exec(part) ?? [
       null,
