@@ -159,7 +159,8 @@ export class PrefixTree implements Reclaimer {
         return new Int32Array(Math.ceil(tokens.length / pageTokens) * lanes.length);
       });
       const above = namespace === null ? null : parent < 0 ? this.#root(namespace) : nodes[parent]!;
-      const isNew = above !== null && nearest(above, tokens, 0, tokens.length, this.block).common < this.block;
+      const isNew =
+        above !== null && nearest(above, tokens, 0, tokens.length, this.block).common < this.block;
       if (!isNew || numPages(pages) > this.#pool.numFree || this.#isKnown(above, tokens)) {
         for (let page = numPages(pages); page > 0; page--) fill(null);
         nodes.push(null);

@@ -30,8 +30,8 @@ import { readHeads } from "./heads-file.js";
 import { type AdapterIdentity, identify, identifyAdapter } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
-import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { CacheSpec } from "./policies.js";
+import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
 import { Sessions, type SessionsListener } from "./sessions.js";
 
@@ -135,7 +135,10 @@ export async function planModel(
   };
   const chosen: CacheSpec =
     cache.policy.policy === "auto"
-      ? { ...cache, ...chooseAuto({ endless: false, context: wanted, hasHeads: heads.scores !== null, fits }) }
+      ? {
+          ...cache,
+          ...chooseAuto({ endless: false, context: wanted, hasHeads: heads.scores !== null, fits }),
+        }
       : cache;
   const plan = planWith(chosen.policy, asked !== undefined);
   return { config, tape, checkpoint, adapters, limits, heads, cache: chosen, trained, ...plan };
@@ -186,7 +189,15 @@ export async function assemble(
     if (prefix && typeof parameters.prefixCache === "object") {
       const store = parameters.prefixCache;
       const setting = `${backend.name}, context ${plan.context}`;
-      const source = { tree: prefix, pool, layout, identity, adapters: plan.adapters, vocabularySize, setting };
+      const source = {
+        tree: prefix,
+        pool,
+        layout,
+        identity,
+        adapters: plan.adapters,
+        vocabularySize,
+        setting,
+      };
       await loadPrefixes(store, source);
       undo.push(() => savePrefixes(store, source));
     }

@@ -4,8 +4,8 @@ import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
-import { PutAway } from "./put-away.js";
 import { namespaceOf } from "./prefix-file.js";
+import { PutAway } from "./put-away.js";
 import type { Place, Task } from "./task.js";
 
 export interface RequestEnd {
