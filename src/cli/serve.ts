@@ -58,7 +58,7 @@ Examples:
 
   curl http://127.0.0.1:8080/v1/chat/completions \\
     -H 'Content-Type: application/json' \\
-    -d '{"model": "default", "messages": [{"role": "user", "content": "Hello"}]}'
+    -d '{"model": "default", "messages": [{"role": "user", "content": "Hi"}]}'
 
 Requests are logged to standard error, one JSON object each, without prompts.
 Ctrl-C lets what is under way come to its end; a second one ends at once.`;

@@ -16,6 +16,7 @@ import { addHealth } from "./routes/health.js";
 import { addLive } from "./routes/live.js";
 import { addModels } from "./routes/models.js";
 import { addPage } from "./routes/page.js";
+import { addResponses } from "./routes/responses.js";
 import { addSessions } from "./routes/sessions.js";
 import { addSocket } from "./routes/socket.js";
 import { VERSION } from "./version.js";
@@ -58,6 +59,7 @@ export function createApp(context: ServerContext): ServerApp {
   addModels(app, context);
   addChat(app, context);
   addCompletions(app, context);
+  addResponses(app, context);
   addSessions(app, context);
   addSocket(app, context);
   addEmbeddings(app);

@@ -67,7 +67,8 @@ export function addChat(app: OpenAPIHono<ServerEnv>, context: ServerContext): vo
   });
 }
 
-function generations(served: ServedModel, request: ChatRequest, n: number, c: ServerRequest) {
+/** The answers to a conversation; nothing of them runs yet. Throws what the engine refuses at once. */
+export function generations(served: ServedModel, request: ChatRequest, n: number, c: ServerRequest) {
   const messages = templateMessages(request.messages);
   const { render, answer } = structureOf(request);
   const maxTokens = request.max_completion_tokens ?? request.max_tokens;
