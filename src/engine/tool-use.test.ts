@@ -32,7 +32,7 @@ describe("an answer with tools", () => {
     timeout: 120_000,
   }, async () => {
     for (let seed = 0; seed < 3; seed++) {
-      const options = { tools, toolChoice: { name: "weather" }, temperature: 1, seed, maxTokens: 2000 };
+      const options = { tools, toolChoice: { name: "weather" }, temperature: 1, seed, maxTokens: 300 };
       const { text, toolCalls, finishReason } = await model.generate(messages, options).result;
       expect(finishReason).toBe("stop");
       expect(text).toBe("");
@@ -49,7 +49,7 @@ describe("an answer with tools", () => {
       parallelToolCalls: false,
       temperature: 1,
       seed: 4,
-      maxTokens: 2000,
+      maxTokens: 300,
     });
     const pieces = [];
     for await (const piece of generation) pieces.push(piece);
@@ -67,7 +67,7 @@ describe("an answer with tools", () => {
         format: { type: "regex", pattern: "(yes|no)" },
         temperature: 1,
         seed,
-        maxTokens: 2000,
+        maxTokens: 300,
       } as const;
       const { text, toolCalls } = await model.generate(messages, options).result;
       if (toolCalls!.length === 0) expect(text).toMatch(/^(yes|no)$/);

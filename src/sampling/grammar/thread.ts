@@ -163,8 +163,31 @@ export function grammarThread(
       case "regex":
         return compiler.compileStructuralTag({ type: "regex", pattern: spec.pattern });
       case "structure":
-        return compiler.compileStructuralTag(spec.tag);
+        return compiler.compileStructuralTag(
+          (await onOneLine(library, JSON.parse(spec.tag))) as Record<string, unknown>,
+        );
     }
+  }
+
+  /** `tag` with grammars for its schemas: of a schema itself the library would allow white space without end. */
+  async function onOneLine(library: Library, tag: unknown): Promise<unknown> {
+    if (Array.isArray(tag)) return Promise.all(tag.map((each) => onOneLine(library, each)));
+    if (typeof tag !== "object" || tag === null) return tag;
+    const { type, json_schema: schema } = tag as Record<string, unknown>;
+    if (type === "json_schema") {
+      const grammar = await library.Grammar.fromJSONSchema(
+        JSON.stringify(schema),
+        false,
+        -1,
+        [", ", ": "],
+        true,
+      );
+      const text = grammar.toString();
+      grammar.dispose();
+      return { type: "grammar", grammar: text };
+    }
+    const entries = Object.entries(tag).map(async ([key, value]) => [key, await onOneLine(library, value)]);
+    return Object.fromEntries(await Promise.all(entries)) as unknown;
   }
 
   /** The compiled grammar, from those that are kept where it is there. */
