@@ -10,6 +10,10 @@
  * block when it ends hangs below it as a leaf of its own, the tail. Where tokens part within a block, its pages are taken
  * over all the same, and copied before the first write (where a block is one row of every table: of several rows the
  * first would not be written to, and end up in two places of the tree).
+ *
+ * What was taken over was run in other chunks than it would be now. A row's numbers do not depend on the rows beside it
+ * where kernels sum in one order, so logits are the same to the last bit (seen on the reference and native backends, with
+ * every codec); where a kernel treats chunks of other lengths otherwise, they agree as chunks of other lengths do.
  */
 import type { CacheLayout } from "./layout.js";
 import type { KvPool, Reclaimer } from "./pool.js";
