@@ -44,6 +44,8 @@ const OPTION_NAMES: readonly (keyof TrainGatesOptions)[] = [
 
 /** Tokens of a window, unless the model was trained on fewer. */
 const LENGTH = 1024;
+/** Held-out windows that are looked at every 100 steps. */
+const HELD_OUT_WINDOWS = 8;
 
 /**
  * Trains the gates and keeps them beside the model, whose weights stay as they are stored: AdamW without decay at 0.02,
@@ -100,15 +102,15 @@ export async function trainGates(options: TrainGatesOptions): Promise<TrainGates
 
 /** The loop's options, as the paper has them. */
 function loopOf(options: TrainGatesOptions, trained: number): LoopOptions {
-  const { steps = 500, length = Math.min(LENGTH, trained), rate = 0.02, seed, evaluation } = options;
+  const { steps = 500, length = Math.min(LENGTH, trained), rate = 0.02, seed } = options;
   const longest = typeof length === "number" ? length : Math.max(...length.map((each) => each.length));
   const { batchTokens = longest, microTokens = longest, checkpoint, memory, backend } = options;
-  const { threads, onEvent, signal } = options;
+  const { threads, onEvent, signal, evaluation = {} } = options;
   return {
     ...{ steps, length, batchTokens, microTokens, rate, clip: null },
     optimiser: { name: "adamw", decay: 0, beta2: 0.999 },
     ...{ warmup: Math.round(steps / 5), decay: "warmup-stable-decay", finalRate: 0.1 },
-    ...(evaluation !== undefined && { evaluation }),
+    evaluation: evaluation && { windows: HELD_OUT_WINDOWS, ...evaluation },
     ...(seed !== undefined && { seed }),
     ...(checkpoint !== undefined && { checkpoint }),
     ...(memory !== undefined && { memory }),
