@@ -132,7 +132,8 @@ export class CacheRunner {
         if (to[slot] === -1) continue;
         if (stays(slot)) {
           to[slot] = slot;
-          for (let lane = 0; lane < lanes; lane++) page(arena, slot, lane).set(page(this.pool.arena, slot, lane));
+          for (let lane = 0; lane < lanes; lane++)
+            page(arena, slot, lane).set(page(this.pool.arena, slot, lane));
           continue;
         }
         const key = keyOf(slot);
