@@ -14,6 +14,7 @@ export type { BackendName } from "./backends/contract.js";
 export type { CodecName } from "./cache/codecs/contract.js";
 export type { LanePolicySpec, PolicySpec } from "./cache/policies/resolve.js";
 export type { CacheEvent, CacheReport, GroupReport } from "./cache/sequence.js";
+export type { GroupMap, StreamMap } from "./cache/stream-map.js";
 export type { RecallBy, Recalled, TierReport } from "./cache/tiers/recall.js";
 export type { FinishReason, TokenScore } from "./decoding/contract.js";
 export { formatBytes, parseBytes } from "./engine/bytes.js";
@@ -41,8 +42,8 @@ export {
   recycled,
   sinks,
   snapkv,
-  tokenselect,
   think,
+  tokenselect,
   window,
 } from "./engine/policies.js";
 export type {
@@ -70,9 +71,9 @@ export type { AdapterSpec } from "./train/adapters/resolve.js";
 export type { Curve } from "./train/checkpoints.js";
 export type { Window, WindowSource } from "./train/data.js";
 export type { FinetuneOptions, FinetuneResult } from "./train/finetune.js";
-export type { DecoderShape } from "./train/initialise.js";
 export { type Haystack, textHaystack, worldHaystack } from "./train/gates/haystack.js";
 export type { TrainGatesOptions, TrainGatesResult } from "./train/gates/train-gates.js";
+export type { DecoderShape } from "./train/initialise.js";
 export { finetune, train, trainGates } from "./train/lazy.js";
 export type { LengthShare } from "./train/lengths.js";
 export type { LoopOptions, TrainStart } from "./train/loop-options.js";

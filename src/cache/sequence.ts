@@ -153,6 +153,13 @@ export class SequenceCache implements Disposable {
     return held / lanes;
   }
 
+  /** Original positions of the tokens that a group holds, oldest first, and how many tokens each stands for. */
+  *heldBy(group: number): Generator<{ readonly position: number; readonly count: number }> {
+    const { table, budget } = this.#groups[group]!;
+    const view = table.look(0, this.#nextPosition, budget);
+    for (const slot of view.oldest()) yield { position: view.positions[slot]!, count: view.countOf(slot) };
+  }
+
   /** The page tables, by group; the same objects for the life of the cache, updated in place. */
   get views(): readonly KvView[] {
     return this.#views;
@@ -499,6 +506,10 @@ export class SequenceCache implements Disposable {
             ranges,
           });
         }
+        if (step.kind === "thin") {
+          const thinned = Array.from(step.slots, (slot) => ({ position: table.positionOf(slot) }));
+          events.push({ kind: "thin", group, count: thinned.length, ranges: rangesOf(thinned) });
+        }
         if (step.kind === "move")
           events.push({ kind: "move", group, segment: step.segment, offset: step.offset });
         if (step.kind === "settle") {
@@ -506,10 +517,6 @@ export class SequenceCache implements Disposable {
           events.push({ kind: "settle", group, first: nextPosition - count, count });
         }
       }
-        if (step.kind === "thin") {
-          const thinned = Array.from(step.slots, (slot) => ({ position: table.positionOf(slot) }));
-          events.push({ kind: "thin", group, count: thinned.length, ranges: rangesOf(thinned) });
-        }
     }
     return events;
   }

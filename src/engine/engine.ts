@@ -29,6 +29,8 @@ export class Engine {
   readonly #byId = new Map<number, Task>();
   readonly #requests = new Map<number, Request>();
   readonly #batchers = new WeakMap<Place, Batcher>();
+  /** Tokens that steps have run. */
+  #ran = 0;
   /** A step is in the backend's hands: what takes part in it cannot be freed. */
   #underWay = false;
   /** What waits for the end of the step under way. */
@@ -53,6 +55,7 @@ export class Engine {
       shared: prefix?.shared ?? pool.shared,
       waiting: this.#waiting.length,
       running: this.#running.length,
+      ran: this.#ran,
       stalls: this.#parts.stalls?.() ?? null,
       prefix,
     };
@@ -250,7 +253,8 @@ export class Engine {
     const logits = program.logits();
     const now = this.#clock();
     let row = 0;
-    for (const { task, outputs } of batch) {
+    for (const { task, tokens, outputs } of batch) {
+      this.#ran += tokens;
       const end = row + outputs;
       if (task.cancelled) this.#cancel(task);
       for (; row < end && this.#byId.has(task.id); row++) {

@@ -147,6 +147,9 @@ class Host {
       case "inspect":
         this.#later(id, this.#opened().sessions.inspect(call.parameters.session));
         break;
+      case "map":
+        this.#later(id, this.#opened().sessions.map(call.parameters.session, call.parameters.columns));
+        break;
       case "recall":
         this.#later(id, this.#opened().sessions.recall(call.parameters.session, call.parameters.question));
         break;

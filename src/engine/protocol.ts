@@ -9,6 +9,7 @@ import type { PolicySpec } from "../cache/policies/resolve.js";
 import type { PoolUsage } from "../cache/pool.js";
 import type { PrefixUsage } from "../cache/prefix.js";
 import type { CacheEvent, CacheReport } from "../cache/sequence.js";
+import type { StreamMap } from "../cache/stream-map.js";
 import type { Recalled, TierReport } from "../cache/tiers/recall.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
@@ -165,6 +166,8 @@ export interface EngineUsage extends PoolUsage {
   /** Requests in the line, and under way. */
   readonly waiting: number;
   readonly running: number;
+  /** Tokens that steps have run since the model was opened, of prompts and of answers. */
+  readonly ran: number;
   /** How the bound on stalls that the model was opened with is kept; null where it was opened without. */
   readonly stalls: StallReport | null;
   /** Prefixes that requests share; null where they share none. */
@@ -253,6 +256,7 @@ export interface Calls {
     result: "exact" | "approximate";
   };
   inspect: { parameters: { readonly session: number }; result: SessionInspection };
+  map: { parameters: { readonly session: number; readonly columns: number }; result: StreamMap };
   /** Null asks for what was appended last. */
   recall: { parameters: { readonly session: number; readonly question: Prompt | null }; result: Recalled };
   watch: { parameters: { readonly session: number; readonly watched: boolean }; result: null };

@@ -6,6 +6,7 @@ import { resolvePolicy } from "../cache/policies/resolve.js";
 import type { ModelHeads } from "../cache/policies/split.js";
 import { KvPool } from "../cache/pool.js";
 import { type CacheEvent, SequenceCache } from "../cache/sequence.js";
+import { mapStream, type StreamMap } from "../cache/stream-map.js";
 import { PROBE_TOKENS, probeLimits } from "../cache/tiers/probe.js";
 import { Recall, type Recalled, type RecallParts } from "../cache/tiers/recall.js";
 import type { Emission } from "../decoding/contract.js";
@@ -392,6 +393,12 @@ export class Sessions {
       ...stream.cache.report(),
       tier: recall?.report() ?? null,
     }));
+  }
+
+  /** Where the session's tokens are, in at most `columns` stretches. */
+  async map(session: number, columns: number): Promise<StreamMap> {
+    const { stream, recall } = await this.#session(session);
+    return this.#parts.engine.betweenSteps(() => mapStream(stream.cache, recall, columns));
   }
 
   /** Whether the session's changes shall be told. */

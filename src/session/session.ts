@@ -1,6 +1,7 @@
 /** One endless sequence, as the caller sees it. */
 import { resolve } from "node:path";
 import type { CacheEvent } from "../cache/sequence.js";
+import type { StreamMap } from "../cache/stream-map.js";
 import type { Recalled } from "../cache/tiers/recall.js";
 import type { Connection } from "../engine/connection.js";
 import { Generation, type Question } from "../engine/generation.js";
@@ -195,6 +196,17 @@ export class Session implements AsyncDisposable {
   /** The report of this moment, by group of lanes that share a policy, and of the disk tier. */
   inspect(): Promise<SessionInspection> {
     return this.#ask("inspect", { session: this.#id });
+  }
+
+  /**
+   * Where the tokens of the stream are at this moment: attended, merged, in the tier below, or gone, for each of at most
+   * `columns` stretches of equal length (a whole number from 1 to 4096; INVALID_ARGUMENT otherwise). For pictures.
+   */
+  map({ columns = 128 }: { readonly columns?: number } = {}): Promise<StreamMap> {
+    if (!Number.isSafeInteger(columns) || columns < 1 || columns > 4096) {
+      return Promise.reject(invalid("columns", columns, "a whole number from 1 to 4096"));
+    }
+    return this.#ask("map", { session: this.#id, columns });
   }
 
   /**

@@ -281,6 +281,23 @@ export class Recall implements LowerTier {
     return weights.some((weight) => weight > 0) ? weights : null;
   }
 
+  /** Where in the stream the tokens of a group lie that the tier holds, written or not. */
+  spans(group: number): readonly BlockSpan[] {
+    const draft = this.#groups[group]?.draft.meta().positions ?? [];
+    const drafted = Array.from(draft, (position) => ({
+      tokens: 1,
+      merged: 0,
+      first: position,
+      last: position,
+    }));
+    return [...this.#store.spans(group), ...drafted];
+  }
+
+  /** Original positions of a group's tokens that are attended again. */
+  recalledBy(group: number): Int32Array {
+    return this.#groups[group]?.table.positions ?? new Int32Array();
+  }
+
   /** There is nothing that could be recalled. */
   get isEmpty(): boolean {
     return this.#groups.every((group) => !group || (group.draft.length === 0 && group.catalogue.isEmpty));

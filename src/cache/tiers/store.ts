@@ -203,6 +203,15 @@ export class BlockStore {
     return found;
   }
 
+  /** Of a group's records that are kept, oldest first. */
+  spans(group: number): BlockSpan[] {
+    return this.#files
+      .filter((file) => file.group === group)
+      .flatMap((file) =>
+        file.serials.flatMap((serial, i) => (Number.isInteger(serial) ? [spanAt(file, i)] : [])),
+      );
+  }
+
   /** Tokens of a group's records that are not written yet. */
   queuedTokens(group: number): number {
     const own = this.#queue.filter(({ file }) => file.group === group && !file.removed);

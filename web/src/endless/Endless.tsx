@@ -17,7 +17,7 @@ import {
   stop,
 } from "./endless.js";
 
-const MEMORIES = ["256 KiB", "512 KiB", "1 MiB", "4 MiB"];
+const MEMORIES = ["1.5 MiB", "2 MiB", "4 MiB", "16 MiB"];
 const SUGGESTIONS = ["What is the weather like?", "What is happening at the pier?", "Who is the baker?"];
 
 /** The log that writes itself, and what is asked about it. */

@@ -50,7 +50,7 @@ export const map = signal<StreamMap | null>(null);
 export const entries = signal<readonly Entry[]>([]);
 /** Tokens a second, over the last stretch that was written at full speed. */
 export const speed = signal<number | null>(null);
-export const memory = signal("512 KiB");
+export const memory = signal("2 MiB");
 export const isAnswering = signal(false);
 
 const MOST_ENTRIES = 120;
