@@ -6,7 +6,6 @@ import {
   type Entry,
   entries,
   info,
-  isAnswering,
   memory,
   pause,
   problem,
@@ -108,7 +107,7 @@ export function Endless({ model }: { readonly model: string }) {
           <Composer
             label="Question about the log"
             placeholder="Ask about the log"
-            busy={isAnswering.value}
+            busy={false}
             onSend={question}
             onStop={() => {}}
           />

@@ -51,7 +51,6 @@ export const entries = signal<readonly Entry[]>([]);
 /** Tokens a second, over the last stretch that was written at full speed. */
 export const speed = signal<number | null>(null);
 export const memory = signal("2 MiB");
-export const isAnswering = signal(false);
 
 const MOST_ENTRIES = 120;
 let run: AbortController | null = null;
@@ -140,17 +139,12 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
 
 /** One question with its answer; then the log goes on. */
 async function answer(id: string, text: string, signal: AbortSignal): Promise<void> {
-  isAnswering.value = true;
-  try {
-    say("question", text);
-    report.value = await append(id, [{ role: "user", content: text }]);
-    const ranges = await recall(id);
-    const blocks = ranges.map(([first, last]) => ({ first, last, text: toldBetween(first, last) }));
-    await write(id, "answer", { max_tokens: 60, temperature: 0 }, signal, blocks);
-    report.value = await append(id, "\n");
-  } finally {
-    isAnswering.value = false;
-  }
+  say("question", text);
+  report.value = await append(id, [{ role: "user", content: text }]);
+  const ranges = await recall(id);
+  const blocks = ranges.map(([first, last]) => ({ first, last, text: toldBetween(first, last) }));
+  await write(id, "answer", { max_tokens: 60, temperature: 0 }, signal, blocks);
+  report.value = await append(id, "\n");
 }
 
 async function write(

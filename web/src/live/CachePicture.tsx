@@ -107,8 +107,10 @@ function paint(canvas: HTMLCanvasElement, map: StreamMap, height: number): void 
         ["disk", group.disk[column]! - recalled],
         ["merged", group.merged[column]!],
       ];
-      const left = (column * width) / columns;
-      const right = ((column + 1) * width) / columns;
+      // On whole pixels: columns that only touch would show seams.
+      const edge = (at: number) => Math.round((at * width * scale) / columns) / scale;
+      const left = edge(column);
+      const right = edge(column + 1);
       const top = row * (ROW + GAP);
       context.fillStyle = colours.gone;
       context.fillRect(left, top, right - left, ROW);

@@ -18,9 +18,9 @@ export function Live() {
         now={last ? count(last.rate) : "none"}
       />
       <Chart
-        label="Between two tokens, at most (of 99 in 100)"
+        label="Between two tokens (p99)"
         values={history.value.map(({ gap }) => gap)}
-        now={now?.gap_ms ? `${count(now.gap_ms.p99)} ms` : "no answer under way"}
+        now={now?.gap_ms ? `${count(now.gap_ms.p99)} ms` : "none"}
       />
       {now && (
         <dl>
