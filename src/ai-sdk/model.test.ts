@@ -36,7 +36,7 @@ describe("generateText with the model in the box", () => {
     });
     expect(got.finishReason).toBe(want.finishReason === "length" ? "length" : "stop");
     expect(got.rawFinishReason).toBe(want.finishReason);
-    expect(got.response.modelId).toBe("harbour-small");
+    expect(got.response.modelId).toBe("harbour");
     expect(got.warnings).toEqual([]);
     expect(got.providerMetadata?.millrace).toMatchObject({
       seed: expect.any(Number),

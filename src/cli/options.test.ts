@@ -57,6 +57,6 @@ describe("the model that was named", () => {
     expect(modelSource("named")).toBe("named");
     expect(modelSource(undefined)).toBe("from-environment");
     vi.stubEnv("MILLRACE_MODEL", "");
-    expect(modelSource(undefined)).toBe("boxed:harbour-small");
+    expect(modelSource(undefined)).toBe("boxed:harbour");
   });
 });

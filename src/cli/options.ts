@@ -77,7 +77,7 @@ function wholeOrNaN(text: string): number {
 export const modelArgument = (): Argument =>
   new Argument(
     "[model]",
-    "GGUF file, safetensors file or folder, or hf:owner/repo[/file] (default: $MILLRACE_MODEL, else boxed:harbour-small)",
+    "GGUF file, safetensors file or folder, or hf:owner/repo[/file] (default: $MILLRACE_MODEL, else boxed:harbour)",
   );
 
 export const backendOption = (): Option =>

@@ -141,7 +141,7 @@ const PREFIX_BYTES = 256 * 2 ** 20;
 
 /**
  * Opens a model: a GGUF file, a folder (or `model.safetensors`, or an index) of safetensors, or "hf:owner/repo/file".
- * Where none is named, the one that comes in the box ("boxed:harbour-small"), which needs no download.
+ * Where none is named, the one that comes in the box ("boxed:harbour"), which needs no download.
  *
  * Throws INVALID_ARGUMENT for unknown or wrong options; FILE_NOT_FOUND, BAD_FORMAT, UNSUPPORTED_* and MISSING_* for
  * the file; OUT_OF_BUDGET, with what is needed and what there is, before anything is allocated; BACKEND_UNAVAILABLE,

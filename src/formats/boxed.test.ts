@@ -10,7 +10,7 @@ describe("models in the box", () => {
       expect(basename(path)).toBe(`${name}.gguf`);
       expect(existsSync(path)).toBe(true);
     }
-    expect(boxedModelPath(DEFAULT_MODEL)).toMatch(/harbour-small\.gguf$/);
+    expect(boxedModelPath(DEFAULT_MODEL)).toMatch(/harbour\.gguf$/);
   });
 
   it("leave other sources alone, and refuse names that the box does not hold", () => {

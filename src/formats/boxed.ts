@@ -5,7 +5,7 @@ import { MillraceError } from "../errors.js";
 const FOLDER = new URL("../../models/", import.meta.url);
 
 /** By name; models/README.md says how each was trained. The first is what opens where no model is named. */
-export const BOXED_MODELS = ["harbour-small"] as const;
+export const BOXED_MODELS = ["harbour", "harbour-small"] as const;
 
 /** Source of the model that opens where none is named. */
 export const DEFAULT_MODEL = `boxed:${BOXED_MODELS[0]}`;

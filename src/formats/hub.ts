@@ -7,7 +7,7 @@
  *   hf:owner/repo/path/file.gguf   this file (all parts of a split one)
  *   hf:owner/repo@revision...      any of these at a branch, tag or commit
  *
- * Models that come in the box (boxed.ts) are found by name too: boxed:harbour-small.
+ * Models that come in the box (boxed.ts) are found by name too: boxed:harbour.
  */
 import { boxedModelPath } from "./boxed.js";
 import type { HubOptions } from "./hub-options.js";
