@@ -2,6 +2,7 @@ import { InvalidArgumentError } from "@ai-sdk/provider";
 import { generateText, type ModelMessage, streamText } from "ai";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { openLocal } from "../../test/support/open-local.js";
+import { boxedModelPath } from "../formats/boxed.js";
 import type { Model } from "../session/model.js";
 import type { Session } from "../session/session.js";
 import { millraceSession } from "./index.js";
@@ -10,7 +11,7 @@ globalThis.AI_SDK_LOG_WARNINGS = false;
 
 let model: Model;
 beforeAll(async () => {
-  model = await openLocal();
+  model = await openLocal({}, boxedModelPath("boxed:harbour-small")!);
 });
 afterAll(() => model.close());
 

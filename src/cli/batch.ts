@@ -45,7 +45,7 @@ Examples:
   millrace batch in.jsonl -o out.jsonl
   millrace batch in.jsonl model.gguf -o out.jsonl --sequences 32 --memory 8GiB
 
-Answers come in the order in which they are ready; custom_id tells whose they are.
+Answers come in the order in which they are ready; custom_id says whose each is.
 A batch that was ended goes on where it stopped: give the same command again.
 A line that cannot be answered gets a line that says why; the exit code is 0.`;
 

@@ -52,8 +52,8 @@ Where standard input is no terminal, each of its lines is a turn and only the
 answers are printed.
 
 With --session the conversation lives on in a file, of any length in bounded
-memory: old tokens go as --cache says (default: what fits the model). The file is
-whole at any moment, and holds all turns but the one under way.
+memory: old tokens go as --cache says (default: what fits the model). The
+file is whole at any moment, and holds all turns but the one under way.
 
 Examples:
   millrace chat model.gguf --system "You are a pirate."

@@ -36,7 +36,7 @@ const joined = (pieces: readonly Piece[]) => pieces.map(({ text }) => text).join
 const key = ({ kind, subject }: Pick<Fact, "kind" | "subject">) => `${kind} ${subject}`;
 /** The kind of the fact that a question is about. */
 const factKind = (kind: QuestionKind) => (kind === "holder" ? "thing" : kind) as Fact["kind"];
-const LONG = take(60_000, { seed: 11 });
+const LONG = take(150_000, { seed: 11 });
 const CHATS = Array.from({ length: 200 }, (_, stream) => take(600, { seed: 5, stream, turns: 8 }));
 
 describe("world", () => {
@@ -119,12 +119,12 @@ describe("world", () => {
 
   it("never gives a name to two things while what was said of the first still holds", () => {
     const alive = new Map<string, number>();
-    take(20_000, { seed: 21 }).forEach((piece, index) => {
+    take(40_000, { seed: 21 }).forEach((piece, index) => {
       const found = / (an? )([a-z]+ [a-z]+) (?:away|at|in|on|by|was|turned|and)/.exec(piece.text);
       if (piece.kind !== "log" || !found || !THINGS.includes(found[2]!)) return;
       const name = found[2]!;
       if (alive.has(name)) {
-        const between = joined(take(20_000, { seed: 21 }).slice(alive.get(name)! + 1, index));
+        const between = joined(take(40_000, { seed: 21 }).slice(alive.get(name)! + 1, index));
         expect(between).toMatch(
           new RegExp(`the ${name} (and took it away|to a pedlar|was (sold|sent|given) )`),
         );
