@@ -115,7 +115,7 @@ function threadMain(pack: typeof packShare): void {
         Atomics.store(all, barrier + 16, generation + 1);
         Atomics.notify(all, barrier + 16);
       } else {
-        Atomics.wait(all, barrier + 16, generation);
+        while (Atomics.load(all, barrier + 16) === generation) Atomics.wait(all, barrier + 16, generation);
       }
     }
   };
@@ -123,7 +123,8 @@ function threadMain(pack: typeof packShare): void {
   parentPort!.postMessage("ready");
   for (let seen = 0; ; seen++) {
     for (let spin = 0; spin < SPINS && Atomics.load(words, BOARD.generation) === seen; spin++);
-    Atomics.wait(words, BOARD.generation, seen);
+    // A notification of the job before may come late, when that is long done: only the number says that there is another.
+    while (Atomics.load(words, BOARD.generation) === seen) Atomics.wait(words, BOARD.generation, seen);
     const job = Atomics.load(words, BOARD.job);
     try {
       work(job);
