@@ -72,9 +72,11 @@ async function expectAccount(session: Session, told: { demote: number; drop: num
 }
 
 it("lives on where the disk of its tier fills up in mid-stream: what does not fit is told as dropped", async () => {
-  const { session, told } = await recalling(await open());
+  const { dir, session, told } = await recalling(await open());
   const stream = tokens(900);
   await session.append(stream.slice(0, 300));
+  // Saving waits until all that was demoted is written; what is only queued could still be lost below.
+  await session.save(join(dir, "before.mill"));
   const before = await expectAccount(session, told);
   expect(before).toMatchObject({ dropped: 0, tier: { problem: null } });
 
