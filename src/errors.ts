@@ -32,6 +32,7 @@ export const ERRORS = {
     summary: "A file could not be downloaded; what has arrived is kept for a resume.",
   },
   WRITE_FAILED: { exit: 5, summary: "A file could not be written; what was there before is untouched." },
+  IN_USE: { exit: 5, summary: "Another process is at work on the same file or folder." },
   BACKEND_UNAVAILABLE: { exit: 6, summary: "The backend asked for cannot run on this machine." },
   SELF_CHECK_FAILED: {
     exit: 6,

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -37,6 +37,12 @@ describe.skipIf(!built)("millrace batch (needs npm run build)", () => {
     await expect
       .poll(async () => (await answers()).length, { interval: 5, timeout: 50_000 })
       .toBeGreaterThan(2);
+    const alias = join(folder, "alias.jsonl");
+    await symlink(output, alias);
+    const second = await cli(["batch", input, "-o", alias, "--backend", "reference"]);
+    expect(second.code).toBe(5);
+    expect(second.stderr).toContain("IN_USE");
+    expect(second.stderr).toContain(`process ${child.pid} on `);
     child.kill("SIGKILL");
     await ended;
     const before = await answers();
@@ -49,6 +55,7 @@ describe.skipIf(!built)("millrace batch (needs npm run build)", () => {
       answered: LINES - before.length,
       failed: 0,
     });
+    expect((await readdir(folder)).filter((name) => name.includes(".lock"))).toEqual([]);
     const after = await answers();
     expect(after.slice(0, before.length)).toEqual(before);
     const ids = after.map((row) => (JSON.parse(row) as { custom_id: string }).custom_id);

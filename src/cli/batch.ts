@@ -1,9 +1,10 @@
 /** `millrace batch`: a file of requests in, a file of answers out. */
-import { readFile } from "node:fs/promises";
-import { resolve } from "node:path";
+import { readFile, realpath } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { Argument, Command, Option } from "commander";
 import { Journal } from "../batch/journal.js";
 import { readLines } from "../batch/lines.js";
+import { Lock } from "../batch/lock.js";
 import { type BatchResult, runBatch } from "../batch/run.js";
 import { MillraceError } from "../errors.js";
 import { fileError } from "../formats/file.js";
@@ -47,6 +48,7 @@ Examples:
 
 Answers come in the order in which they are ready; custom_id says whose each is.
 A batch that was ended goes on where it stopped: give the same command again.
+While it runs, OUTPUT.lock keeps other runs away from its file.
 A line that cannot be answered gets a line that says why; the exit code is 0.`;
 
 export function batchCommand(): Command {
@@ -74,11 +76,13 @@ export function batchCommand(): Command {
 }
 
 async function batch(input: string, source: string, options: BatchCommandOptions): Promise<void> {
-  const { output, sequences, json = false } = options;
-  if (resolve(input) === resolve(output)) {
+  const { sequences, json = false } = options;
+  const output = await truePath(options.output);
+  if ((await truePath(input)) === output) {
     throw new MillraceError("INVALID_ARGUMENT", `${output} is the input; name another file for the answers.`);
   }
   const lines = readLines(await text(input));
+  await using _lock = await Lock.take(output);
   await using journal = await Journal.open(output, lines);
   if (journal.answered.size > 0)
     say(`millrace: ${output} has ${journal.answered.size} of ${plural(lines.length, "answer")} already`);
@@ -107,6 +111,12 @@ async function batch(input: string, source: string, options: BatchCommandOptions
   } finally {
     bar.stop();
   }
+}
+
+/** The one path of what may be named in several ways; also of a file that is not there yet. */
+async function truePath(path: string): Promise<string> {
+  const real = async (one: string) => realpath(one).catch(() => resolve(one));
+  return realpath(path).catch(async () => join(await real(dirname(path)), basename(path)));
 }
 
 /** As long as timers go. */

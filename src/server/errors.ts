@@ -76,6 +76,7 @@ const STATUS: Readonly<Record<ErrorCode, readonly [ContentfulStatusCode, string]
   ABORTED: [503, "aborted"],
   DEADLINE_PASSED: [504, "deadline_passed"],
   WRITE_FAILED: [500, "write_failed"],
+  IN_USE: [409, "in_use"],
   BAD_LOGITS: [500, "bad_logits"],
   INTERNAL: [500, "internal_error"],
   UNSUPPORTED_TENSOR_TYPE: [500, "unsupported_tensor_type"],
