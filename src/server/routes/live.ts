@@ -1,32 +1,12 @@
 /** GET /v1/live: what the server does, twice a second, for the page. */
-import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
+import { setTimeout as pause } from "node:timers/promises";
+import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import type { ServerContext, ServerEnv } from "../context.js";
 import { event, eventStream, STREAM_HEADERS } from "../event-stream.js";
-import type { ServedModel } from "../models.js";
 import { errors } from "../schemas/common.js";
+import { load } from "../schemas/live.js";
 
 const EVERY_MS = 500;
-
-const load = z
-  .object({
-    gap_ms: z.object({ p50: z.number(), p99: z.number() }).nullable().openapi({
-      description:
-        "Between two pieces of an answer, of those since the last event; null where there was none.",
-    }),
-    resident_bytes: z.int(),
-    models: z.array(
-      z.object({
-        name: z.string(),
-        tokens_per_second: z.number().openapi({ description: "Prompts and answers, since the last event." }),
-        running: z.int(),
-        waiting: z.int(),
-        used_bytes: z.int().openapi({ description: "Keys and values of requests under way." }),
-        cached_bytes: z.int().openapi({ description: "Of prefixes, kept until the room is needed." }),
-        cache_bytes: z.int().openapi({ description: "The hard limit on both." }),
-      }),
-    ),
-  })
-  .openapi("Load");
 
 const live = createRoute({
   method: "get",
@@ -56,7 +36,7 @@ async function* loads(
   try {
     while (!signal.aborted && !works.draining) {
       const usages = await Promise.all(
-        models.list.map(async (served) => ({ served, usage: await usageOf(served) })),
+        models.list.map(async (served) => ({ served, usage: await served.model.usage() })),
       );
       const now = performance.now();
       const list = usages.map(({ served: { name }, usage }) => {
@@ -74,24 +54,10 @@ async function* loads(
       });
       then = now;
       yield event({ gap_ms: gaps.take(), resident_bytes: process.memoryUsage.rss(), models: list });
-      await pause(EVERY_MS, signal);
+      // Ends early, and quietly, when the request does.
+      await pause(EVERY_MS, undefined, { signal }).catch(() => {});
     }
   } finally {
     gaps.stop();
   }
-}
-
-const usageOf = ({ model }: ServedModel) => model.usage();
-
-/** Ends early, and quietly, when `signal` does. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    function done() {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    }
-    signal.addEventListener("abort", done);
-  });
 }
