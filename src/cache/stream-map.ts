@@ -38,13 +38,21 @@ class Stretches {
   }
 
   add(position: number, count: number): void {
-    const column = Math.min(this.counts.length - 1, Math.floor(position / this.#width));
-    this.counts[column]! += count;
+    this.counts[this.#column(position)]! += count;
   }
 
   /** Puts `count` tokens that lie somewhere from `first` to `last`, evenly. */
   spread(first: number, last: number, count: number): void {
-    for (let i = 0; i < count; i++) this.add(first + Math.floor(((i + 0.5) * (last - first + 1)) / count), 1);
+    // Most blocks lie in one stretch, and there may be very many.
+    if (this.#column(first) === this.#column(last)) this.add(first, count);
+    else {
+      const at = (i: number) => first + Math.floor(((i + 0.5) * (last - first + 1)) / count);
+      for (let i = 0; i < count; i++) this.add(at(i), 1);
+    }
+  }
+
+  #column(position: number): number {
+    return Math.min(this.counts.length - 1, Math.floor(position / this.#width));
   }
 }
 
@@ -54,12 +62,8 @@ export function mapStream(cache: SequenceCache, tier: Recall | null, columns: nu
   const width = Math.max(1, Math.ceil(cache.nextPosition / columns));
   const used = Math.max(1, Math.ceil(cache.nextPosition / width));
   const groups = cache.layout.groups.map(({ lanes }, group): GroupMap => {
-    const [memory, merged, disk, recalled] = Array.from({ length: 4 }, () => new Stretches(used, width)) as [
-      Stretches,
-      Stretches,
-      Stretches,
-      Stretches,
-    ];
+    const stretches = () => new Stretches(used, width);
+    const [memory, merged, disk, recalled] = [stretches(), stretches(), stretches(), stretches()];
     for (const { position, count } of cache.heldBy(group)) {
       memory.add(position, 1);
       merged.add(position, count - 1);
