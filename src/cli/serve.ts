@@ -8,6 +8,7 @@ import { createServer } from "../server/create.js";
 import { parseKeys } from "../server/keys.js";
 import { DEFAULT_NAME, nameOfSource } from "../server/models.js";
 import { DEFAULT_LIMITS, type ServerLimits } from "../server/options.js";
+import type { SharePrefixes } from "../server/prefix-scope.js";
 import { listen } from "../server/serve.js";
 import type { Model } from "../session/model.js";
 import { INTERRUPTED, onInterrupt } from "./interrupt.js";
@@ -33,6 +34,7 @@ interface ServeOptions extends ModelOptions {
   readonly maxSequences: number;
   readonly maxStall?: string;
   readonly prefixCache: boolean;
+  readonly sharePrefixes?: SharePrefixes;
   readonly maxRequests: number;
   readonly maxBody: number;
   readonly timeout: number;
@@ -114,6 +116,12 @@ export function serveCommand(): Command {
     )
     .addOption(
       new Option("--no-prefix-cache", "run every prompt from its start, also where others began alike"),
+    )
+    .addOption(
+      new Option(
+        "--share-prefixes <whose>",
+        "prompts that begin alike share that within one key, or all of them, which lets users find out by the time of an answer what others asked (default: key where there are several keys, else all)",
+      ).choices(["key", "all"]),
     )
     .addOption(
       new Option("--max-requests <n>", "requests under way, those that wait included")
@@ -202,6 +210,7 @@ async function answerUntilStopped(
   const onlyHere = isLocal(host) && keys.length === 0;
   const server = createServer(served, {
     keys,
+    ...(options.sharePrefixes === undefined ? {} : { sharePrefixes: options.sharePrefixes }),
     origins,
     logPrompts,
     limits: limitsOf(options),

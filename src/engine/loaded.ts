@@ -85,6 +85,7 @@ export class LoadedModel {
         credit: MAX_UNREAD_PIECES,
         ...this.#adapter(parameters.adapter),
         ...onEngineClock(parameters.standing),
+        ...(parameters.prefixScope === undefined ? {} : { prefixScope: parameters.prefixScope }),
         listener: {
           emit: (emission) => listener.emit(emission),
           end: (end) => {

@@ -86,6 +86,12 @@ export interface GenerateOptions extends AnswerOptions, StandingOptions {
   readonly adapter?: string;
   /** For conversations: how they are rendered. */
   readonly chat?: RenderOptions;
+  /**
+   * Whose prompts this one may share its beginning with (see `prefixCache`): those of the same scope, a name of your
+   * choice, and no others. How soon an answer comes tells what somebody else has asked before, so give users who must not
+   * learn of each other scopes of their own. Default: one scope for all who name none.
+   */
+  readonly prefixScope?: string;
 }
 
 /** What `Model.tokenize` may be told. */
@@ -134,9 +140,11 @@ const GENERATE_OPTIONS: readonly (keyof GenerateOptions)[] = [
   ...STANDING_OPTIONS,
   "adapter",
   "chat",
+  "prefixScope",
 ];
 const BACKENDS: readonly (BackendName | "auto")[] = ["auto", "native", "wasm", "reference", "null"];
 const DEFAULT_SEQUENCES = 4;
+const MOST_SCOPE = 256;
 const PREFIX_BYTES = 256 * 2 ** 20;
 
 /**
@@ -263,6 +271,12 @@ function adapterPaths(adapters: unknown): Readonly<Record<string, string>> {
   throw invalid("adapters", adapters, "folders of adapters by name");
 }
 
+function scopeOf(scope: unknown): { prefixScope?: string } {
+  if (scope === undefined) return {};
+  if (typeof scope === "string" && scope !== "" && scope.length <= MOST_SCOPE) return { prefixScope: scope };
+  throw invalid("prefixScope", scope, `a text of 1 to ${MOST_SCOPE} characters`);
+}
+
 /** A loaded model. All its methods may be called at once, any number of times; requests share the engine's steps. */
 export class Model implements AsyncDisposable {
   /** What was loaded, where it runs and what it takes. */
@@ -285,13 +299,14 @@ export class Model implements AsyncDisposable {
    */
   generate(prompt: PromptInput, options: GenerateOptions = {}): Generation {
     refuseUnknown("generate", options, GENERATE_OPTIONS);
-    const { adapter, chat, client: _, priority: __, deadline: ___, ...answer } = options;
+    const { adapter, chat, prefixScope, client: _, priority: __, deadline: ___, ...answer } = options;
     const standingNow = standing(options);
     const { parameters: checked, tools } = checkedAnswer(answer, this.info);
     const parameters: GenerateParameters = {
       ...checked,
       prompt: checkedPrompt(prompt, tools ? withTools(prompt, chat, tools) : chat, this.info.vocabularySize),
       ...namedAdapter(adapter, this.info),
+      ...scopeOf(prefixScope),
     };
     const ask: Question["ask"] = (onPiece) =>
       this.connection.call("generate", { ...parameters, standing: standingNow() }, { onPiece });

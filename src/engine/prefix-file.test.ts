@@ -34,12 +34,17 @@ const text = (length: number, seed: number) => {
 };
 
 /** Tokens taken over, and the logits after the prompt. */
-async function ask(model: LoadedModel, prompt: readonly number[]): Promise<[number, Float32Array]> {
+async function ask(
+  model: LoadedModel,
+  prompt: readonly number[],
+  scope?: string,
+): Promise<[number, Float32Array]> {
   let end: RequestEnd | null = null;
   let last = new Float32Array();
   model.engine.submit({
     id: 1,
     prompt: Int32Array.from(prompt),
+    ...(scope === undefined ? {} : { prefixScope: scope }),
     decoder: {
       outputs: "last",
       accept(logits) {
@@ -83,6 +88,19 @@ describe("prefixes kept in a folder", () => {
     expect((await ask(again, [...text(64, 1), ...text(20, 2)]))[0]).toBe(83);
     await again.dispose();
     expect(await files()).toHaveLength(1);
+  });
+
+  it("stay in their scope", async () => {
+    const first = await load();
+    await ask(first, text(100, 1), "a");
+    await ask(first, text(100, 2));
+    await first.dispose();
+    const again = await load();
+    expect((await ask(again, text(100, 1), "a"))[0]).toBe(99);
+    expect((await ask(again, text(100, 2)))[0]).toBe(99);
+    expect((await ask(again, text(100, 1)))[0]).toBe(0);
+    expect((await ask(again, text(100, 2), "a"))[0]).toBe(0);
+    await again.dispose();
   });
 
   it("are for the same model, codec and context alone", async () => {

@@ -36,6 +36,8 @@ export interface PrefixSource {
 interface SavedRun {
   /** The adapter's fingerprint; null: none. */
   readonly adapter: string | null;
+  /** Null: that of requests that name none. */
+  readonly scope: string | null;
   /** Which run it follows, -1 for none. */
   readonly parent: number;
   readonly tokens: readonly number[];
@@ -52,9 +54,12 @@ const HEAD_BYTES = 512;
 const RUN_BYTES = 128;
 const TOKEN_BYTES = 11;
 
-/** Requests share under this name. */
-export const namespaceOf = (adapter: number | undefined): string =>
-  adapter === undefined ? "" : `adapter ${adapter}`;
+/** Requests share under this name: those of one adapter, and of one scope where they name one. */
+export const namespaceOf = (adapter: number | undefined, scope: string | undefined): string =>
+  JSON.stringify([adapter ?? null, scope ?? null]);
+
+const partsOf = (namespace: string) =>
+  JSON.parse(namespace) as [adapter: number | null, scope: string | null];
 
 /** The file of a model with a cache like this; others have others. */
 export function prefixFile({ folder }: PrefixStore, source: PrefixSource): string {
@@ -70,21 +75,19 @@ export async function savePrefixes(store: PrefixStore, source: PrefixSource): Pr
   const runs: SavedRun[] = [];
   const pages: Int32Array[] = [];
   const places = new Map<unknown, number>();
-  const named = new Map<string, string | null>(
-    adapters.map(({ fingerprint }, i) => [namespaceOf(i), fingerprint]),
-  );
-  named.set(namespaceOf(undefined), null);
   let left = store.bytes - HEAD_BYTES;
   for (const node of tree.unused()) {
     const { namespace, parent, tokens } = node;
-    const adapter = named.get(namespace);
+    const [number, scope] = partsOf(namespace);
     const at = parent?.parent ? places.get(parent) : -1;
     const own = node.pages.flatMap((run) => [...run]);
     left -= own.length * pool.pageBytes + TOKEN_BYTES * tokens.length + RUN_BYTES;
+    left -= Buffer.byteLength(namespace);
     if (left < 0) break;
-    if (adapter === undefined || at === undefined) continue;
+    if (at === undefined) continue;
     places.set(node, runs.length);
-    runs.push({ adapter, parent: at, tokens: [...tokens] });
+    const adapter = number === null ? null : adapters[number]!.fingerprint;
+    runs.push({ adapter, scope, parent: at, tokens: [...tokens] });
     pages.push(Int32Array.from(own));
   }
   if (runs.length === 0) return 0;
@@ -111,9 +114,10 @@ export async function loadPrefixes(store: PrefixStore, source: PrefixSource): Pr
     const runs = readRuns(file.manifest, source);
     const before = tree.usage().tokens;
     tree.restore(
-      runs.map(({ adapter, parent, tokens }) => {
+      runs.map(({ adapter, scope, parent, tokens }) => {
         const number = adapters.findIndex(({ fingerprint }) => fingerprint === adapter);
-        const namespace = adapter === null ? namespaceOf(undefined) : number < 0 ? null : namespaceOf(number);
+        const isGone = adapter !== null && number < 0;
+        const namespace = isGone ? null : namespaceOf(number < 0 ? undefined : number, scope ?? undefined);
         return { namespace, parent, tokens: Int32Array.from(tokens) };
       }),
       (page) => {
@@ -138,8 +142,8 @@ function readRuns(text: string, source: PrefixSource): readonly SavedRun[] {
   const runs = (Array.isArray(listed) ? listed : []) as readonly Partial<SavedRun>[];
   const isToken = (token: unknown) =>
     Number.isInteger(token) && Number(token) >= 0 && Number(token) < vocabularySize;
-  const fits = runs.every(({ adapter, parent = Number.NaN, tokens }, i) => {
-    if (adapter !== null && typeof adapter !== "string") return false;
+  const fits = runs.every(({ adapter, scope, parent = Number.NaN, tokens }, i) => {
+    if ([adapter, scope].some((name) => name !== null && typeof name !== "string")) return false;
     if (!Array.isArray(tokens) || tokens.length === 0 || !tokens.every(isToken)) return false;
     if (tokens.length > tree.block && tokens.length % tree.block > 0) return false;
     if (parent === -1) return true;

@@ -248,4 +248,27 @@ describe("prefixes that requests share", () => {
       await model.dispose();
     }
   }, 60_000);
+
+  it("share within a scope alone, with an adapter or without", async () => {
+    const model = await load();
+    const prompt = text(100);
+    const found = async (more: Partial<EngineRequest>) => {
+      const asked = submit(model, 1000, prompt, 1, more);
+      await finish(model);
+      return asked.end!.cachedTokens;
+    };
+    expect(await found({ prefixScope: "a" })).toBe(0);
+    expect(await found({ prefixScope: "b" })).toBe(0);
+    expect(await found({})).toBe(0);
+    for (const more of [{ prefixScope: "a" }, { prefixScope: "b" }, {}]) expect(await found(more)).toBe(99);
+    await model.dispose();
+  });
+
+  it("do not wait for those of other scopes that begin alike", async () => {
+    const model = await load();
+    const both = ["a", "b"].map((prefixScope, id) => submit(model, id, text(40), 1, { prefixScope }));
+    expect(await finish(model)).toBe(1);
+    expect(both.map(({ end }) => end!.cachedTokens)).toEqual([0, 0]);
+    await model.dispose();
+  });
 });

@@ -129,6 +129,8 @@ export interface AnswerParameters {
 export interface GenerateParameters extends AnswerParameters {
   /** Absent: like any other. */
   readonly standing?: Standing;
+  /** Absent: that of all who name none. */
+  readonly prefixScope?: string;
   readonly prompt: Prompt;
 }
 

@@ -40,6 +40,8 @@ export interface EngineRequest {
   readonly credit: number;
   /** Number of the adapter that it runs with; absent: none. */
   readonly adapter?: number;
+  /** It shares prefixes with requests of the same scope alone; absent: with others that name none. */
+  readonly prefixScope?: string;
   /** How it stands among others; see `Job` in scheduler/contract.ts. */
   readonly client?: string;
   readonly priority?: number;
@@ -68,6 +70,7 @@ export class Request implements Task {
   readonly #mostPages: number;
   /** Null where it shares nothing. */
   readonly #tree: PrefixTree | null;
+  readonly #namespace: string;
 
   phase: Phase = "prefill";
   cache: SequenceCache | null = null;
@@ -99,6 +102,7 @@ export class Request implements Task {
     this.#mostPages = mostPages;
     // What is scored must run to the last token.
     this.#tree = request.decoder.outputs === "all" ? null : (place.prefix ?? null);
+    this.#namespace = namespaceOf(request.adapter, request.prefixScope);
     this.outputs = request.decoder.outputs;
     this.credit = request.credit;
     if (request.adapter !== undefined) this.adapter = request.adapter;
@@ -145,7 +149,7 @@ export class Request implements Task {
     }
     this.#admittedAt = performance.now();
     this.cache = new SequenceCache(pool, layout);
-    this.#lease = this.#tree?.lease(namespaceOf(this.adapter), this.#tokens, this.cache) ?? null;
+    this.#lease = this.#tree?.lease(this.#namespace, this.#tokens, this.cache) ?? null;
     this.#cursor = this.#lease?.cached ?? 0;
   }
 
@@ -270,7 +274,7 @@ export class Request implements Task {
 
   #find(): Found {
     if (this.#tree && this.#foundAt !== this.#tree.version) {
-      this.#found = this.#tree.find(namespaceOf(this.adapter), this.#tokens);
+      this.#found = this.#tree.find(this.#namespace, this.#tokens);
       this.#foundAt = this.#tree.version;
     }
     return this.#found;

@@ -6,6 +6,7 @@ import type { KeyRing } from "./keys.js";
 import type { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 import type { ServerLimits } from "./options.js";
+import type { SharePrefixes } from "./prefix-scope.js";
 import type { RateLimit } from "./rate-limit.js";
 import type { SessionStore } from "./sessions.js";
 import type { Work, Works } from "./work.js";
@@ -14,6 +15,8 @@ export interface ServerContext {
   readonly models: ServedModels;
   /** Null: anybody who can reach the server may ask. */
   readonly keys: KeyRing | null;
+  /** Whose prompts share what they begin with alike: those of one key, or all. */
+  readonly sharePrefixes: SharePrefixes;
   /** Per client; null: no limit. */
   readonly requestRate: RateLimit | null;
   readonly tokenRate: RateLimit | null;

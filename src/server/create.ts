@@ -7,6 +7,7 @@ import { KeyRing } from "./keys.js";
 import { Metrics } from "./metrics.js";
 import { ServedModels } from "./models.js";
 import { DEFAULT_LIMITS, type ServerLimits } from "./options.js";
+import type { SharePrefixes } from "./prefix-scope.js";
 import { RateLimit } from "./rate-limit.js";
 import { SessionStore } from "./sessions.js";
 import { Works } from "./work.js";
@@ -14,6 +15,11 @@ import { Works } from "./work.js";
 export interface ServerOptions {
   /** Accepted API keys; none: anybody may ask. */
   readonly keys?: readonly string[];
+  /**
+   * Whose prompts share what they begin with alike: those of one "key", or "all". How soon an answer comes tells what was
+   * asked before. Default: "key" where there are several keys, else "all".
+   */
+  readonly sharePrefixes?: SharePrefixes;
   readonly limits?: Partial<ServerLimits>;
   /** Origins whose pages may ask; "*" is all. Default: none but the server's own. */
   readonly origins?: readonly string[];
@@ -50,6 +56,7 @@ export function createServer(
   const context: ServerContext = {
     models: served,
     keys: keys.length === 0 ? null : new KeyRing(keys),
+    sharePrefixes: options.sharePrefixes ?? (new Set(keys).size > 1 ? "key" : "all"),
     requestRate: requestsPerMinute === null ? null : new RateLimit("requests", requestsPerMinute),
     tokenRate: tokensPerMinute === null ? null : new RateLimit("tokens", tokensPerMinute),
     works,

@@ -8,6 +8,7 @@ import { fingerprint, newId, now } from "../identity.js";
 import { contentLogprobs } from "../logprobs.js";
 import { structureOf, templateMessages } from "../messages.js";
 import type { ServedModel } from "../models.js";
+import { prefixScope } from "../prefix-scope.js";
 import { answerOptions, choiceOptions } from "../sampling.js";
 import { type ChatCompletion, type ChatRequest, chatCompletion, chatRequest } from "../schemas/chat.js";
 import { body, errors, streamed } from "../schemas/common.js";
@@ -33,7 +34,7 @@ export function addChat(app: OpenAPIHono<ServerEnv>, context: ServerContext): vo
       context,
       served,
       { work, client: c.get("client") },
-      generations(served, request, n, c),
+      generations(context, served, request, n, c),
       n,
     );
     const head = {
@@ -68,7 +69,13 @@ export function addChat(app: OpenAPIHono<ServerEnv>, context: ServerContext): vo
 }
 
 /** The answers to a conversation; nothing of them runs yet. Throws what the engine refuses at once. */
-export function generations(served: ServedModel, request: ChatRequest, n: number, c: ServerRequest) {
+export function generations(
+  context: ServerContext,
+  served: ServedModel,
+  request: ChatRequest,
+  n: number,
+  c: ServerRequest,
+) {
   const messages = templateMessages(request.messages);
   const { render, answer } = structureOf(request);
   const maxTokens = request.max_completion_tokens ?? request.max_tokens;
@@ -77,6 +84,7 @@ export function generations(served: ServedModel, request: ChatRequest, n: number
     ...answer,
     signal: c.get("work").signal,
     client: c.get("client"),
+    ...prefixScope(context, c.get("owner"), request),
     ...(request.priority ? { priority: request.priority } : {}),
     chat: render,
     ...(maxTokens ? { maxTokens } : {}),

@@ -8,6 +8,7 @@ import { DONE, event, eventStream, STREAM_HEADERS } from "../event-stream.js";
 import { fingerprint, newId, now } from "../identity.js";
 import { completionLogprobs } from "../logprobs.js";
 import type { ServedModel } from "../models.js";
+import { prefixScope } from "../prefix-scope.js";
 import { answerOptions, choiceOptions } from "../sampling.js";
 import { body, errors, MAX_CHOICES, streamed } from "../schemas/common.js";
 import { type CompletionRequest, completion, completionRequest } from "../schemas/completions.js";
@@ -37,7 +38,7 @@ export function addCompletions(app: OpenAPIHono<ServerEnv>, context: ServerConte
       context,
       served,
       { work, client: c.get("client") },
-      generations(served, request, prompts, n, c),
+      generations(context, served, request, prompts, n, c),
       n,
     );
     const head = {
@@ -90,6 +91,7 @@ function echoOf(prompt: Prompt): string {
 }
 
 function generations(
+  context: ServerContext,
   served: ServedModel,
   request: CompletionRequest,
   prompts: readonly Prompt[],
@@ -100,6 +102,7 @@ function generations(
     ...answerOptions(request),
     signal: c.get("work").signal,
     client: c.get("client"),
+    ...prefixScope(context, c.get("owner"), request),
     ...(request.priority ? { priority: request.priority } : {}),
     maxTokens: request.max_tokens ?? DEFAULT_MAX_TOKENS,
     ...(typeof request.logprobs === "number" ? { logprobs: request.logprobs } : {}),

@@ -26,7 +26,7 @@ export function addResponses(app: OpenAPIHono<ServerEnv>, context: ServerContext
     const work = c.get("work");
     if (context.logPrompts) work.notes.input = request.input;
     const who = { work, client: c.get("client") };
-    const answers = new Answers(context, served, who, generations(served, chatOf(request), 1, c), 1);
+    const answers = new Answers(context, served, who, generations(context, served, chatOf(request), 1, c), 1);
     const writer = new Writer(served.name, request);
     if (request.stream) {
       return c.body(await eventStream(work, events(answers, writer)), 200, STREAM_HEADERS);

@@ -67,6 +67,14 @@ export const priority = z
   .nullish()
   .openapi({ description: "Higher ones go first, while none is forgotten. Default 0." });
 
+/** Which prompts share what they begin with alike. */
+export const prefixFields = {
+  prompt_cache_key: z.string().nullish().openapi({
+    description:
+      "The prompt shares its beginning only with those of the same key, besides what the server's --share-prefixes says.",
+  }),
+};
+
 /** Accepted, and of no effect here. */
 export const harmlessFields = {
   user: z.string().nullish(),
@@ -74,7 +82,6 @@ export const harmlessFields = {
   metadata: jsonObject.nullish(),
   store: z.boolean().nullish(),
   service_tier: z.string().nullish(),
-  prompt_cache_key: z.string().nullish(),
   prompt_cache_retention: z.string().nullish(),
 };
 
