@@ -21,3 +21,5 @@ export const load = z
     ),
   })
   .openapi("Load");
+
+export type Load = z.infer<typeof load>;

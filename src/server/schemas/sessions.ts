@@ -35,6 +35,8 @@ export const newSession = z
   })
   .openapi("NewSession");
 
+export type NewSession = z.infer<typeof newSession>;
+
 /** A name alone, of a file in the server's folder: no path can be made of it. */
 export const savedName = z
   .string()
@@ -162,6 +164,10 @@ export const streamMap = z
   })
   .openapi("StreamMap", { description: "What is in none of the lists is gone." });
 
+export type SessionReport = z.infer<typeof report>;
+export type SessionBody = z.infer<typeof session>;
+export type StreamMap = z.infer<typeof streamMap>;
+
 export const sessionList = z.object({ object: z.literal("list"), data: z.array(session) });
 
 export const appended = z.object({ object: z.literal("session.appended"), tokens: z.int(), report });
@@ -177,6 +183,8 @@ export const sessionAnswer = z
     report,
   })
   .openapi("SessionAnswer");
+
+export type SessionAnswer = z.infer<typeof sessionAnswer>;
 
 export const rewound = z.object({
   object: z.literal("session.rewound"),

@@ -1,40 +1,18 @@
 /** Endless sessions: /v1/sessions. */
+import type {
+  GenerateRequest,
+  NewSession,
+  SessionReport as Report,
+  SessionAnswer,
+  SessionBody as SessionInfo,
+  StreamMap,
+} from "../../../src/server/schemas/sessions.js";
 import type { Message } from "./chat.js";
 import { events, json } from "./http.js";
 
-export interface Report {
-  readonly seen: number;
-  readonly kept: number;
-  readonly merged: number;
-  readonly demoted: number;
-  readonly dropped: number;
-  readonly bytes: number;
-}
-
-export interface SessionInfo {
-  readonly id: string;
-  readonly model: string;
-  readonly memory_bytes: number;
-  readonly cache: { readonly policy?: { readonly policy: string } };
-  readonly report: Report;
-}
-
+export type { GenerateRequest, Report, SessionInfo, StreamMap };
 /** How many tokens of each stretch of the stream are where, for lanes that share a policy. */
-export interface GroupMap {
-  readonly layers: readonly number[];
-  readonly memory: readonly number[];
-  readonly merged: readonly number[];
-  readonly disk: readonly number[];
-  /** Of those on disk: attended again since the last question. */
-  readonly recalled: readonly number[];
-}
-
-export interface StreamMap {
-  readonly seen: number;
-  /** Tokens of a stretch. */
-  readonly width: number;
-  readonly groups: readonly GroupMap[];
-}
+export type GroupMap = StreamMap["groups"][number];
 
 /** Blocks that came back for a question, as [first, last] token of the stream. */
 export type Ranges = readonly (readonly [number, number])[];
@@ -44,13 +22,6 @@ export interface Piece {
   /** With the last piece: how the answer ended. */
   readonly finish: string | null;
   readonly report: Report | null;
-}
-
-export interface NewSession {
-  readonly model: string;
-  readonly memory: string;
-  readonly recall?: { readonly disk: string; readonly auto: false; readonly tokens?: number };
-  readonly cache?: Record<string, unknown>;
 }
 
 export const openSession = (body: NewSession): Promise<SessionInfo> => json("v1/sessions", { body });
@@ -75,16 +46,12 @@ export async function recall(id: string): Promise<Ranges> {
   return recalled.ranges.reduce((most, ranges) => (ranges.length > most.length ? ranges : most), []);
 }
 
-interface Event {
-  readonly object: "session.piece" | "session.answer";
-  readonly text?: string;
-  readonly finish_reason?: string;
-  readonly report?: Report;
-}
+/** A piece of an answer, or how it ended. */
+type Event = Partial<Pick<SessionAnswer, "text" | "finish_reason" | "report">>;
 
 export async function* generate(
   id: string,
-  options: Record<string, unknown>,
+  options: GenerateRequest,
   signal: AbortSignal,
 ): AsyncGenerator<Piece, void> {
   const body = { ...options, stream: true };

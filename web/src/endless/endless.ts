@@ -6,6 +6,7 @@ import { signal } from "@preact/signals";
 import {
   append,
   closeSession,
+  type GenerateRequest,
   generate,
   openSession,
   type Report,
@@ -150,7 +151,7 @@ async function answer(id: string, text: string, signal: AbortSignal): Promise<vo
 async function write(
   id: string,
   kind: "log" | "answer",
-  options: Record<string, unknown>,
+  options: GenerateRequest,
   signal: AbortSignal,
   blocks?: Entry["blocks"],
 ): Promise<void> {
