@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { queuesWithin } from "../../test/support/queue.js";
 import { byPriority } from "./by-priority.js";
-import type { Limits, Queue, RunningRequest, Scheduler, WaitingRequest } from "./contract.js";
+import type { Limits, RunningRequest, Scheduler, WaitingRequest } from "./contract.js";
 import { fair } from "./fair.js";
 import { firstCome } from "./first-come.js";
 
@@ -27,15 +28,7 @@ const running = (id: number, priority: number, more: Partial<RunningRequest> = {
   ...more,
 });
 
-const queueOf = (queue: Partial<Queue>): Queue => ({
-  waiting: [],
-  running: [],
-  limits,
-  freePages: 100,
-  now: 0,
-  sinceStep: 0,
-  ...queue,
-});
+const queueOf = queuesWithin(limits);
 
 /** What is admitted of `line` while others of `line` stay waiting: one place, once a second. */
 function admissions(scheduler: Scheduler, line: WaitingRequest[], next: (id: number) => WaitingRequest) {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { queuesWithin } from "../../test/support/queue.js";
 import { TestRandom } from "../../test/support/random.js";
-import type { Limits, Queue, RunningRequest, Scheduler, WaitingRequest } from "./contract.js";
+import type { Limits, RunningRequest, Scheduler, WaitingRequest } from "./contract.js";
 import { fair } from "./fair.js";
 import { firstCome } from "./first-come.js";
 
@@ -15,15 +16,7 @@ const waiting = (id: number, client: string | undefined, pending = 10): WaitingR
   ...(client === undefined ? {} : { client }),
 });
 
-const queueOf = (queue: Partial<Queue>): Queue => ({
-  waiting: [],
-  running: [],
-  limits,
-  freePages: 100,
-  now: 0,
-  sinceStep: 0,
-  ...queue,
-});
+const queueOf = queuesWithin(limits);
 
 /** A small engine: all requests generate `answer` tokens. Tells after each step what each client was served. */
 class Play {

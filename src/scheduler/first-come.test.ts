@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { queuesWithin } from "../../test/support/queue.js";
 import { TestRandom } from "../../test/support/random.js";
 import type { Limits, Phase, Queue, RunningRequest, WaitingRequest } from "./contract.js";
 import { firstCome } from "./first-come.js";
@@ -21,8 +22,7 @@ const running = (id: number, phase: Phase, pending: number): RunningRequest => (
   outputs: "last",
 });
 
-const plan = (queue: Partial<Queue>) =>
-  firstCome.plan({ waiting: [], running: [], limits, freePages: 100, now: 0, sinceStep: 0, ...queue });
+const plan = (queue: Partial<Queue>) => firstCome.plan(queuesWithin(limits)(queue));
 
 describe("first-come", () => {
   it("plans nothing for nobody", () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { queuesWithin } from "../../test/support/queue.js";
 import type { Limits, Queue, RunningRequest, WaitingRequest } from "./contract.js";
 import { firstCome } from "./first-come.js";
 import { preempt } from "./preempt.js";
@@ -23,7 +24,7 @@ const running = (id: number, priority: number, pages: number, movable = true): R
   arrivedAt: id,
 });
 const plan = (queue: Partial<Queue>) =>
-  preempt(firstCome).plan({ waiting: [], running: [], limits, freePages: 0, now: 9, sinceStep: 0, ...queue });
+  preempt(firstCome).plan(queuesWithin(limits)({ freePages: 0, now: 9, ...queue }));
 
 describe("preempt", () => {
   it("changes nothing where the first in the line fits, or there is none", () => {
