@@ -3,13 +3,11 @@ import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { localThread } from "../../test/support/local-thread.js";
+import { openLocal } from "../../test/support/open-local.js";
 import { writeWorldModel } from "../../test/support/world-model.js";
-import { loadModel } from "../engine/load.js";
-import { openOn, openParameters } from "../engine/model.js";
 import { full, h2o, sinks, window } from "../engine/policies.js";
 import { openCheckpoint } from "../formats/open.js";
-import { type Model, makeModel } from "../session/model.js";
+import type { Model } from "../session/model.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { resolveTokenizer } from "../tokenizer/resolve.js";
 import { streamPerplexity, textTokens } from "./perplexity.js";
@@ -28,7 +26,7 @@ beforeAll(async () => {
   await writeWorldModel(path);
   await using checkpoint = await openCheckpoint(path);
   tokenizer = resolveTokenizer(checkpoint.tokenizer)!;
-  model = await openOn(localThread(loadModel), openParameters(path, { backend: "null" }), {}, makeModel);
+  model = await openLocal({ backend: "null" }, path);
 });
 afterAll(async () => {
   await model.close();

@@ -2,14 +2,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
-import { localThread } from "../../test/support/local-thread.js";
+import { openTiny } from "../../test/support/local-thread.js";
 import { TestRandom } from "../../test/support/random.js";
-import { tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
-import { createReference } from "../backends/reference/index.js";
-import { assemble } from "../engine/load.js";
-import { openOn, openParameters } from "../engine/model.js";
 import { full, kvmerger, sinks } from "../engine/policies.js";
-import { type Model, makeModel } from "./model.js";
+import type { Model } from "./model.js";
 
 const folder = mkdtempSync(join(tmpdir(), "millrace-map-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -19,14 +15,8 @@ afterEach(async () => {
   for (const model of models.splice(0)) await model.close();
 });
 
-async function openTiny(): Promise<Model> {
-  const thread = localThread((parameters, onProgress, sessions) => {
-    const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
-    const { metadata } = checkpoint;
-    const spoken = { ...checkpoint, tokenizer: { kind: "gguf", metadata } } as const;
-    return assemble(spoken, { backend: createReference(), reason: null }, parameters, onProgress, sessions);
-  });
-  const model = await openOn(thread, openParameters("(memory)", {}), {}, makeModel);
+async function open(): Promise<Model> {
+  const model = await openTiny();
   models.push(model);
   return model;
 }
@@ -37,7 +27,7 @@ const sum = (counts: readonly number[]): number => counts.reduce((all, count) =>
 
 describe("the map of a session", () => {
   it("shows every token in memory where nothing goes", async () => {
-    const session = (await openTiny()).session({ cache: { policy: full() } });
+    const session = (await open()).session({ cache: { policy: full() } });
     await session.append(tokens(95));
     const { seen, kept } = session.report;
     const { width, groups, ...map } = await session.map({ columns: 10 });
@@ -52,7 +42,7 @@ describe("the map of a session", () => {
   });
 
   it("shows a window's tokens at the end, sinks at the beginning, and nothing between", async () => {
-    const session = (await openTiny()).session({ cache: { policy: sinks({ window: 32, sinks: 4 }) } });
+    const session = (await open()).session({ cache: { policy: sinks({ window: 32, sinks: 4 }) } });
     await session.append(tokens(200));
     const { seen, kept, dropped } = session.report;
     expect(kept + dropped).toBe(seen);
@@ -67,7 +57,7 @@ describe("the map of a session", () => {
   });
 
   it("shows what is on disk, and which of it was recalled", async () => {
-    const session = (await openTiny()).session({
+    const session = (await open()).session({
       cache: { policy: sinks({ window: 32, sinks: 4 }) },
       recall: { disk: "1 MiB", dir: join(folder, "tier"), tokens: 32, auto: false },
     });
@@ -88,7 +78,7 @@ describe("the map of a session", () => {
   });
 
   it("counts merged tokens beside those that they are part of", async () => {
-    const session = (await openTiny()).session({ cache: { policy: kvmerger({ tokens: 48 }) } });
+    const session = (await open()).session({ cache: { policy: kvmerger({ tokens: 48 }) } });
     await session.append(tokens(300));
     const { groups } = await session.inspect();
     const { groups: maps } = await session.map();
@@ -100,7 +90,7 @@ describe("the map of a session", () => {
   });
 
   it("refuses numbers of columns that are none", async () => {
-    const session = (await openTiny()).session();
+    const session = (await open()).session();
     for (const columns of [0, 1.5, 5000]) {
       await expect(session.map({ columns })).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
     }

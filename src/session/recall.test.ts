@@ -2,18 +2,15 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { localThread } from "../../test/support/local-thread.js";
+import { openTiny } from "../../test/support/local-thread.js";
+import { openLocal } from "../../test/support/open-local.js";
 import { stories } from "../../test/support/outside.js";
 import { TestRandom } from "../../test/support/random.js";
-import { tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
 import { createNull } from "../backends/null.js";
-import { createReference } from "../backends/reference/index.js";
 import type { CacheEvent } from "../cache/sequence.js";
 import type { Piece } from "../engine/generation.js";
-import { assemble, loadModel } from "../engine/load.js";
-import { openOn, openParameters } from "../engine/model.js";
 import { full, sinks, window } from "../engine/policies.js";
-import { type Model, makeModel } from "./model.js";
+import type { Model } from "./model.js";
 import type { Session } from "./session.js";
 
 let folder: string;
@@ -27,14 +24,8 @@ afterEach(async () => {
   for (const model of models.splice(0)) await model.close();
 });
 
-async function openTiny(make: typeof createNull = createReference): Promise<Model> {
-  const thread = localThread((parameters, onProgress, sessions) => {
-    const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
-    const { metadata } = checkpoint;
-    const spoken = { ...checkpoint, tokenizer: { kind: "gguf", metadata } } as const;
-    return assemble(spoken, { backend: make(), reason: null }, parameters, onProgress, sessions);
-  });
-  const model = await openOn(thread, openParameters("(memory)", {}), {}, makeModel);
+async function open(...of: Parameters<typeof openTiny>): Promise<Model> {
+  const model = await openTiny(...of);
   models.push(model);
   return model;
 }
@@ -61,7 +52,7 @@ async function expectAccount(session: Session): Promise<void> {
 describe("a session that recalls", () => {
   it("puts what its policy drops on disk, and attends what a question is about", async () => {
     const dir = await mkdtemp(join(folder, "dir-"));
-    const model = await openTiny(createNull);
+    const model = await open(createNull);
     const session = model.session({ cache: sinks({ window: 48 }), recall: { ...RECALL, dir } });
     const changes: CacheEvent[] = [];
     session.on("change", (change) => changes.push(change));
@@ -88,7 +79,7 @@ describe("a session that recalls", () => {
   it.each(["tokens", "keys", "both"] as const)(
     "by %s, brings back by itself what it brings back when asked to",
     async (by) => {
-      const model = await openTiny();
+      const model = await open();
       const stream = tokens(201);
       const brought: (readonly (readonly [number, number])[])[] = [];
       for (const auto of [true, false]) {
@@ -111,7 +102,7 @@ describe("a session that recalls", () => {
   );
 
   it("is saved with its blocks and goes on, restored or forked, to the same tokens", async () => {
-    const model = await openTiny();
+    const model = await open();
     const options = { cache: sinks({ window: 48 }), recall: { ...RECALL, by: "both" } } as const;
     const { memoryBytes } = await model.session(options).opened;
     const session = model.session({ ...options, memory: 3 * memoryBytes });
@@ -138,7 +129,7 @@ describe("a session that recalls", () => {
   });
 
   it("goes on without blocks that were deleted, and says so", async () => {
-    const model = await openTiny(createNull);
+    const model = await open(createNull);
     const session = model.session({ cache: window({ tokens: 48 }), recall: RECALL });
     await session.append(tokens(300));
     const path = join(folder, "lost.mill");
@@ -157,7 +148,7 @@ describe("a session that recalls", () => {
   });
 
   it("stays within its memory, and says what is too little", async () => {
-    const model = await openTiny(createNull);
+    const model = await open(createNull);
     const cache = sinks({ window: 48 });
     const needs = (await model.session({ cache, recall: RECALL }).opened).memoryBytes;
     expect((await model.session({ cache, recall: RECALL, memory: needs }).opened).memoryBytes).toBe(needs);
@@ -181,13 +172,13 @@ describe("a session that recalls", () => {
     ]) {
       expect(() => model.session({ cache, recall: wrong as never })).toThrow(code("INVALID_ARGUMENT"));
     }
-    const model2 = await openTiny(createNull);
+    const model2 = await open(createNull);
     const chosen = model2.session({ recall: RECALL, memory: "1 MiB" });
     expect((await chosen.opened).cache.policy.policy).toBe("sinks");
   });
 
   it("leaves an answer that is broken off while it recalls", async () => {
-    const model = await openTiny(createNull);
+    const model = await open(createNull);
     const session = model.session({ cache: sinks({ window: 48 }), recall: RECALL });
     await session.append(tokens(300));
     const abort = new AbortController();
@@ -201,8 +192,7 @@ describe("a session that recalls", () => {
 
 describe.skipIf(!stories.here)("on a real model (the test data holds none)", () => {
   it("finds the block that a repeated sentence stands in, by words, and by words and keys", async () => {
-    const parameters = openParameters(stories.path, { threads: 1, backend: "wasm" });
-    const model = await openOn(localThread(loadModel), parameters, {}, makeModel);
+    const model = await openLocal({ threads: 1, backend: "wasm" }, stories.path);
     models.push(model);
     const names = ["Tim", "Lily", "Ben", "Mia", "Tom", "Anna", "Max", "Sue"];
     const things = ["ball", "cake", "boat", "hat", "kite", "dog", "cat", "car"];

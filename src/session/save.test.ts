@@ -3,18 +3,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { localThread } from "../../test/support/local-thread.js";
+import { openTiny } from "../../test/support/local-thread.js";
 import { TestRandom } from "../../test/support/random.js";
-import { tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
 import { createNull } from "../backends/null.js";
-import { createReference } from "../backends/reference/index.js";
 import type { Piece } from "../engine/generation.js";
-import { assemble } from "../engine/load.js";
-import { openOn, openParameters } from "../engine/model.js";
 import { full, h2o, kvmerger, sinks, window } from "../engine/policies.js";
 import { SESSION_VERSION } from "../engine/session-file.js";
 import { MillraceError } from "../errors.js";
-import { type Model, makeModel } from "./model.js";
+import type { Model } from "./model.js";
 
 let folder: string;
 beforeAll(async () => {
@@ -27,17 +23,8 @@ afterEach(async () => {
   for (const model of models.splice(0)) await model.close();
 });
 
-async function open(
-  make: typeof createNull = createReference,
-  architecture: "llama" | "qwen2" = "llama",
-): Promise<Model> {
-  const thread = localThread((parameters, onProgress, sessions) => {
-    const checkpoint = tinyCheckpoint(tinyModel(architecture), "gguf");
-    const { metadata } = checkpoint;
-    const spoken = { ...checkpoint, tokenizer: { kind: "gguf", metadata } } as const;
-    return assemble(spoken, { backend: make(), reason: null }, parameters, onProgress, sessions);
-  });
-  const model = await openOn(thread, openParameters("(memory)", {}), {}, makeModel);
+async function open(...of: Parameters<typeof openTiny>): Promise<Model> {
+  const model = await openTiny(...of);
   models.push(model);
   return model;
 }

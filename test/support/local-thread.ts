@@ -3,7 +3,9 @@
  * worker, without the start of one.
  */
 import { MessageChannel } from "node:worker_threads";
+import type { Backend } from "../../src/backends/contract.js";
 import { createNull } from "../../src/backends/null.js";
+import { createReference } from "../../src/backends/reference/index.js";
 import type { EngineThread } from "../../src/engine/connection.js";
 import { type Loader, serve } from "../../src/engine/host.js";
 import { assemble } from "../../src/engine/load.js";
@@ -29,21 +31,29 @@ export function localThread(load: Loader): EngineThread {
   };
 }
 
-/** A tiny Llama (vocabulary 320, trained for 512 tokens) whose logits are the null backend's. */
-export const loadNull: Loader = (parameters, onProgress, sessions) => {
-  const checkpoint = tinyCheckpoint(tinyModel("llama"), "gguf");
-  const { metadata } = checkpoint;
-  return assemble(
-    { ...checkpoint, tokenizer: { kind: "gguf", metadata } },
-    { backend: createNull(), reason: null },
-    parameters,
-    onProgress,
-    sessions,
-  );
-};
+/** A tiny model (vocabulary 320, trained for 512 tokens) with its tokenizer, on the backend that `make` makes. */
+export const loadTiny =
+  (make: () => Backend, architecture: "llama" | "qwen2" = "llama"): Loader =>
+  (parameters, onProgress, sessions) => {
+    const checkpoint = tinyCheckpoint(tinyModel(architecture), "gguf");
+    const { metadata } = checkpoint;
+    const spoken = { ...checkpoint, tokenizer: { kind: "gguf", metadata } } as const;
+    return assemble(spoken, { backend: make(), reason: null }, parameters, onProgress, sessions);
+  };
+
+/** A tiny Llama whose logits are the null backend's. */
+export const loadNull: Loader = loadTiny(createNull);
 
 /** That model behind a message channel. */
 export function openNull(options: OpenOptions = {}, load: Loader = loadNull): Promise<Model> {
   const parameters = openParameters("(memory)", { ...options, backend: "null" });
   return openOn(localThread(load), parameters, options, makeModel);
+}
+
+/** A tiny model, by default one that computes, behind a message channel. */
+export function openTiny(
+  make: () => Backend = createReference,
+  architecture?: "llama" | "qwen2",
+): Promise<Model> {
+  return openOn(localThread(loadTiny(make, architecture)), openParameters("(memory)", {}), {}, makeModel);
 }
