@@ -60,7 +60,7 @@ enum OpCode {
   OP_TRAIN_BLEND_BACKWARD,
 };
 
-enum RowKind { ROWS_TOKENS = 0, ROWS_OUTPUTS = 1, ROWS_ROUTES = 2 };
+enum RowKind { ROWS_TOKENS = 0, ROWS_OUTPUTS = 1, ROWS_ROUTES = 2, ROWS_STATES = 3 };
 enum Codec { CODEC_F32 = 0, CODEC_F16 = 1, CODEC_INT8 = 2 };
 enum Activation { ACT_SILU = 0, ACT_GELU = 1, ACT_GELU_TANH = 2 };
 
@@ -130,7 +130,7 @@ typedef struct Step {
   int32_t num_spans;
   int32_t num_groups;
   int32_t num_rotations;
-  int32_t reserved;
+  int32_t num_states;
   uint64_t tokens;     // int32 [T]
   uint64_t positions;  // int32 [T]
   uint64_t outputs;    // int32 [R]
@@ -140,6 +140,7 @@ typedef struct Step {
   uint64_t arena;
   int64_t page_bytes;
   uint64_t gumbel;     // f32 [1024]: quantiles of the Gumbel distribution
+  uint64_t states;     // int32 [num_states]
 } Step;
 
 // Rope tables are filled by the host before each run: f32 [T + num_rotations][2][pairs], cos then sin.

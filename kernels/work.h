@@ -50,6 +50,7 @@ static inline int work_take_guided(Work *work, int total, int smallest, int *beg
 // Rows that an op works on: i[0] is its RowKind, `per` the experts per token of a ROUTES buffer.
 static inline int32_t op_rows(int32_t kind, int32_t per, const Step *step) {
   if (kind == ROWS_OUTPUTS) return step->num_outputs;
+  if (kind == ROWS_STATES) return step->num_states;
   return kind == ROWS_ROUTES ? step->num_tokens * per : step->num_tokens;
 }
 

@@ -6,8 +6,8 @@
 import { GROUP } from "../cache/codecs/contract.js";
 import { codecs } from "../cache/codecs/index.js";
 import { MillraceError } from "../errors.js";
-import type { Tape } from "../tape/tape.js";
-import type { KvLayout, ProgramLimits, Step } from "./contract.js";
+import type { RowKind, Tape } from "../tape/tape.js";
+import type { ProgramLimits, Step } from "./contract.js";
 
 function refuse(got: string, expected: string): never {
   throw new MillraceError("INVALID_ARGUMENT", `Got ${got}; expected ${expected}.`, { got, expected });
@@ -23,9 +23,10 @@ const isCount = (value: number, least = 0): boolean => Number.isInteger(value) &
  * Checks that the limits can hold the tape: whole counts, pages that fit their codec, each lane of the tape in
  * exactly one group of its head width. Throws INVALID_ARGUMENT.
  */
-export function checkLimits(tape: Tape, { maxTokens, maxOutputs, kv }: ProgramLimits): void {
+export function checkLimits(tape: Tape, { maxTokens, maxOutputs, maxStates = 0, kv }: ProgramLimits): void {
   require(isCount(maxTokens, 1), `maxTokens ${maxTokens}`, "a whole number from 1");
   require(isCount(maxOutputs, 1), `maxOutputs ${maxOutputs}`, "a whole number from 1");
+  require(isCount(maxStates), `maxStates ${maxStates}`, "a whole number");
   require(isCount(kv.pageBytes) &&
     kv.pageBytes % 64 === 0, `pages of ${kv.pageBytes} bytes`, "a multiple of 64");
   const lanes = new Set<string>();
@@ -57,20 +58,19 @@ export function checkLimits(tape: Tape, { maxTokens, maxOutputs, kv }: ProgramLi
 }
 
 /**
- * Checks a step against the program's limits: lengths, outputs, spans that cover the tokens in order, views and
+ * Checks a step against the program's limits: lengths, outputs, states, spans that cover the tokens in order, views and
  * slots. Throws INVALID_ARGUMENT; INVALID_TOKEN for an id outside `vocabularySize`.
  */
-export function checkStep(
-  step: Step,
-  limits: { readonly maxTokens: number; readonly maxOutputs: number; readonly kv: KvLayout },
-  vocabularySize: number,
-): void {
+export function checkStep(step: Step, limits: ProgramLimits, vocabularySize: number): void {
+  const { states = NO_STATES } = step;
+  const { maxStates = 0 } = limits;
   const numTokens = step.tokens.length;
   const numGroups = limits.kv.groups.length;
   require(numTokens <= limits.maxTokens, `${numTokens} tokens`, `at most ${limits.maxTokens}`);
   require(step.positions.length === numTokens, `${step.positions.length} positions`, `${numTokens}`);
   require(step.outputs.length <=
     limits.maxOutputs, `${step.outputs.length} outputs`, `at most ${limits.maxOutputs}`);
+  require(states.length <= maxStates, `${states.length} states`, `at most ${maxStates}`);
   require(step.slots.length === numGroups, `slots of ${step.slots.length} groups`, `${numGroups}`);
   for (let t = 0; t < numTokens; t++) {
     const token = step.tokens[t]!;
@@ -83,12 +83,8 @@ export function checkStep(
     }
     if (!(step.positions[t]! >= 0)) refuse(`position ${step.positions[t]}`, "0 or more");
   }
-  let previous = -1;
-  for (const row of step.outputs) {
-    if (!(row > previous && row < numTokens))
-      refuse(`output ${row} after ${previous}`, `ascending, below ${numTokens}`);
-    previous = row;
-  }
+  checkRows("output", step.outputs, numTokens);
+  checkRows("state", states, numTokens);
   let next = 0;
   for (const span of step.spans) {
     require(span.start === next && isCount(span.count), `a span at ${span.start}`, `one at ${next}: no gaps`);
@@ -119,6 +115,17 @@ export function checkStep(
   require(next === numTokens, `spans over ${next} tokens`, `${numTokens}`);
 }
 
+const NO_STATES = new Int32Array();
+
+function checkRows(name: string, rows: Int32Array, numTokens: number): void {
+  let previous = -1;
+  for (const row of rows) {
+    if (!(row > previous && row < numTokens))
+      refuse(`${name} ${row} after ${previous}`, `ascending, below ${numTokens}`);
+    previous = row;
+  }
+}
+
 /** Ids that a tape's tokens may have: the rows of its smallest embedding. */
 export function vocabularyOf(tape: Tape): number {
   let rows = Number.POSITIVE_INFINITY;
@@ -126,13 +133,31 @@ export function vocabularyOf(tape: Tape): number {
   return rows;
 }
 
-/** Rows of a buffer of this kind, for `numTokens` and `numOutputs`. */
-export function rowsOf(
-  tape: Tape,
-  kind: "tokens" | "outputs" | "routes",
-  numTokens: number,
-  numOutputs: number,
-): number {
-  if (kind === "outputs") return numOutputs;
-  return kind === "tokens" ? numTokens : numTokens * (tape.routes[0]?.perToken ?? 1);
+/** Rows of a step, or the most that a step may have. */
+export interface RowCounts {
+  readonly tokens: number;
+  readonly outputs: number;
+  readonly states: number;
 }
+
+export const NO_ROWS: RowCounts = { tokens: 0, outputs: 0, states: 0 };
+
+export const rowsOfStep = ({ tokens, outputs, states }: Step): RowCounts => ({
+  tokens: tokens.length,
+  outputs: outputs.length,
+  states: states?.length ?? 0,
+});
+
+export const mostRows = ({
+  maxTokens,
+  maxOutputs,
+  maxStates = 0,
+}: Pick<ProgramLimits, "maxTokens" | "maxOutputs" | "maxStates">): RowCounts => ({
+  tokens: maxTokens,
+  outputs: maxOutputs,
+  states: maxStates,
+});
+
+/** Rows of a buffer of this kind. */
+export const rowsOf = (tape: Tape, kind: RowKind, counts: RowCounts): number =>
+  kind === "routes" ? counts.tokens * (tape.routes[0]?.perToken ?? 1) : counts[kind];

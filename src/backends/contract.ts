@@ -140,6 +140,8 @@ export interface Step {
   readonly positions: Int32Array;
   /** Token rows whose logits are wanted, [R], ascending. */
   readonly outputs: Int32Array;
+  /** Token rows whose states are wanted, [S], ascending, whether their logits are or not. Absent: none. */
+  readonly states?: Int32Array;
   readonly spans: readonly Span[];
   /** By group: for each token the slot, in its span's first view, where `append` stores it, [T]. */
   readonly slots: readonly Int32Array[];
@@ -153,6 +155,8 @@ export interface ProgramLimits {
   readonly maxTokens: number;
   /** Largest R of a step. */
   readonly maxOutputs: number;
+  /** Largest S of a step. Absent: 0. */
+  readonly maxStates?: number;
   readonly kv: KvLayout;
   /**
    * Gives every buffer, or those with these ids, memory of its own, so that `Program.read` works for them (tests,
@@ -171,6 +175,8 @@ export interface Program {
   run(step: Step): Promise<void>;
   /** Logits of the last step, [R, V] row-major; valid until the next `run`. */
   logits(): Float32Array;
+  /** States of the last step, [S, E] row-major; valid until the next `run`. Empty where the tape has none. */
+  states(): Float32Array;
   /**
    * Contents of a buffer after the last step (tests and probes), [rows, width].
    * Throws INVALID_ARGUMENT where its memory was reused; see `ProgramLimits.keepBuffers`.

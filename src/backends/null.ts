@@ -1,11 +1,20 @@
 /**
- * The null backend computes nothing: any tape runs, no weight is read, no page is touched, and the logits are a hash
- * of each output's token and position. It keeps every limit that the others keep, so that engine, cache and
+ * The null backend computes nothing: any tape runs, no weight is read, no page is touched, and logits and states are a
+ * hash of each row's token and position. It keeps every limit that the others keep, so that engine, cache and
  * scheduler can be tested without a model.
  */
 import { MillraceError } from "../errors.js";
 import type { Tape } from "../tape/tape.js";
-import { checkLimits, checkStep, rowsOf, vocabularyOf } from "./check.js";
+import {
+  checkLimits,
+  checkStep,
+  mostRows,
+  NO_ROWS,
+  type RowCounts,
+  rowsOf,
+  rowsOfStep,
+  vocabularyOf,
+} from "./check.js";
 import type { Backend, BackendOptions, LoadedWeights, Program, ProgramLimits, Step } from "./contract.js";
 import { copyRegion, HostMemory } from "./host-memory.js";
 
@@ -15,7 +24,10 @@ export function createNull(_options: BackendOptions = {}): Backend {
     name: "null",
     description: "null: computes nothing, logits are a hash of token and position",
     numThreads: 1,
-    plan: (tape, { maxOutputs }) => ({ weightBytes: 0, scratchBytes: 4 * maxOutputs * tape.logits.width }),
+    plan(tape, limits) {
+      const { outputs, states } = mostRows(limits);
+      return { weightBytes: 0, scratchBytes: 4 * (outputs * tape.logits.width + states * stateWidth(tape)) };
+    },
     allocate: (byteLength) => memory.allocate(byteLength),
     load: async () => new NullWeights(),
     async compile(tape, weights, limits) {
@@ -47,31 +59,38 @@ class NullProgram implements Program {
   readonly #tape: Tape;
   readonly #limits: ProgramLimits;
   readonly #logits: Float32Array;
-  #numTokens = 0;
-  #numOutputs = 0;
+  readonly #states: Float32Array;
+  #ran: RowCounts = NO_ROWS;
 
   constructor(tape: Tape, limits: ProgramLimits) {
     this.#tape = tape;
     this.#limits = limits;
-    this.#logits = new Float32Array(limits.maxOutputs * tape.logits.width);
+    const { outputs, states } = mostRows(limits);
+    this.#logits = new Float32Array(outputs * tape.logits.width);
+    this.#states = new Float32Array(states * stateWidth(tape));
   }
 
   async run(step: Step): Promise<void> {
     checkStep(step, this.#limits, vocabularyOf(this.#tape));
-    const { width } = this.#tape.logits;
-    this.#numTokens = step.tokens.length;
-    this.#numOutputs = step.outputs.length;
-    step.outputs.forEach((t, r) => {
-      const [token, position] = [step.tokens[t]!, step.positions[t]!];
-      for (let v = 0; v < width; v++) this.#logits[r * width + v] = nullLogit(token, position, v);
-    });
+    this.#ran = rowsOfStep(step);
+    const fill = (rows: Int32Array | undefined, width: number, out: Float32Array) =>
+      rows?.forEach((t, r) => {
+        const [token, position] = [step.tokens[t]!, step.positions[t]!];
+        for (let i = 0; i < width; i++) out[r * width + i] = nullLogit(token, position, i);
+      });
+    fill(step.outputs, this.#tape.logits.width, this.#logits);
+    fill(step.states, stateWidth(this.#tape), this.#states);
   }
 
   logits(): Float32Array {
-    return this.#logits.subarray(0, this.#numOutputs * this.#tape.logits.width);
+    return this.#logits.subarray(0, this.#ran.outputs * this.#tape.logits.width);
   }
 
-  /** The logits for their buffer, zeros of the right size for every other one. */
+  states(): Float32Array {
+    return this.#states.subarray(0, this.#ran.states * stateWidth(this.#tape));
+  }
+
+  /** Logits and states for their buffers, zeros of the right size for every other one. */
   read(bufferId: number): Float32Array {
     const buffer = this.#tape.buffers[bufferId];
     if (!buffer) {
@@ -81,10 +100,11 @@ class NullProgram implements Program {
       );
     }
     if (bufferId === this.#tape.logits.id) return this.logits();
-    return new Float32Array(
-      rowsOf(this.#tape, buffer.rows, this.#numTokens, this.#numOutputs) * buffer.width,
-    );
+    if (bufferId === this.#tape.states?.id) return this.states();
+    return new Float32Array(rowsOf(this.#tape, buffer.rows, this.#ran) * buffer.width);
   }
 
   dispose(): void {}
 }
+
+const stateWidth = ({ states }: Tape): number => states?.width ?? 0;

@@ -145,6 +145,7 @@ describe("self-check", () => {
           return program.run(step);
         },
         logits: () => program.logits(),
+        states: () => program.states(),
         read(buffer) {
           const values = program.read(buffer).slice();
           runs.at(-1)!.set(buffer, values);
@@ -158,6 +159,7 @@ describe("self-check", () => {
       return wrong(same, (program) => ({
         run: async () => void run++,
         logits: () => program.logits(),
+        states: () => program.states(),
         read(buffer) {
           const values = runs[run]!.get(buffer)!.slice();
           if (run === wrongRun && buffer === wrongBuffer) {
@@ -183,6 +185,7 @@ describe("self-check", () => {
       wrong(same, (program) => ({
         run: (step) => program.run(step),
         logits: () => program.logits(),
+        states: () => program.states(),
         read: (buffer) => program.read(buffer).map(() => Number.NaN),
         dispose: () => program.dispose(),
       })),

@@ -244,6 +244,7 @@ describe("Engine", () => {
         return {
           run: (step) => (broken ? Promise.reject(new Error("lost device")) : program.run(step)),
           logits: () => program.logits(),
+          states: () => program.states(),
           read: (id) => program.read(id),
           dispose: () => program.dispose(),
         };

@@ -40,6 +40,7 @@ async function serve(maxStallMs?: number) {
         now += costOf(step) * (0.9 + 0.2 * random.next());
       },
       logits: () => program.logits(),
+      states: () => program.states(),
       read: (id) => program.read(id),
       dispose: () => program.dispose(),
     },

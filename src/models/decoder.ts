@@ -261,13 +261,19 @@ export class DecoderWriter {
     this.#tape.combine(run(hidden, "ffn_down_exps", this.#config.embeddingWidth), route, options.addTo);
   }
 
-  /** Logits of the wanted rows; ends the tape. A checkpoint without an output matrix reuses its embedding. */
+  /**
+   * Logits of the rows that want them, and normed states of those that want no more; ends the tape. A checkpoint without
+   * an output matrix reuses its embedding.
+   */
   finish(x: BufferRef): Tape {
-    const { vocabularySize } = this.#config;
-    const last = this.norm(this.#tape.select(x), "output_norm");
+    const { vocabularySize, epsilon } = this.#config;
+    const weight = this.#tape.vector(this.#weights.vector("output_norm.weight", x.width));
+    // Side by side, neither waits for the other.
+    const [last, states] = [this.#tape.select(x), this.#tape.select(x, "states")];
+    for (const rows of [last, states]) this.#tape.rmsNorm(rows, weight, { epsilon, inPlace: true });
     const logits = this.#weights.has("output.weight")
       ? this.project(last, "output", vocabularySize)
       : this.#tape.matmul(last, this.#embedding);
-    return this.#tape.finish(logits);
+    return this.#tape.finish(logits, states);
   }
 }

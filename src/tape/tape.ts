@@ -5,14 +5,17 @@
  * ragged batch. The tape holds no numbers that change from step to step: how many tokens, which positions and which
  * pages come with the `Step` (see backends/contract.ts).
  *
- * Shape letters: T tokens of the batch, R rows whose logits are wanted, A = T x experts per token, E model width,
- * H query heads, K kv heads, D head width, F feed-forward width, V vocabulary.
+ * Shape letters: T tokens of the batch, R rows whose logits are wanted, S rows whose states are wanted, A = T x experts
+ * per token, E model width, H query heads, K kv heads, D head width, F feed-forward width, V vocabulary.
  */
 import { MillraceError } from "../errors.js";
 import type { TensorType } from "../formats/checkpoint.js";
 
-/** What the rows of a buffer stand for: one per token, one per wanted output, one per (token, chosen expert). */
-export type RowKind = "tokens" | "outputs" | "routes";
+/**
+ * What the rows of a buffer stand for: one per token, one per wanted output, one per (token, chosen expert), one per
+ * wanted state.
+ */
+export type RowKind = "tokens" | "outputs" | "routes" | "states";
 
 /** A row-major f32 activation buffer, [rows, width]. */
 export interface BufferRef {
@@ -160,7 +163,7 @@ export type Op =
     }
   /** out += x */
   | { readonly op: "add"; readonly x: BufferRef; readonly out: BufferRef }
-  /** out[r] = x[outputs[r]]: keeps only the rows whose logits are wanted. */
+  /** out[r] = x[outputs[r]], or x[states[r]] where `out` has such rows: keeps only the rows that are wanted. */
   | { readonly op: "select"; readonly x: BufferRef; readonly out: BufferRef }
   /**
    * Takes the `perToken` largest of softmax(logits[t]); weights are those probabilities, scaled to sum 1 where
@@ -196,6 +199,8 @@ export interface Tape {
   readonly kv: readonly KvLayer[];
   /** Rows "outputs", width V. */
   readonly logits: BufferRef;
+  /** Rows "states", width E: what the output matrix would read, for those who want that and no logits; null: none. */
+  readonly states: BufferRef | null;
 }
 
 /** What a `WeightSource` hands to the builder: where the matrix lies and how it is stored. */
@@ -365,8 +370,8 @@ export class TapeBuilder {
     this.#ops.push({ op: "add", x, out });
   }
 
-  select(x: BufferRef): BufferRef {
-    const out = this.buffer(x.width, "outputs");
+  select(x: BufferRef, rows: "outputs" | "states" = "outputs"): BufferRef {
+    const out = this.buffer(x.width, rows);
     this.#ops.push({ op: "select", x, out });
     return out;
   }
@@ -402,8 +407,10 @@ export class TapeBuilder {
     this.#ops.push({ op: "combine", x, route, out: addTo });
   }
 
-  finish(logits: BufferRef): Tape {
+  finish(logits: BufferRef, states: BufferRef | null = null): Tape {
     if (logits.rows !== "outputs") throw shapeError("finish", `logits per ${logits.rows}`, `"outputs"`);
+    if (states && states.rows !== "states")
+      throw shapeError("finish", `states per ${states.rows}`, `"states"`);
     return {
       ops: this.#ops,
       buffers: this.#buffers,
@@ -413,6 +420,7 @@ export class TapeBuilder {
       routes: this.#routes,
       kv: this.#kv,
       logits,
+      states,
     };
   }
 }

@@ -225,6 +225,8 @@ function toNodes(tape: Tape): { nodes: Node[]; logits: Version; headAt: number }
   };
   let headAt = -1;
   for (const op of tape.ops) {
+    // No loss is made of states.
+    if ("out" in op && op.out.rows === "states") continue;
     switch (op.op) {
       case "embed":
         nodes.push({ op: "embed", weight: op.weight, scale: op.scale, out: write(op.out) });

@@ -2,7 +2,7 @@ import type { Activation } from "../../src/tape/tape.js";
 import { TestRandom } from "../support/random.js";
 import { expectClose, expectSameBits } from "./compare.js";
 import { onBoth, ROW_COUNTS, WIDTHS } from "./rows.js";
-import { Scene } from "./scene.js";
+import { Scene, type Stage } from "./scene.js";
 import { EPSILON, type Suite } from "./suite.js";
 
 /** Every (width, rows) pair in turn, without the full product. */
@@ -97,19 +97,29 @@ export function addCases(suite: Suite): void {
 
 export function selectCases(suite: Suite): void {
   for (const { width, rows } of sizes) {
-    suite.case(`width ${width}, ${rows} rows: every third, none, all`, async () => {
-      const scene = new Scene();
-      const data = new TestRandom(width).floats(rows * width);
-      const x = scene.input(data, width);
-      scene.finish(x);
-      const all = Array.from({ length: rows }, (_, t) => t);
-      for (const outputs of [all.filter((t) => t % 3 === 0), [], all]) {
-        const want = Float32Array.from(
-          outputs.flatMap((t) => [...data.subarray(t * width, (t + 1) * width)]),
-        );
-        const check = (got: { logits(): Float32Array }) => expectSameBits("selected", got.logits(), want);
-        await onBoth(suite, scene, rows, check, { outputs });
-      }
-    });
+    suite.case(
+      `width ${width}, ${rows} rows, of logits and states: every third and second, none, all`,
+      async () => {
+        const scene = new Scene();
+        const data = new TestRandom(width).floats(rows * width);
+        const x = scene.input(data, width);
+        scene.finish(x, scene.tape.select(x, "states"));
+        const all = Array.from({ length: rows }, (_, t) => t);
+        const of = (chosen: readonly number[]) =>
+          Float32Array.from(chosen.flatMap((t) => [...data.subarray(t * width, (t + 1) * width)]));
+        const [thirds, seconds] = [all.filter((t) => t % 3 === 0), all.filter((t) => t % 2 === 1)];
+        for (const [outputs, states] of [
+          [thirds, seconds],
+          [all, []],
+          [[], all],
+        ] as const) {
+          const check = (got: Stage) => {
+            expectSameBits("logits", got.logits(), of(outputs));
+            expectSameBits("states", got.program.states(), of(states));
+          };
+          await onBoth(suite, scene, rows, check, { outputs, states });
+        }
+      },
+    );
   }
 }

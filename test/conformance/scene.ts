@@ -69,8 +69,9 @@ export class Scene {
   }
 
   /** Ends the tape; the logits are `result`, or the selected rows of it. */
-  finish(result: BufferRef): this {
-    this.#finished = this.tape.finish(result.rows === "outputs" ? result : this.tape.select(result));
+  finish(result: BufferRef, states: BufferRef | null = null): this {
+    const logits = result.rows === "outputs" ? result : this.tape.select(result);
+    this.#finished = this.tape.finish(logits, states);
     return this;
   }
 
@@ -93,6 +94,7 @@ export class Scene {
     const program = await backend.compile(this.finished, weights, {
       maxTokens,
       maxOutputs: maxTokens,
+      maxStates: maxTokens,
       kv: { pageBytes, groups },
       keepBuffers: true,
     });
@@ -133,6 +135,8 @@ export interface Batch {
   readonly positions?: readonly number[];
   /** Default: every row. */
   readonly outputs?: readonly number[];
+  /** Default: none. */
+  readonly states?: readonly number[];
   /** Default: one span over all tokens with no tables. */
   readonly spans?: readonly {
     readonly count: number;
@@ -171,6 +175,7 @@ export class Stage {
       tokens: Int32Array.from(batch.tokens),
       positions: Int32Array.from(batch.positions ?? rows),
       outputs: Int32Array.from(batch.outputs ?? rows),
+      ...(batch.states && { states: Int32Array.from(batch.states) }),
       spans: spans.map(({ count, adapter }, s) => {
         start += count;
         const span = { start: start - count, count, views: this.views[s]! };

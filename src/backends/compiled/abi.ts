@@ -57,7 +57,10 @@ export const OP = {
 
 export type OpCode = (typeof OP)[keyof typeof OP];
 
-export const ROWS = { tokens: 0, outputs: 1, routes: 2 } as const satisfies Record<RowKind, number>;
+export const ROWS = { tokens: 0, outputs: 1, routes: 2, states: 3 } as const satisfies Record<
+  RowKind,
+  number
+>;
 
 export const ACTIVATIONS = { silu: 0, gelu: 1, gelu_tanh: 2 } as const satisfies Record<Activation, number>;
 
@@ -127,12 +130,13 @@ export const BARRIER_WORDS = 32;
 
 /** 32-bit words of `Step`; addresses take two. */
 export const STEP = {
-  words: 24,
+  words: 26,
   numTokens: 0,
   numOutputs: 1,
   numSpans: 2,
   numGroups: 3,
   numRotations: 4,
+  numStates: 5,
   tokens: 6,
   positions: 8,
   outputs: 10,
@@ -142,6 +146,7 @@ export const STEP = {
   arena: 18,
   pageBytes: 20,
   gumbel: 22,
+  states: 24,
 } as const;
 
 /** 32-bit words of `Span`. */

@@ -1,7 +1,15 @@
 import { MillraceError } from "../../errors.js";
 import type { Checkpoint } from "../../formats/checkpoint.js";
 import type { Tape } from "../../tape/tape.js";
-import { checkLimits, checkStep, rowsOf, vocabularyOf } from "../check.js";
+import {
+  checkLimits,
+  checkStep,
+  NO_ROWS,
+  type RowCounts,
+  rowsOf,
+  rowsOfStep,
+  vocabularyOf,
+} from "../check.js";
 import type {
   Backend,
   LoadedWeights,
@@ -125,8 +133,7 @@ class CompiledProgram implements Program {
   readonly #control: Region;
   readonly #scratch: Region;
   readonly #steps: StepWriter;
-  #numTokens = 0;
-  #numOutputs = 0;
+  #ran: RowCounts = NO_ROWS;
 
   constructor(machine: Machine, tape: Tape, weights: CompiledWeights, limits: ProgramLimits) {
     this.#machine = machine;
@@ -162,12 +169,16 @@ class CompiledProgram implements Program {
     this.#control.int32(counters, this.#lowered.instructions.length).fill(0);
     this.#chooseOps(step.spans.some(({ adapter }) => adapter !== undefined));
     this.#machine.run(this.#control.address + program);
-    this.#numTokens = step.tokens.length;
-    this.#numOutputs = step.outputs.length;
+    this.#ran = rowsOfStep(step);
   }
 
   logits(): Float32Array {
     return this.read(this.#tape.logits.id);
+  }
+
+  states(): Float32Array {
+    const { states } = this.#tape;
+    return states ? this.read(states.id) : new Float32Array();
   }
 
   read(bufferId: number): Float32Array {
@@ -186,7 +197,7 @@ class CompiledProgram implements Program {
         { bufferId },
       );
     }
-    const numRows = rowsOf(this.#tape, buffer.rows, this.#numTokens, this.#numOutputs);
+    const numRows = rowsOf(this.#tape, buffer.rows, this.#ran);
     return this.#scratch.float32(place.offset, numRows * buffer.width);
   }
 

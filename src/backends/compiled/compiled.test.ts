@@ -99,6 +99,7 @@ describe("numbers and structs are those of the C headers", () => {
       ["numSpans", "num_spans"],
       ["numGroups", "num_groups"],
       ["numRotations", "num_rotations"],
+      ["numStates", "num_states"],
       ["tokens", "tokens"],
       ["positions", "positions"],
       ["outputs", "outputs"],
@@ -108,6 +109,7 @@ describe("numbers and structs are those of the C headers", () => {
       ["arena", "arena"],
       ["pageBytes", "page_bytes"],
       ["gumbel", "gumbel"],
+      ["states", "states"],
     ] as const) {
       expect([ours, STEP[ours]]).toEqual([ours, words(step, theirs)]);
     }

@@ -18,7 +18,7 @@ import type {
   VectorRef,
   WeightRef,
 } from "../../tape/tape.js";
-import { rowsOf } from "../check.js";
+import { mostRows, rowsOf } from "../check.js";
 import type { ProgramLimits } from "../contract.js";
 import { ACTIVATIONS, align, OP, OP_RECORD, type OpCode, ROPE_STYLES, ROWS } from "./abi.js";
 import { attentionScratch } from "./attention-scratch.js";
@@ -150,7 +150,7 @@ class Drafting {
   }
 
   #rows(kind: RowKind): number {
-    return rowsOf(this.tape, kind, this.limits.maxTokens, this.limits.maxOutputs);
+    return rowsOf(this.tape, kind, mostRows(this.limits));
   }
 
   #of(buffer: BufferRef): ScratchId {
@@ -314,7 +314,7 @@ class Drafting {
         return [
           {
             code: OP.SELECT,
-            i: [op.x.width],
+            i: [op.x.width, ROWS[op.out.rows]],
             f: [],
             p: [scratch(x), scratch(out)],
             reads: [x],
@@ -381,6 +381,7 @@ export function lower(
   );
   const logits = buffers[tape.logits.id]!;
   survives[logits] = true;
+  if (tape.states) survives[buffers[tape.states.id]!] = true;
   const lifetimes = objects.map(({ bytes, first, last }, id): Lifetime => {
     if (keepBuffers === true) return { bytes, first: 0, last: drafts.length };
     return { bytes: last < 0 ? 0 : bytes, first, last: survives[id] ? drafts.length : last };

@@ -18,6 +18,7 @@ interface StepLayout {
   readonly tokens: number;
   readonly positions: number;
   readonly outputs: number;
+  readonly states: number;
   readonly tokenSpan: number;
   /** By group. */
   readonly slots: readonly number[];
@@ -26,7 +27,7 @@ interface StepLayout {
   readonly bytes: number;
 }
 
-function layoutOf({ maxTokens, maxOutputs, kv }: ProgramLimits): StepLayout {
+function layoutOf({ maxTokens, maxOutputs, maxStates = 0, kv }: ProgramLimits): StepLayout {
   let bytes = align(STEP.words * 4);
   const take = (length: number): number => {
     const at = bytes;
@@ -37,6 +38,7 @@ function layoutOf({ maxTokens, maxOutputs, kv }: ProgramLimits): StepLayout {
     tokens: take(maxTokens * 4),
     positions: take(maxTokens * 4),
     outputs: take(maxOutputs * 4),
+    states: take(maxStates * 4),
     tokenSpan: take(maxTokens * 4),
     slots: kv.groups.map(() => take(maxTokens * 4)),
     slotPointers: take(kv.groups.length * u64),
@@ -186,9 +188,11 @@ export class StepWriter {
     words[STEP.numSpans] = step.spans.length;
     words[STEP.numGroups] = step.slots.length;
     words[STEP.numRotations] = step.rotations.length;
+    words[STEP.numStates] = step.states?.length ?? 0;
     putAddress(words, STEP.tokens, address + at.tokens);
     putAddress(words, STEP.positions, address + at.positions);
     putAddress(words, STEP.outputs, address + at.outputs);
+    putAddress(words, STEP.states, address + at.states);
     putAddress(words, STEP.spans, this.#tables.address);
     putAddress(words, STEP.tokenSpan, address + at.tokenSpan);
     putAddress(words, STEP.slots, address + at.slotPointers);
@@ -198,6 +202,7 @@ export class StepWriter {
     words.set(step.tokens, at.tokens >> 2);
     words.set(step.positions, at.positions >> 2);
     words.set(step.outputs, at.outputs >> 2);
+    if (step.states) words.set(step.states, at.states >> 2);
     step.spans.forEach(({ start, count }, span) => {
       words.fill(span, (at.tokenSpan >> 2) + start, (at.tokenSpan >> 2) + start + count);
     });

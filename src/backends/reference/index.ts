@@ -1,7 +1,16 @@
 import { MillraceError } from "../../errors.js";
 import type { Checkpoint } from "../../formats/checkpoint.js";
 import type { Tape } from "../../tape/tape.js";
-import { checkLimits, checkStep, rowsOf, vocabularyOf } from "../check.js";
+import {
+  checkLimits,
+  checkStep,
+  mostRows,
+  NO_ROWS,
+  type RowCounts,
+  rowsOf,
+  rowsOfStep,
+  vocabularyOf,
+} from "../check.js";
 import type {
   Backend,
   BackendOptions,
@@ -33,12 +42,9 @@ class ReferenceBackend implements Backend {
   readonly #memory = new HostMemory();
 
   plan(tape: Tape, limits: ProgramLimits): MemoryPlan {
-    const { maxTokens, maxOutputs } = limits;
-    const floats = tape.buffers.reduce(
-      (sum, b) => sum + rowsOf(tape, b.rows, maxTokens, maxOutputs) * b.width,
-      0,
-    );
-    const routes = tape.routes.reduce((sum, { perToken }) => sum + 2 * maxTokens * perToken, 0);
+    const most = mostRows(limits);
+    const floats = tape.buffers.reduce((sum, b) => sum + rowsOf(tape, b.rows, most) * b.width, 0);
+    const routes = tape.routes.reduce((sum, { perToken }) => sum + 2 * limits.maxTokens * perToken, 0);
     return { weightBytes: decodedBytes(tape), scratchBytes: 4 * (floats + routes) };
   }
 
@@ -80,17 +86,15 @@ class ReferenceProgram implements Program {
   readonly #limits: ProgramLimits;
   readonly #buffers: Float32Array[];
   readonly #routes: RouteData[];
-  #numTokens = 0;
-  #numOutputs = 0;
+  #ran: RowCounts = NO_ROWS;
 
   constructor(tape: Tape, weights: ReferenceWeights, limits: ProgramLimits) {
-    const { maxTokens, maxOutputs } = limits;
+    const { maxTokens } = limits;
+    const most = mostRows(limits);
     this.#tape = tape;
     this.#weights = weights;
     this.#limits = limits;
-    this.#buffers = tape.buffers.map(
-      ({ rows, width }) => new Float32Array(rowsOf(tape, rows, maxTokens, maxOutputs) * width),
-    );
+    this.#buffers = tape.buffers.map(({ rows, width }) => new Float32Array(rowsOf(tape, rows, most) * width));
     this.#routes = tape.routes.map(({ perToken }) => ({
       ids: new Int32Array(maxTokens * perToken),
       weights: new Float32Array(maxTokens * perToken),
@@ -99,8 +103,7 @@ class ReferenceProgram implements Program {
 
   async run(step: Step): Promise<void> {
     checkStep(step, this.#limits, vocabularyOf(this.#tape));
-    this.#numTokens = step.tokens.length;
-    this.#numOutputs = step.outputs.length;
+    this.#ran = rowsOfStep(step);
     const run: Run = {
       tape: this.#tape,
       step,
@@ -122,6 +125,11 @@ class ReferenceProgram implements Program {
     return this.read(this.#tape.logits.id);
   }
 
+  states(): Float32Array {
+    const { states } = this.#tape;
+    return states ? this.read(states.id) : new Float32Array();
+  }
+
   read(bufferId: number): Float32Array {
     const buffer = this.#tape.buffers[bufferId];
     if (!buffer) {
@@ -130,7 +138,7 @@ class ReferenceProgram implements Program {
         `No buffer ${bufferId}; ids end at ${this.#tape.buffers.length - 1}.`,
       );
     }
-    const numRows = rowsOf(this.#tape, buffer.rows, this.#numTokens, this.#numOutputs);
+    const numRows = rowsOf(this.#tape, buffer.rows, this.#ran);
     return this.#buffers[bufferId]!.subarray(0, numRows * buffer.width);
   }
 

@@ -2,8 +2,8 @@
  * What every op means, in plain loops: f32 buffers, sums in double precision. This file is the definition; the other
  * backends are held to it by the conformance suite. Ops as documented in tape/tape.ts, in the same order.
  */
-import type { Op } from "../../tape/tape.js";
-import { rowsOf } from "../check.js";
+import type { Op, RowKind } from "../../tape/tape.js";
+import { rowsOf, rowsOfStep } from "../check.js";
 import { ACTIVATIONS } from "./activations.js";
 import { append, attention } from "./attention.js";
 import { rotate } from "./rotate.js";
@@ -101,7 +101,8 @@ function add(run: Run, { x, out }: OpOf<"add">): void {
 function select(run: Run, { x, out }: OpOf<"select">): void {
   const from = run.buffers[x.id]!;
   const to = run.buffers[out.id]!;
-  run.step.outputs.forEach((t, r) => {
+  const { outputs, states } = run.step;
+  (out.rows === "states" ? states : outputs)?.forEach((t, r) => {
     to.set(from.subarray(t * x.width, (t + 1) * x.width), r * x.width);
   });
 }
@@ -153,8 +154,7 @@ function combine(run: Run, { x, route: spec, out }: OpOf<"combine">): void {
   }
 }
 
-const rows = (run: Run, kind: Parameters<typeof rowsOf>[1]): number =>
-  rowsOf(run.tape, kind, run.step.tokens.length, run.step.outputs.length);
+const rows = (run: Run, kind: RowKind): number => rowsOf(run.tape, kind, rowsOfStep(run.step));
 
 /** Row `row` of the matrix times the vector that starts at `at`. */
 function dot({ data, columns }: Matrix, row: number, x: Float32Array, at: number): number {
