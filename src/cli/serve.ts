@@ -3,14 +3,13 @@ import { readFile } from "node:fs/promises";
 import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import { pino } from "pino";
 import type { OpenOptions } from "../engine/model.js";
-import { formatBytes, MillraceError, parseBytes } from "../index.js";
+import { formatBytes, MillraceError, open, parseBytes } from "../index.js";
 import { createServer } from "../server/create.js";
 import { parseKeys } from "../server/keys.js";
-import { DEFAULT_NAME, nameOfSource } from "../server/models.js";
+import { DEFAULT_NAME, type ModelToServe, nameOfSource } from "../server/models.js";
 import { DEFAULT_LIMITS, type ServerLimits } from "../server/options.js";
 import type { SharePrefixes } from "../server/prefix-scope.js";
 import { listen } from "../server/serve.js";
-import type { Model } from "../session/model.js";
 import { INTERRUPTED, onInterrupt } from "./interrupt.js";
 import { openModel } from "./open-model.js";
 import {
@@ -172,21 +171,17 @@ export function serveCommand(): Command {
 async function serve(named: readonly string[], options: ServeOptions): Promise<void> {
   const keys = await apiKeys(options);
   const sources = namedSources(named);
-  const served: ServedSource[] = [];
+  const served: ModelToServe[] = [];
   try {
     for (const { name, source } of sources) {
-      served.push({ name, model: await openModel(source, shareOptions(options, sources.length)) });
+      const shared = shareOptions(options, sources.length);
+      const model = await openModel(source, shared);
+      served.push({ name, model, reopen: (signal) => open(source, { ...shared, signal }) });
     }
     await answerUntilStopped(served, keys, options);
   } finally {
     await Promise.all(served.map(({ model }) => model.close()));
   }
-}
-
-/** A model under the name that clients ask for it by. */
-interface ServedSource {
-  readonly name: string;
-  readonly model: Model;
 }
 
 /** How each of several models is opened: they have one budget, of which each gets an equal part. */
@@ -202,7 +197,7 @@ function shareOptions(options: ServeOptions, numModels: number): OpenOptions {
 }
 
 async function answerUntilStopped(
-  served: readonly ServedSource[],
+  served: readonly ModelToServe[],
   keys: readonly string[],
   options: ServeOptions,
 ): Promise<void> {
@@ -307,7 +302,7 @@ function limitsOf(options: ServeOptions): ServerLimits {
   };
 }
 
-function banner(url: string, served: readonly ServedSource[], numKeys: number): string {
+function banner(url: string, served: readonly ModelToServe[], numKeys: number): string {
   const lines = served.map(({ name, model: { info } }, i) => {
     const { backend, memory, sequences, context } = info;
     const total = formatBytes(memory.weightBytes + memory.cacheBytes + memory.scratchBytes);

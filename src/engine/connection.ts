@@ -77,9 +77,15 @@ export class Connection {
   /** Why nothing can be asked any more. */
   #end: MillraceError | null = null;
   #closing: Promise<void> | null = null;
+  /** Resolves when nothing can be asked any more, with why: CLOSED, WORKER_CRASHED. Never rejects. */
+  readonly ended: Promise<MillraceError>;
+  #ended: (reason: MillraceError) => void = () => {};
 
   constructor(thread: EngineThread) {
     this.#thread = thread;
+    this.ended = new Promise((resolve) => {
+      this.#ended = resolve;
+    });
     thread.listen(
       (message) => this.#receive(message),
       (reason) =>
@@ -94,15 +100,17 @@ export class Connection {
   }
 
   /**
-   * Asks the worker. The call alone does not keep the process alive: see `hold`.
+   * Asks the worker. `numIds`: how many ids the call takes, its own and those after it. The call alone does not keep the process alive: see `hold`.
    * Rejects with what the worker threw, WORKER_CRASHED where it ended first, CLOSED after `close`.
    */
   call<N extends CallName>(
     name: N,
     parameters: Calls[N]["parameters"],
     listeners: Listeners = {},
+    numIds = 1,
   ): { readonly id: number; readonly result: Promise<Calls[N]["result"]> } {
-    const id = this.#nextId++;
+    const id = this.#nextId;
+    this.#nextId += numIds;
     const result = new Promise<Calls[N]["result"]>((resolve, reject) => {
       if (this.#end) return reject(this.#end);
       this.#pending.set(id, { resolve, reject, ...listeners });
@@ -154,6 +162,7 @@ export class Connection {
       this.#pending.clear();
       if (last) this.#pending.set(id, last);
       this.#end = new MillraceError("CLOSED", "The model was closed before or during the call.");
+      this.#ended(this.#end);
       for (const { reject } of waiting) reject(this.#end);
       const answered = result.then(
         () => undefined,
@@ -183,12 +192,22 @@ export class Connection {
       return;
     }
     this.#pending.delete(message.id);
-    if (message.type === "result") call.resolve(message.value as never);
-    else call.reject(MillraceError.fromJSON(message.error));
+    if (message.type === "result") {
+      call.resolve(message.value as never);
+      return;
+    }
+    const error = MillraceError.fromJSON(message.error);
+    call.reject(error);
+    // A backend that has crashed in a worker that has not answers nothing from then on.
+    if (error.code === "WORKER_CRASHED") {
+      this.#finish(error);
+      void this.#thread.terminate();
+    }
   }
 
   #finish(error: MillraceError): void {
     this.#end ??= error;
+    this.#ended(this.#end);
     const waiting = [...this.#pending.values()];
     this.#pending.clear();
     for (const { reject } of waiting) reject(error);

@@ -290,6 +290,14 @@ export class Model implements AsyncDisposable {
   }
 
   /**
+   * Resolves when the model can no longer be asked, with why: CLOSED after `close`, WORKER_CRASHED where its worker ended by
+   * itself. Never rejects.
+   */
+  get ended(): Promise<MillraceError> {
+    return this.connection.ended;
+  }
+
+  /**
    * Continues `prompt`: text, token ids (run as they are, no BOS added), or a conversation, which the model's chat
    * template renders. Nothing runs until the generation is iterated or its `result` asked for.
    *

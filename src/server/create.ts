@@ -1,11 +1,10 @@
 /** A server from models and options: the context with its defaults, and the application on top of it. */
 import { type Logger, pino } from "pino";
-import type { Model } from "../index.js";
 import { createApp, type ServerApp } from "./app.js";
 import type { ServerContext } from "./context.js";
 import { KeyRing } from "./keys.js";
 import { Metrics } from "./metrics.js";
-import { ServedModels } from "./models.js";
+import { type EngineListener, type ModelToServe, ServedModels } from "./models.js";
 import { DEFAULT_LIMITS, type ServerLimits } from "./options.js";
 import type { SharePrefixes } from "./prefix-scope.js";
 import { RateLimit } from "./rate-limit.js";
@@ -38,18 +37,19 @@ export interface Server {
   readonly context: ServerContext;
 }
 
-/** The first of `models`, each under a name of its own, also goes by "default". They stay the caller's to close. */
-export function createServer(
-  models: readonly { readonly name: string; readonly model: Model }[],
-  options: ServerOptions = {},
-): Server {
+/**
+ * The first of `models`, each under a name of its own, also goes by "default". They stay the caller's to close; those that
+ * the server has opened again after a crash, it closes itself (`ServedModels.close`).
+ */
+export function createServer(models: readonly ModelToServe[], options: ServerOptions = {}): Server {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
-  const { keys = [], origins = [], hosts, sessionFolder, logger, logPrompts = false } = options;
+  const { keys = [], origins = [], hosts, sessionFolder, logPrompts = false } = options;
+  const logger = options.logger ?? pino({ level: "silent" });
   const { requestsPerMinute, tokensPerMinute } = limits;
-  const served = new ServedModels(models);
   const metrics = new Metrics();
   const works = new Works(limits);
   const sessions = new SessionStore(limits, sessionFolder ?? null);
+  const served = new ServedModels(models, watchEngines({ logger, metrics, sessions }), limits.reopenMs);
   metrics.watchModels(served.list);
   metrics.watch("http_requests_open", "Requests under way.", () => works.size);
   metrics.watch("sessions", "Sessions that clients hold.", () => sessions.size);
@@ -62,11 +62,34 @@ export function createServer(
     works,
     sessions,
     metrics,
-    logger: logger ?? pino({ level: "silent" }),
+    logger,
     logPrompts,
     limits,
     origins,
     hosts: hosts ?? null,
   };
   return { app: createApp(context), context };
+}
+
+/** Logs and counts crashes, and takes note of the sessions that went with them. */
+function watchEngines({
+  logger,
+  metrics,
+  sessions,
+}: Pick<ServerContext, "logger" | "metrics" | "sessions">): EngineListener {
+  return (served) => {
+    const { name: model } = served;
+    return {
+      failed(error, crashed, retryInMs) {
+        const lost = crashed ? sessions.lose(served) : 0;
+        if (crashed) metrics.crashed(model, lost);
+        const notes = { model, retryInMs, ...(lost > 0 ? { sessionsLost: lost } : {}), err: error };
+        logger.error(notes, crashed ? "engine crashed" : "engine could not be opened again");
+      },
+      reopened(ms) {
+        metrics.reopened(model);
+        logger.warn({ model, ms: Math.round(ms) }, "engine reopened");
+      },
+    };
+  };
 }

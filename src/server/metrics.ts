@@ -38,6 +38,13 @@ export class Metrics {
     "Tokens that cache policies took out of memory.",
     ["model", "fate"],
   );
+  readonly #crashes = this.#counter("engine_crashes_total", "Engines whose worker died.", ["model"]);
+  readonly #reopened = this.#counter("engine_reopened_total", "Engines opened again after a crash.", [
+    "model",
+  ]);
+  readonly #sessionsLost = this.#counter("sessions_lost_total", "Sessions that died with their engine.", [
+    "model",
+  ]);
   readonly #between = this.#histogram(
     "time_between_pieces_seconds",
     "From a piece of a streamed answer to the next.",
@@ -71,6 +78,7 @@ export class Metrics {
       ["model", "figure"],
     );
     const weights = this.#gauge("weight_bytes", "Bytes of weights.");
+    const up = this.#gauge("engine_up", "1 where the engine can be asked, 0 after a crash.");
     const budget = this.#gauge(
       "memory_budget_bytes",
       "The hard limit on weights, cache and scratch, where there is one.",
@@ -83,7 +91,8 @@ export class Metrics {
       await Promise.all(
         models.map(async (served) => {
           const model = served.name;
-          const usage = await served.model.usage().catch(() => null);
+          const usage = await served.usage();
+          up.set({ model }, usage === null ? 0 : 1);
           if (usage === null) return;
           running.set({ model }, usage.running);
           waiting.set({ model }, usage.waiting);
@@ -147,6 +156,16 @@ export class Metrics {
     for (const [fate, count] of Object.entries({ dropped, demoted, merged })) {
       if (count > 0) this.#evicted.inc({ model, fate }, count);
     }
+  }
+
+  /** An engine crashed, and so many sessions with it. */
+  crashed(model: string, sessions: number): void {
+    this.#crashes.inc({ model });
+    this.#sessionsLost.inc({ model }, sessions);
+  }
+
+  reopened(model: string): void {
+    this.#reopened.inc({ model });
   }
 
   failed(model: string, code: string): void {

@@ -1,34 +1,96 @@
 /** The models that a server answers with. */
-import type { Model, ModelInfo } from "../index.js";
+import type { EngineUsage, Model, ModelInfo } from "../index.js";
 import { ApiError } from "./errors.js";
+import { type EngineHealth, Keeper, type KeeperListener, type Reopen } from "./keeper.js";
 import { Vocabulary } from "./vocabulary.js";
+import type { Work } from "./work.js";
 
 /** The name that always means the first model. */
 export const DEFAULT_NAME = "default";
 
-/** A model under the name that clients ask for it by. */
-export interface ServedModel {
+/** A model to be served. */
+export interface ModelToServe {
+  /** That clients ask for it by. */
   readonly name: string;
   readonly model: Model;
+  /** Opens it again after a crash. Absent: it then stays away. */
+  readonly reopen?: Reopen;
+}
+
+/** A model under the name that clients ask for it by. */
+export class ServedModel {
+  readonly name: string;
   readonly info: ModelInfo;
   readonly vocabulary: Vocabulary;
   /** Seconds since 1970 when it was loaded. */
-  readonly created: number;
+  readonly created = Math.floor(Date.now() / 1000);
+  readonly #keeper: Keeper;
+
+  constructor({ name, model, reopen }: ModelToServe, listener: KeeperListener, patienceMs: number) {
+    this.name = name;
+    this.info = model.info;
+    this.#keeper = new Keeper(model, reopen ?? null, listener, patienceMs);
+    this.vocabulary = new Vocabulary({ detokenize: async (tokens) => this.model.detokenize(tokens) });
+  }
+
+  /** Throws 503 while its engine is not there; see `ServedModels.ready`. */
+  get model(): Model {
+    return this.#keeper.model;
+  }
+
+  get health(): EngineHealth {
+    return this.#keeper.health;
+  }
+
+  /** What the engine holds; null while it is not there. */
+  usage(): Promise<EngineUsage | null> {
+    return this.#keeper.usage();
+  }
+
+  /** See `Keeper.ready`. */
+  ready(signal: AbortSignal): Promise<void> {
+    return this.#keeper.ready(signal);
+  }
+
+  /** See `Keeper.close`. */
+  close(): Promise<void> {
+    return this.#keeper.close();
+  }
 }
+
+/** What becomes of the models' engines. */
+export type EngineListener = (served: ServedModel) => KeeperListener;
 
 export class ServedModels implements Iterable<ServedModel> {
   readonly list: readonly ServedModel[];
 
-  /** At least one, each under a name of its own. */
-  constructor(models: readonly { readonly name: string; readonly model: Model }[]) {
-    const created = Math.floor(Date.now() / 1000);
-    this.list = models.map(({ name, model }) => ({
-      name,
-      model,
-      info: model.info,
-      vocabulary: new Vocabulary(model),
-      created,
-    }));
+  /** At least one, each under a name of its own. `patienceMs`: how long `ready` waits for an engine that has crashed. */
+  constructor(models: readonly ModelToServe[], listener: EngineListener, patienceMs: number) {
+    this.list = models.map((model) => {
+      const served: ServedModel = new ServedModel(
+        model,
+        {
+          failed: (...what) => listener(served).failed(...what),
+          reopened: (ms) => listener(served).reopened(ms),
+        },
+        patienceMs,
+      );
+      return served;
+    });
+  }
+
+  /** As `get`, when it can be asked. Rejects with 503 where its engine has crashed and is not back soon. */
+  async ready(name: string, work: Pick<Work, "signal" | "reason">): Promise<ServedModel> {
+    const served = this.get(name);
+    await served.ready(work.signal).catch((error: unknown) => {
+      throw work.reason ?? error;
+    });
+    return served;
+  }
+
+  /** Opens none again, and closes those that were. Those that the server was given stay the caller's. */
+  async close(): Promise<void> {
+    await Promise.all(this.list.map((served) => served.close()));
   }
 
   [Symbol.iterator](): Iterator<ServedModel> {

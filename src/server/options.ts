@@ -6,6 +6,8 @@ export interface ServerLimits {
   readonly requests: number;
   /** Longest that one request may take, in milliseconds. Default 10 minutes. */
   readonly requestMs: number;
+  /** Longest that a request waits for an engine that is opened again after a crash, in milliseconds. Default 15 seconds. */
+  readonly reopenMs: number;
   /** Most bytes of a request's body. Default 16 MiB. */
   readonly bodyBytes: number;
   /** Most requests of one client in a minute; null (the default): any number. */
@@ -22,11 +24,27 @@ export interface ServerLimits {
   readonly sessionDiskBytes: number;
   /** Most sessions that one client may have saved. Default 100. */
   readonly savedSessions: number;
+  /** Most bytes of a file. Default 200 MiB. */
+  readonly fileBytes: number;
+  /** Most files of one client, and most bytes that all of them may have. Default 1000 and 4 GiB. */
+  readonly files: number;
+  readonly storageBytes: number;
+  /** A file is deleted after so long, in seconds, and so is what is known of a batch after its end. Default 30 days. */
+  readonly fileSeconds: number;
+  /** Most lines of a batch. Default 50,000. */
+  readonly batchLines: number;
+  /** Most batches of one client that have not come to their end. Default 100. */
+  readonly openBatches: number;
+  /** Most batches that run at once; others wait for their turn. Default 4. */
+  readonly runningBatches: number;
+  /** A batch that cannot go on (a full disk, say) tries again after so long, in milliseconds. Default 15 seconds. */
+  readonly batchRetryMs: number;
 }
 
 export const DEFAULT_LIMITS: ServerLimits = {
   requests: 2048,
   requestMs: 600_000,
+  reopenMs: 15_000,
   bodyBytes: 16 * 2 ** 20,
   requestsPerMinute: null,
   tokensPerMinute: null,
@@ -35,4 +53,12 @@ export const DEFAULT_LIMITS: ServerLimits = {
   sessionBytes: null,
   sessionDiskBytes: 2 ** 30,
   savedSessions: 100,
+  fileBytes: 200 * 2 ** 20,
+  files: 1000,
+  storageBytes: 4 * 2 ** 30,
+  fileSeconds: 30 * 24 * 3600,
+  batchLines: 50_000,
+  openBatches: 100,
+  runningBatches: 4,
+  batchRetryMs: 15_000,
 };

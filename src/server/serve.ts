@@ -20,7 +20,8 @@ export interface Listening {
   readonly port: number;
   /**
    * Takes nothing new, lets what is under way come to its end, for `patienceMs` milliseconds at most, and closes. Resolves
-   * with the number of requests that were cut short. Sessions are closed; models are the caller's. Idempotent.
+   * with the number of requests that were cut short. Sessions are closed; models are the caller's, but for those that were
+   * opened again here. Idempotent.
    */
   close(patienceMs?: number): Promise<number>;
 }
@@ -68,6 +69,7 @@ async function close(http: HttpServer, context: Server["context"], patienceMs: n
   http.closeIdleConnections();
   const cut = await drained;
   await context.sessions.closeAll();
+  await context.models.close();
   // Connections that were answered may still be open for a next request.
   setTimeout(() => http.closeAllConnections(), LAST_BYTES_MS).unref();
   http.closeIdleConnections();

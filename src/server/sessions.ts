@@ -18,7 +18,21 @@ export interface HeldSession {
   readonly created: number;
 }
 
+/** What is left of a session whose engine crashed. */
+interface Loss {
+  readonly owner: string;
+  /** The last save of it, or the one that it came from. */
+  readonly save: Save | null;
+}
+
+/** A save under a name, as long as nobody has put something else there: `serial` says which it was. */
+interface Save {
+  readonly name: string;
+  readonly serial: number;
+}
+
 interface Entry extends HeldSession {
+  save: Save | null;
   /** Calls under way. */
   busy: number;
   /** When the last one ended, in milliseconds. */
@@ -35,11 +49,17 @@ export interface SavedSession {
 type SessionLimits = Pick<ServerLimits, "sessions" | "sessionIdleMs" | "savedSessions">;
 
 const SUFFIX = ".session";
+/** Lost sessions that are remembered, so that their clients are told. */
+const MOST_LOSSES = 1000;
 
 export class SessionStore {
   readonly #limits: SessionLimits;
   readonly #folder: string | null;
   readonly #entries = new Map<string, Entry>();
+  readonly #losses = new Map<string, Loss>();
+  /** By path, which save it holds, of those made or read here. */
+  readonly #saves = new Map<string, number>();
+  #nextSave = 1;
   /** Sessions that are being opened. */
   #opening = 0;
   #sweep: NodeJS.Timeout | null = null;
@@ -60,19 +80,24 @@ export class SessionStore {
   }
 
   /** As `open`, from what was saved under `name`. Rejects with 404 where nothing was. */
-  restore(
+  async restore(
     owner: string,
     served: ServedModel,
     name: string,
     memory: number | string | null,
   ): Promise<HeldSession> {
     const path = this.#path(owner, name);
-    return this.#hold(owner, served, async () => {
+    let serial = 0;
+    const entry = await this.#hold(owner, served, async () => {
       await stat(path).catch(() => {
         throw unknownName(name);
       });
+      serial = this.#saves.get(path) ?? this.#nextSave++;
+      this.#saves.set(path, serial);
       return served.model.restore(path, memory === null ? {} : { memory });
     });
+    entry.save = { name, serial };
+    return entry;
   }
 
   fork({ owner, served, session }: HeldSession): Promise<HeldSession> {
@@ -83,6 +108,25 @@ export class SessionStore {
   async use<T>(owner: string, id: string, call: (held: HeldSession) => T | Promise<T>): Promise<T> {
     using held = this.borrow(owner, id);
     return await call(held);
+  }
+
+  /** Throws as `use` does for a session that was borrowed and may have gone since. */
+  check({ owner, id }: Pick<HeldSession, "owner" | "id">): void {
+    this.#get(owner, id);
+  }
+
+  /** All sessions of a model are gone with its engine; returns how many. Their clients are told when they ask for them. */
+  lose(served: ServedModel): number {
+    const gone = [...this.#entries.values()].filter((entry) => entry.served === served);
+    for (const { id, owner, save } of gone) {
+      this.#entries.delete(id);
+      this.#losses.set(id, { owner, save });
+    }
+    for (const id of this.#losses.keys()) {
+      if (this.#losses.size <= MOST_LOSSES) break;
+      this.#losses.delete(id);
+    }
+    return gone.length;
   }
 
   /** As `use`, until it is disposed of. */
@@ -105,6 +149,10 @@ export class SessionStore {
   }
 
   async close(owner: string, id: string): Promise<void> {
+    if (this.#losses.get(id)?.owner === owner) {
+      this.#losses.delete(id);
+      return;
+    }
     const entry = this.#get(owner, id);
     this.#entries.delete(id);
     await entry.session.close();
@@ -119,7 +167,7 @@ export class SessionStore {
   }
 
   /** Saves under a name, which the schema has checked; resolves with the file's bytes. */
-  async save({ owner, session }: HeldSession, name: string): Promise<number> {
+  async save({ id, owner, session }: HeldSession, name: string): Promise<number> {
     const path = this.#path(owner, name);
     const saved = await this.saved(owner);
     const { savedSessions } = this.#limits;
@@ -132,7 +180,12 @@ export class SessionStore {
       );
     }
     await mkdir(this.#home(owner), { recursive: true, mode: 0o700 });
-    return session.save(path);
+    const bytes = await session.save(path);
+    const serial = this.#nextSave++;
+    this.#saves.set(path, serial);
+    const entry = this.#entries.get(id);
+    if (entry) entry.save = { name, serial };
+    return bytes;
   }
 
   /** What `owner` has saved, by name. */
@@ -153,12 +206,14 @@ export class SessionStore {
 
   /** Throws 404 where nothing was saved under `name`. */
   async forget(owner: string, name: string): Promise<void> {
-    await rm(this.#path(owner, name)).catch(() => {
+    const path = this.#path(owner, name);
+    await rm(path).catch(() => {
       throw unknownName(name);
     });
+    this.#saves.delete(path);
   }
 
-  async #hold(owner: string, served: ServedModel, open: () => Promise<Session>): Promise<HeldSession> {
+  async #hold(owner: string, served: ServedModel, open: () => Promise<Session>): Promise<Entry> {
     const { sessions } = this.#limits;
     if (this.#entries.size + this.#opening >= sessions) {
       throw new ApiError(
@@ -179,6 +234,7 @@ export class SessionStore {
         session,
         info,
         created: now(),
+        save: null,
         busy: 0,
         idleSince: performance.now(),
       };
@@ -190,10 +246,12 @@ export class SessionStore {
     }
   }
 
-  /** Those of others are unknown, too. */
+  /** Those of others are unknown, too. Throws 410 for one that died with its engine. */
   #get(owner: string, id: string): Entry {
     const entry = this.#entries.get(id);
     if (entry?.owner === owner) return entry;
+    const loss = this.#losses.get(id);
+    if (loss?.owner === owner) throw this.#lost(loss);
     throw new ApiError(
       404,
       "session_not_found",
@@ -201,6 +259,23 @@ export class SessionStore {
       {
         param: "id",
       },
+    );
+  }
+
+  #lost({ owner, save }: Loss): ApiError {
+    const what = "The session's engine has crashed, and the session is gone.";
+    const isThere = save !== null && this.#saves.get(this.#path(owner, save.name)) === save.serial;
+    if (!isThere) {
+      return new ApiError(410, "session_lost", `${what} There is no save of it; open a new one.`, {
+        param: "id",
+      });
+    }
+    const { name } = save;
+    return new ApiError(
+      410,
+      "session_lost",
+      `${what} Its last save is '${name}': restore that, and append what came after.`,
+      { param: "id", details: { saved: name } },
     );
   }
 

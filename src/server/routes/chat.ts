@@ -26,8 +26,8 @@ type Choice = ChatCompletion["choices"][number];
 export function addChat(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
   app.openapi(route, async (c) => {
     const request = c.req.valid("json");
-    const served = context.models.get(request.model);
     const work = c.get("work");
+    const served = await context.models.ready(request.model, work);
     if (context.logPrompts) work.notes.messages = request.messages;
     const n = request.n ?? 1;
     const answers = new Answers(

@@ -27,8 +27,8 @@ const DEFAULT_MAX_TOKENS = 16;
 export function addCompletions(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
   app.openapi(route, async (c) => {
     const request = c.req.valid("json");
-    const served = context.models.get(request.model);
     const work = c.get("work");
+    const served = await context.models.ready(request.model, work);
     if (context.logPrompts) work.notes.prompt = request.prompt;
     const prompts = promptsOf(request);
     const n = request.n ?? 1;

@@ -6,7 +6,18 @@ import { answer } from "../schemas/common.js";
 const status = z
   .object({
     status: z.enum(["ok", "failing", "draining"]).openapi({ description: "failing: an engine has crashed." }),
-    models: z.array(z.object({ id: z.string(), ok: z.boolean() })),
+    models: z.array(
+      z.object({
+        id: z.string(),
+        ok: z.boolean(),
+        state: z.enum(["ready", "reopening", "waiting", "crashed"]).openapi({
+          description:
+            "After a crash an engine is opened again; waiting: after a pause, where it crashes often.",
+        }),
+        crashes: z.int().openapi({ description: "Since the server started." }),
+        retry_in_seconds: z.number().optional().openapi({ description: "Until it is opened again." }),
+      }),
+    ),
     requests: z.int().openapi({ description: "Under way." }),
     sessions: z.int(),
   })
@@ -35,7 +46,12 @@ export function addHealth(app: OpenAPIHono<ServerEnv>, context: ServerContext): 
   const { models, works, sessions } = context;
   app.openapi(health, async (c) => {
     const states = await Promise.all(
-      models.list.map(async ({ name: id, model }) => ({ id, ok: await answers(model.usage()) })),
+      models.list.map(async (served) => {
+        const ok = await answers(served.usage());
+        const { state, crashes, retryInMs } = served.health;
+        const retry = retryInMs === null ? {} : { retry_in_seconds: Math.round(retryInMs) / 1000 };
+        return { id: served.name, ok, state, crashes, ...retry };
+      }),
     );
     const allOk = states.every(({ ok }) => ok);
     const state = works.draining ? "draining" : allOk ? "ok" : "failing";
@@ -48,20 +64,14 @@ export function addHealth(app: OpenAPIHono<ServerEnv>, context: ServerContext): 
   });
 }
 
-/** Whether `promise` comes to anything but an error; an engine in a long step is no dead one. */
+/** Whether `promise` comes to anything but null; an engine in a long step is no dead one. */
 async function answers(promise: Promise<unknown>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<boolean>((resolve) => {
     timer = setTimeout(resolve, PATIENCE_MS, true);
   });
   try {
-    return await Promise.race([
-      promise.then(
-        () => true,
-        () => false,
-      ),
-      late,
-    ]);
+    return await Promise.race([promise.then((usage) => usage !== null), late]);
   } finally {
     clearTimeout(timer);
   }

@@ -36,10 +36,15 @@ async function* loads(
   try {
     while (!signal.aborted && !works.draining) {
       const usages = await Promise.all(
-        models.list.map(async (served) => ({ served, usage: await served.model.usage() })),
+        models.list.map(async (served) => ({ served, usage: await served.usage() })),
       );
       const now = performance.now();
-      const list = usages.map(({ served: { name }, usage }) => {
+      const list = usages.flatMap(({ served: { name }, usage }) => {
+        // An engine that has crashed has nothing to tell until it is back, and then begins to count anew.
+        if (usage === null) {
+          before.delete(name);
+          return [];
+        }
         const ran = usage.ran - (before.get(name) ?? usage.ran);
         before.set(name, usage.ran);
         return {

@@ -22,8 +22,8 @@ const route = createRoute({
 export function addResponses(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
   app.openapi(route, async (c) => {
     const request = c.req.valid("json");
-    const served = context.models.get(request.model);
     const work = c.get("work");
+    const served = await context.models.ready(request.model, work);
     if (context.logPrompts) work.notes.input = request.input;
     const who = { work, client: c.get("client") };
     const answers = new Answers(context, served, who, generations(context, served, chatOf(request), 1, c), 1);
@@ -193,7 +193,7 @@ class Writer {
 const outputText = (text: string) => ({ type: "output_text", text, annotations: [], logprobs: [] });
 
 /** The same in the words of /v1/chat/completions. */
-function chatOf(request: ResponseRequest): ChatRequest {
+export function chatOf(request: ResponseRequest): ChatRequest {
   const {
     input,
     instructions,

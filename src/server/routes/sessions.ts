@@ -132,8 +132,9 @@ export function addSessions(app: OpenAPIHono<ServerEnv>, context: ServerContext)
 
   app.openapi(create, async (c) => {
     const request = c.req.valid("json");
-    const served = models.get(request.model);
-    c.get("work").notes.model = served.name;
+    const work = c.get("work");
+    const served = await models.ready(request.model, work);
+    work.notes.model = served.name;
     const held = await sessions.open(c.get("owner"), served, sessionOptions(request, limits));
     return c.json(sessionBody(held), 200);
   });
@@ -145,7 +146,8 @@ export function addSessions(app: OpenAPIHono<ServerEnv>, context: ServerContext)
   app.openapi(restore, async (c) => {
     const { model, name, memory } = c.req.valid("json");
     const allowed = memoryWithin(memory, limits);
-    const held = await sessions.restore(c.get("owner"), models.get(model), name, allowed);
+    const served = await models.ready(model, c.get("work"));
+    const held = await sessions.restore(c.get("owner"), served, name, allowed);
     return c.json(sessionBody(held), 200);
   });
 

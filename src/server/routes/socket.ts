@@ -121,6 +121,7 @@ class Conversation {
       this.#context.requestRate?.check(this.#client);
       this.#context.requestRate?.use(this.#client, 1);
       this.#context.tokenRate?.check(this.#client);
+      this.#context.sessions.check(this.#held);
       this.#do(read.data).catch((error: unknown) => this.#fail(named, error));
     } catch (error) {
       this.#fail(named, error);
