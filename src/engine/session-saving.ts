@@ -8,6 +8,7 @@ import { RecentTokens } from "./recent-tokens.js";
 import { damaged, type SessionFile, writeSessionFile } from "./session-file.js";
 import { type SessionManifest, type UnfinishedAnswer, writeManifest } from "./session-manifest.js";
 import { type RecallSpec, removeOldTiers, removeTier, saveTier } from "./session-recall.js";
+import { Spoken } from "./spoken.js";
 import { MOST_TOKENS, REMEMBERED, type Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
@@ -106,7 +107,7 @@ export function readStream(
   manifest: SessionManifest,
   { pool, layout }: Place,
   checkTokens: (tokens: Int32Array) => void,
-): Required<Pick<StreamParts, "cache" | "waiting" | "recent" | "before">> {
+): Required<Pick<StreamParts, "cache" | "waiting" | "recent" | "spoken">> {
   const [recent, waiting] = [new Int32Array(manifest.recent), new Int32Array(manifest.waiting)];
   for (const tokens of [recent, waiting]) {
     if (tokens.byteLength > file.body.left) throw damaged(path, "it has fewer tokens than it claims");
@@ -119,7 +120,8 @@ export function readStream(
     cache.dispose();
     throw damaged(path, "its tokens do not add up");
   }
-  return { cache, waiting, recent: RecentTokens.from(REMEMBERED, end, recent), before: manifest.before };
+  const kept = RecentTokens.from(REMEMBERED, end, recent);
+  return { cache, waiting, recent: kept, spoken: Spoken.all(manifest.before) };
 }
 
 const bytesOf = (values: Int32Array): Uint8Array =>

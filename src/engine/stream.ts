@@ -15,6 +15,7 @@ import type { Before } from "./language.js";
 import type { AnswerParameters, Scores, SessionReport } from "./protocol.js";
 import { RecentTokens } from "./recent-tokens.js";
 import type { RequestEnd } from "./request.js";
+import { Spoken } from "./spoken.js";
 import type { Place, Task } from "./task.js";
 import { TokenQueue } from "./token-queue.js";
 
@@ -73,7 +74,7 @@ export interface StreamParts {
   readonly capacity: number;
   readonly recent?: RecentTokens;
   readonly waiting?: Int32Array;
-  readonly before?: Before;
+  readonly spoken?: Spoken;
   /**
    * Most tokens of what was appended last that wait until more follows or an answer is asked for, since they may be a
    * question that is to be looked into first. Default 1.
@@ -98,11 +99,10 @@ export class Stream implements Task {
   /** Its pages are its own. */
   readonly pages = 0;
   cancelled = false;
-  /** What a further prompt goes on from. */
-  before: Before;
   readonly #parts: StreamParts;
   readonly #queue = new TokenQueue();
   readonly #recent: RecentTokens;
+  readonly #spoken: Spoken;
   readonly #appends: Append[] = [];
   readonly #mostHeldBack: number;
   /** Where in the stream what was appended last begins. */
@@ -124,8 +124,8 @@ export class Stream implements Task {
     this.cache = parts.cache;
     this.capacity = parts.capacity;
     if (parts.adapter !== undefined) this.adapter = parts.adapter;
-    this.before = parts.before ?? "nothing";
     this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
+    this.#spoken = parts.spoken ?? Spoken.all("nothing");
     this.#mostHeldBack = parts.heldBack ?? 1;
     if (parts.waiting) this.#queue.push(parts.waiting);
     this.cache.onChange((event) => parts.onChange(event));
@@ -134,6 +134,15 @@ export class Stream implements Task {
   /** Tokens in all, those that wait included. */
   get length(): number {
     return this.cache.nextPosition + this.#queue.length;
+  }
+
+  /** What a further prompt goes on from: to be told what was appended last. */
+  get before(): Before {
+    return this.#spoken.last;
+  }
+
+  set before(before: Before) {
+    this.#spoken.note(this.#lastAppend, before);
   }
 
   /** The answer under way, for another stream to take up. */
@@ -215,6 +224,8 @@ export class Stream implements Task {
     if (this.#queue.length === append.end - from) from++;
     const count = append.end - from;
     this.#queue.remove(from - next, count);
+    this.#spoken.remove(from, count);
+    this.#spoken.truncate(this.length);
     for (const later of this.#appends.slice(this.#appends.indexOf(append) + 1)) {
       later.from -= count;
       later.end -= count;
@@ -233,7 +244,7 @@ export class Stream implements Task {
     const now = performance.now();
     const times = { askedAt: now, startedAt: Number.NaN, firstAt: Number.NaN, lastAt: Number.NaN };
     this.#answer = { ...answer, id, listener, credit, generated: 0, ...times };
-    if (this.before !== "text") this.before = "answer";
+    if (this.before !== "text") this.#spoken.note(this.length, "answer");
     this.#wake();
   }
 
@@ -293,7 +304,7 @@ export class Stream implements Task {
         append.listener.fail(new MillraceError("ABORTED", "The session was rewound to before these tokens."));
     }
     this.#settleAppends();
-    if (to === 0) this.before = "nothing";
+    this.#spoken.truncate(to);
     this.#report();
     return left;
   }
@@ -302,9 +313,10 @@ export class Stream implements Task {
   fork(): Omit<StreamParts, "id" | "heldBack" | "onTake" | "wake" | "onReport" | "onChange"> {
     this.#checkUsable();
     const recent = RecentTokens.from(REMEMBERED, this.#recent.end, this.#recent.toArray());
-    const { place, capacity, before, adapter } = this;
+    const { place, capacity, adapter } = this;
     const waiting = this.#queue.view().slice();
-    const parts = { place, cache: this.cache.fork(), capacity, recent, waiting, before };
+    const spoken = this.#spoken.copy();
+    const parts = { place, cache: this.cache.fork(), capacity, recent, waiting, spoken };
     return adapter === undefined ? parts : { ...parts, adapter };
   }
 
@@ -446,6 +458,7 @@ export class Stream implements Task {
     // One token must wait: else there would be nothing to go on from. What was told to be in stays too.
     const kept = appends.length > 0 ? Math.max(1, appends[0]!.from - next) : 0;
     if (kept > 0) this.#queue.remove(kept, this.#queue.length - kept);
+    this.#spoken.truncate(this.length);
     answer?.listener.fail(error);
     for (const { from, end, listener } of appends) {
       const lost = end - Math.max(from, Math.min(end, next + kept));

@@ -313,6 +313,47 @@ describe("rewind", () => {
     expectAccount(session);
     expect(await collect(session.generate({ ...greedy, maxTokens: 2 }))).toHaveLength(2);
   });
+
+  it("goes on from what stands there: text, a closed turn, an answer that is open", async () => {
+    const model = await open();
+    const session = model.session({ cache: full() });
+    const question = [{ role: "user", content: "the rest" }];
+    const closed = { chat: { addGenerationPrompt: false } };
+    const after = { text: 0, turn: 0, answer: 0 };
+    const places = [await session.append("the rest ")];
+    after.text = await session.append(question, closed);
+    places.push(places[0]! + after.text);
+    after.turn = await session.append(question);
+    await collect(session.generate({ ...greedy, maxTokens: 5 }));
+    places.push(places[1]! + after.turn + 2);
+    after.answer = await session.append(question);
+    // The end of the turn before.
+    expect(after.answer).toBe(after.turn + 1);
+    const fork = await session.fork();
+    for (const each of [session, fork]) {
+      for (const [i, place] of [...places.entries()].reverse()) {
+        await each.rewind(place);
+        const expected = Object.values(after)[i];
+        expect([place, await each.append(question, i === 0 ? closed : {})]).toEqual([place, expected]);
+      }
+    }
+    await session.rewind(0);
+    expect(await session.append(question)).toBe(await model.session({ cache: full() }).append(question));
+  });
+
+  it("forgets a question that was not taken in", async () => {
+    const model = await open();
+    const question = [{ role: "user", content: "the rest" }];
+    const cache = sinks({ window: 60 });
+    const [session, alone] = [model.session({ cache }), model.session({ cache })];
+    const abort = new AbortController();
+    const text = session.append(tokens(5000));
+    const taken = session.append(question, { signal: abort.signal });
+    abort.abort();
+    await expect(taken).rejects.toMatchObject({ code: "ABORTED", details: { taken: 0 } });
+    await Promise.all([text, alone.append(tokens(9))]);
+    expect(await session.append(question)).toBe(await alone.append(question));
+  });
 });
 
 describe("fork", () => {
