@@ -19,7 +19,7 @@ const FLOORS: readonly (readonly string[])[] = [
   ["train"],
   ["evaluate", "batch"],
   ["index.ts"],
-  ["ai-sdk", "server"],
+  ["ai-sdk", "bench", "server"],
   ["cli"],
 ];
 

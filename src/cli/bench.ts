@@ -1,24 +1,24 @@
 /** `millrace bench`: speed, beside a peer and beside what the machine can do at all, in one run. */
-import { join } from "node:path";
 import { Command, Option } from "commander";
+import { type Contestant, type Speed, speed, type Work } from "../bench/contestant.js";
+import { type ModelSize, measureModel } from "../bench/model-size.js";
+import { ours } from "../bench/ours.js";
+import { PEERS, type PeerName, startPeer } from "../bench/peer.js";
+import { MachineProbe, type MachineSpeed } from "../bench/probe.js";
 import { formatBytes } from "../engine/bytes.js";
-import { cacheFolder } from "../formats/cache-folder.js";
-import { type Contestant, median, type Speed, speed, type Work } from "./bench/contestant.js";
-import { type ModelSize, measureModel } from "./bench/model-size.js";
+import { median } from "../evaluate/median.js";
+import { benchBatchCommand } from "./bench/batch.js";
+import { clientsCommand } from "./bench/clients.js";
+import { addShapeOptions, madeModel, type ShapeOptions } from "./bench/made-model.js";
 import { optimisersCommand } from "./bench/optimisers.js";
-import { ours } from "./bench/ours.js";
-import { PEERS, type PeerName, startPeer } from "./bench/peer.js";
-import { MachineProbe, type MachineSpeed } from "./bench/probe.js";
-import { randomModel } from "./bench/random-model.js";
-import { findQuant, findShape, QUANTS, SHAPES } from "./bench/shapes.js";
+import { stallCommand } from "./bench/stall.js";
+import { traceCommand } from "./bench/trace.js";
 import { benchTrainCommand } from "./bench/train.js";
 import { trainingMemoryCommand } from "./bench/training-memory.js";
 import { backendOption, count, jsonOption, threadsOption } from "./options.js";
 import { progressBar } from "./progress.js";
 
-interface BenchOptions {
-  readonly shape: string;
-  readonly quant: string;
+interface BenchOptions extends ShapeOptions {
   readonly backend: "auto" | "native" | "wasm" | "reference";
   readonly threads?: number;
   readonly context?: number;
@@ -39,20 +39,15 @@ interface Round {
 }
 
 export function benchCommand(): Command {
-  return new Command("bench")
+  const command = new Command("bench")
     .summary("measure prefill and decode speed, alone or against a peer")
     .description(
       "Measures prefill and decode in tokens per second (medians), the machine's memory bandwidth and multiply\n" +
         "rate between the runs, and the share of them that was reached. Without MODEL, a random-weight file of\n" +
         "the given shape is made once and kept in the cache folder.",
     )
-    .argument("[model]", "GGUF file, safetensors folder or hf:owner/repo/file")
-    .addOption(
-      new Option("--shape <name>", "shape of the random model")
-        .choices(Object.keys(SHAPES))
-        .default("tinyllama-1.1b"),
-    )
-    .addOption(new Option("--quant <type>", "its quantisation").choices(QUANTS).default("q4_0"))
+    .argument("[model]", "GGUF file, safetensors folder or hf:owner/repo/file");
+  return addShapeOptions(command)
     .addOption(backendOption())
     .addOption(threadsOption())
     .addOption(
@@ -76,6 +71,10 @@ export function benchCommand(): Command {
     .addOption(new Option("--against <peer>", "also run this peer, in turn").choices(PEERS))
     .addOption(jsonOption())
     .enablePositionalOptions()
+    .addCommand(stallCommand())
+    .addCommand(traceCommand())
+    .addCommand(benchBatchCommand())
+    .addCommand(clientsCommand())
     .addCommand(benchTrainCommand())
     .addCommand(trainingMemoryCommand())
     .addCommand(optimisersCommand())
@@ -128,18 +127,6 @@ async function bench(model: string | undefined, options: BenchOptions): Promise<
   }
   const report = summarise(rounds, size, work, us, peer, options);
   process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${print(report)}\n`);
-}
-
-async function madeModel(options: BenchOptions): Promise<string> {
-  const bar = progressBar("writing the random model");
-  try {
-    const folder = join(cacheFolder(), "bench");
-    return await randomModel(findShape(options.shape), findQuant(options.quant), folder, (written, total) =>
-      bar.update(written, total),
-    );
-  } finally {
-    bar.stop();
-  }
 }
 
 function makeWork(promptTokens: number, options: BenchOptions, vocabularySize: number): Work {

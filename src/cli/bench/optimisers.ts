@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Command, Option } from "commander";
 import type { BackendName } from "../../backends/contract.js";
 import { formatBytes } from "../../engine/bytes.js";
+import { median } from "../../evaluate/median.js";
 import { exportGguf } from "../../train/export.js";
 import { initialiseModel } from "../../train/initialise.js";
 import type { OptimiserName } from "../../train/optimisers/contract.js";
@@ -17,7 +18,6 @@ import { onInterrupt } from "../interrupt.js";
 import { backendOption, count, decimal, jsonOption, threadsOption } from "../options.js";
 import { say, table, write, writeJson } from "../terminal.js";
 import { trainingProgress } from "../train/progress.js";
-import { median } from "./contestant.js";
 
 interface Flags {
   readonly data: readonly string[];

@@ -4,6 +4,8 @@
  */
 import { Command, Option } from "commander";
 import type { Matrix, TrainingArithmetic } from "../../backends/training.js";
+import { MachineProbe } from "../../bench/probe.js";
+import { median } from "../../evaluate/median.js";
 import { array } from "../../formats/gguf-values.js";
 import { buildTape } from "../../models/resolve.js";
 import { openArithmetic } from "../../train/arithmetic.js";
@@ -12,8 +14,6 @@ import { Network } from "../../train/network.js";
 import type { Optimiser } from "../../train/optimisers/contract.js";
 import { createOptimiser } from "../../train/optimisers/resolve.js";
 import { backendOption, count, jsonOption, threadsOption } from "../options.js";
-import { median } from "./contestant.js";
-import { MachineProbe } from "./probe.js";
 
 interface TrainBenchOptions {
   readonly backend: "auto" | "native" | "wasm" | "reference";

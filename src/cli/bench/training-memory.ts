@@ -5,6 +5,9 @@
 import { Command, Option } from "commander";
 import type { BackendName } from "../../backends/contract.js";
 import type { TrainingArithmetic } from "../../backends/training.js";
+import { longestFitting } from "../../bench/longest.js";
+import { randomCheckpoint } from "../../bench/random-model.js";
+import { SHAPES as KNOWN_SHAPES, type Shape } from "../../bench/shapes.js";
 import { formatBytes, parseBytes } from "../../engine/bytes.js";
 import type { Checkpoint } from "../../formats/checkpoint.js";
 import { buildTape } from "../../models/resolve.js";
@@ -13,9 +16,6 @@ import { openArithmetic } from "../../train/arithmetic.js";
 import { type MemoryMode, Network, type NetworkBytes } from "../../train/network.js";
 import { backendOption, count, jsonOption, threadsOption } from "../options.js";
 import { plural, table, write, writeJson } from "../terminal.js";
-import { longestFitting } from "./longest.js";
-import { randomCheckpoint } from "./random-model.js";
-import { SHAPES as KNOWN_SHAPES, type Shape } from "./shapes.js";
 
 interface Flags {
   readonly backend: BackendName | "auto";

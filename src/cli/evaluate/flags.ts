@@ -5,25 +5,22 @@ import type { ModelHeads } from "../../cache/policies/split.js";
 import { readHeads } from "../../engine/heads-file.js";
 import type { OpenOptions } from "../../engine/model.js";
 import { type NamedPolicy, policiesOfSize, type Sizing } from "../../evaluate/budgets.js";
-import { writeAtomically } from "../../formats/file.js";
 import { resolveModelPath } from "../../formats/hub.js";
 import { openCheckpoint } from "../../formats/open.js";
 import { buildTape } from "../../models/resolve.js";
-import { type Panel, plot } from "../../plot/plot.js";
 import type { RecallOptions } from "../../session/recall.js";
-import { another, backendOption, count, jsonOption, type ModelOptions, threadsOption } from "../options.js";
-import { say, write, writeJson } from "../terminal.js";
+import { another, backendOption, count, type ModelOptions, threadsOption } from "../options.js";
+import { addResultOptions, type ResultOptions } from "../results.js";
 
-export interface EvaluationOptions extends Pick<ModelOptions, "backend" | "threads" | "context" | "memory"> {
+export interface EvaluationOptions
+  extends Pick<ModelOptions, "backend" | "threads" | "context" | "memory">,
+    ResultOptions {
   readonly codec: CodecName;
-  readonly json?: boolean;
-  readonly out?: string;
-  readonly plot?: string;
 }
 
 /** Adds the options of opening a model for sessions, and of writing what was found. */
 export function addEvaluationOptions(command: Command): Command {
-  return command
+  command
     .optionsGroup("Machine and memory:")
     .addOption(backendOption())
     .addOption(threadsOption())
@@ -43,11 +40,8 @@ export function addEvaluationOptions(command: Command): Command {
       new Option("--codec <name>", "how keys and values are kept")
         .choices(["f32", "f16", "int8"])
         .default("f16"),
-    )
-    .optionsGroup("Results:")
-    .addOption(jsonOption())
-    .addOption(new Option("--out <file>", "write the figures as JSON there, too"))
-    .addOption(new Option("--plot <file>", "draw an SVG file"));
+    );
+  return addResultOptions(command);
 }
 
 /** Policies by list, several options or both; see `cachePolicies`. */
@@ -119,21 +113,4 @@ export function evaluationModel({ backend, threads, context }: EvaluationOptions
     ...(threads === undefined ? {} : { threads }),
     ...(context === undefined ? {} : { context }),
   };
-}
-
-/** Writes the files that were asked for, and prints the figures as JSON or as text. */
-export async function deliver(
-  { json, out, plot: picture }: EvaluationOptions,
-  figures: object,
-  text: string,
-  panels: readonly Panel[],
-): Promise<void> {
-  const put = async (path: string, content: string) => {
-    await writeAtomically(path, (file) => file.write(Buffer.from(content)));
-    say(`millrace: wrote ${path}`);
-  };
-  if (out !== undefined) await put(out, `${JSON.stringify(figures, null, 2)}\n`);
-  if (picture !== undefined) await put(picture, plot(...panels));
-  if (json) await writeJson(figures);
-  else await write(`${text}\n`);
 }

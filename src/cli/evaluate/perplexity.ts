@@ -14,13 +14,13 @@ import { onInterrupt } from "../interrupt.js";
 import { openModel } from "../open-model.js";
 import { count, modelSource } from "../options.js";
 import { progressBar } from "../progress.js";
+import { deliver } from "../results.js";
 import { bold, plural, table } from "../terminal.js";
 import {
   addEvaluationOptions,
   budgetOption,
   cacheOption,
   cachePolicies,
-  deliver,
   type EvaluationOptions,
   evaluationModel,
 } from "./flags.js";

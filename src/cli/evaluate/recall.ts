@@ -19,13 +19,13 @@ import { onInterrupt } from "../interrupt.js";
 import { openModel } from "../open-model.js";
 import { count, modelArgument, modelSource } from "../options.js";
 import { type Progress, progressBar } from "../progress.js";
+import { deliver } from "../results.js";
 import { bold, plural, table } from "../terminal.js";
 import {
   addEvaluationOptions,
   budgetOption,
   cacheOption,
   cachePolicies,
-  deliver,
   type EvaluationOptions,
   evaluationModel,
   headsOf,

@@ -7,8 +7,9 @@ import { onInterrupt } from "../interrupt.js";
 import { openModel } from "../open-model.js";
 import { count, modelArgument, modelSource } from "../options.js";
 import { progressBar } from "../progress.js";
+import { deliver } from "../results.js";
 import { bold, plural, table } from "../terminal.js";
-import { addEvaluationOptions, deliver, type EvaluationOptions, evaluationModel } from "./flags.js";
+import { addEvaluationOptions, type EvaluationOptions, evaluationModel } from "./flags.js";
 
 interface SavingFlags extends EvaluationOptions {
   readonly runs: number;

@@ -9,10 +9,10 @@ import { openModel } from "../open-model.js";
 import type { ModelOptions } from "../options.js";
 import { count, modelArgument, modelSource, policySpec } from "../options.js";
 import { progressBar } from "../progress.js";
+import { deliver } from "../results.js";
 import { bold, plural, say, table } from "../terminal.js";
 import {
   addEvaluationOptions,
-  deliver,
   type EvaluationOptions,
   evaluationModel,
   type RecallFlag,

@@ -1,6 +1,6 @@
 /** Shapes of well-known models, for random-weight files that cost what the real ones cost. */
-import { MillraceError } from "../../errors.js";
-import type { TensorType } from "../../formats/checkpoint.js";
+import { MillraceError } from "../errors.js";
+import type { TensorType } from "../formats/checkpoint.js";
 
 export interface Shape {
   readonly name: string;

@@ -37,9 +37,3 @@ export function speed(work: Work, { times }: Arrivals): Speed {
   const decode = decoded / ((end - begin) / 1000);
   return { prefill: prompt / (begin / 1000), decode, steps: decode / times.length };
 }
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}

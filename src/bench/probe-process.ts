@@ -2,10 +2,10 @@
  * A process that measures what the machine can do, beside the bench: so that its memory is not counted as ours.
  * Message in: { mebibytes, threads } once, then anything for one measurement each; message out: `MachineSpeed`.
  */
-import { BARRIER_WORDS, OP, OP_RECORD, PROGRAM, putAddress } from "../../backends/compiled/abi.js";
-import type { Machine } from "../../backends/compiled/machine.js";
-import { createNativeMachine } from "../../backends/native/index.js";
-import { createWasmMachine } from "../../backends/wasm/index.js";
+import { BARRIER_WORDS, OP, OP_RECORD, PROGRAM, putAddress } from "../backends/compiled/abi.js";
+import type { Machine } from "../backends/compiled/machine.js";
+import { createNativeMachine } from "../backends/native/index.js";
+import { createWasmMachine } from "../backends/wasm/index.js";
 import type { MachineSpeed, ProbeRequest } from "./probe.js";
 
 /** Long enough for the clock to settle where wide multiplications hold it. */

@@ -1,8 +1,8 @@
-import type { CodecName } from "../../cache/codecs/contract.js";
-import { bytesPerToken } from "../../cache/layout.js";
-import { rowBytes } from "../../formats/blocks/index.js";
-import { openCheckpoint } from "../../formats/open.js";
-import { buildTape } from "../../models/resolve.js";
+import type { CodecName } from "../cache/codecs/contract.js";
+import { bytesPerToken } from "../cache/layout.js";
+import { rowBytes } from "../formats/blocks/index.js";
+import { openCheckpoint } from "../formats/open.js";
+import { buildTape } from "../models/resolve.js";
 
 /** What one decoding step must read and multiply, from the model's own tape. */
 export interface ModelSize {

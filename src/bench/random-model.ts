@@ -1,14 +1,14 @@
 /** Random-weight GGUF files in the shape of a known model: for speed it does not matter what the numbers say. */
 import { access } from "node:fs/promises";
 import { join } from "node:path";
-import { blockFormat, tensorBytes } from "../../formats/blocks/index.js";
-import { makeFolder } from "../../formats/cache-folder.js";
-import type { Checkpoint, TensorInfo, TensorType } from "../../formats/checkpoint.js";
-import { fileError } from "../../formats/file.js";
-import { array, f32, type GgufValue, plainValue, string, u32 } from "../../formats/gguf-values.js";
-import { type GgufTensor, writeGguf } from "../../formats/gguf-writer.js";
-import { createRandom } from "../../sampling/random.js";
-import { fillNormal } from "../../train/normal.js";
+import { blockFormat, tensorBytes } from "../formats/blocks/index.js";
+import { makeFolder } from "../formats/cache-folder.js";
+import type { Checkpoint, TensorInfo, TensorType } from "../formats/checkpoint.js";
+import { fileError } from "../formats/file.js";
+import { array, f32, type GgufValue, plainValue, string, u32 } from "../formats/gguf-values.js";
+import { type GgufTensor, writeGguf } from "../formats/gguf-writer.js";
+import { createRandom } from "../sampling/random.js";
+import { fillNormal } from "../train/normal.js";
 import { type MatrixSpec, matrices, type Quant, quantType, type Shape } from "./shapes.js";
 
 /** Values from which a type's blocks are drawn: enough that neighbouring rows differ, quick to quantise. */

@@ -1,6 +1,6 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { MillraceError } from "../../errors.js";
+import { MillraceError } from "../errors.js";
 
 export interface ProbeRequest {
   readonly threads: number;

@@ -1,4 +1,4 @@
-import { type OpenOptions, open } from "../../index.js";
+import { type OpenOptions, open } from "../index.js";
 import type { Contestant, Work } from "./contestant.js";
 
 /** Millrace through its public API, so that what is measured is what a caller gets. */
