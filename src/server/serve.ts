@@ -30,6 +30,11 @@ const DEFAULT_PORT = 8080;
 const DEFAULT_PATIENCE_MS = 30_000;
 /** A client may take so long to send its headers, in milliseconds. */
 const HEADERS_MS = 20_000;
+/**
+ * A connection is kept for a client's next request so long, in milliseconds: people read an answer before they ask on, and
+ * one that is closed just as the next request comes is an error at the client. Node's own 5 s is too short for both.
+ */
+const KEEP_MS = 300_000;
 /** A connection on which nothing moves is closed so long after a request's own limit, in milliseconds. */
 const STALL_MS = 60_000;
 
@@ -43,6 +48,7 @@ export async function listen(
   const websocket = { server: sockets as unknown as WebSocketServerLike };
   const http = createAdaptorServer({ fetch: app.fetch, websocket }) as HttpServer;
   http.headersTimeout = HEADERS_MS;
+  http.keepAliveTimeout = KEEP_MS;
   http.requestTimeout = context.limits.requestMs;
   http.timeout = Math.min(context.limits.requestMs + STALL_MS, 2 ** 31 - 1);
   await new Promise<void>((resolve, reject) => {
@@ -62,12 +68,15 @@ export async function listen(
 }
 
 async function close(http: HttpServer, context: Server["context"], patienceMs: number): Promise<number> {
+  // Nobody waits for them: the next server goes on.
+  const paused = context.batches?.close();
   const drained = context.works.drain(patienceMs);
   const closed = new Promise<void>((resolve) => {
     http.close(() => resolve());
   });
   http.closeIdleConnections();
   const cut = await drained;
+  await paused;
   await context.sessions.closeAll();
   await context.models.close();
   // Connections that were answered may still be open for a next request.
