@@ -32,11 +32,9 @@ export type Continuation =
   | { readonly type: "instead"; readonly backTo: number; readonly missing: readonly TemplateMessage[] };
 
 /** Throws an InvalidArgumentError where the conversation differs before the last exchange, or asks nothing. */
-export function continuation(
-  { settled, last }: Standing,
-  messages: readonly TemplateMessage[],
-): Continuation {
+export function continuation({ settled, last }: Standing, given: readonly TemplateMessage[]): Continuation {
   const there = standing({ settled, last });
+  const messages = withSilentAnswers(there, given);
   const numSame = countSame(there, messages);
   const missing = messages.slice(numSame);
   if (numSame === there.length && !(last && !last.said)) {
@@ -65,6 +63,18 @@ function answerMessage({ text, toolCalls }: Said): TemplateMessage {
     function: { name, arguments: null },
   }));
   return { role: "assistant", content: text, ...(calls.length > 0 ? { tool_calls: calls } : {}) };
+}
+
+/** The SDK leaves answers without a word out of its history: puts those that stand `there` back in where more follows. */
+function withSilentAnswers(
+  there: readonly TemplateMessage[],
+  given: readonly TemplateMessage[],
+): readonly TemplateMessage[] {
+  return there.reduce((messages, { role, content, tool_calls }, i) => {
+    const silent = role === "assistant" && content.trim() === "" && !tool_calls;
+    const next = messages[i];
+    return silent && next && next.role !== "assistant" ? messages.toSpliced(i, 0, there[i]!) : messages;
+  }, given);
 }
 
 function countSame(a: readonly TemplateMessage[], b: readonly TemplateMessage[]): number {

@@ -92,6 +92,24 @@ describe("a model over a session", () => {
     await mirror.close();
   });
 
+  it("goes on after an answer without a word, which the SDK leaves out of the history", async () => {
+    const sdk = millraceSession(session);
+    const [end] = model.info.tokenizer.eosIds;
+    const silence = { providerOptions: { millrace: { logitBias: { [end!]: 1000 } } } };
+    const one = await generateText({ model: sdk, messages: [first], ...length, ...silence });
+    expect([one.text, one.response.messages]).toEqual(["", []]);
+    const there = await position();
+    const two = await generateText({ model: sdk, messages: [first, second], ...length });
+    expect(two.usage.inputTokenDetails.cacheReadTokens).toBe(there);
+    const history = [first, second, ...two.response.messages];
+    const before = await position();
+    const three = await generateText({ model: sdk, messages: [...history, other], ...length });
+    expect(three.usage.inputTokenDetails.cacheReadTokens).toBe(before);
+    await generateText({ model: sdk, messages: [...history, other], ...length, ...silence });
+    const again = await generateText({ model: sdk, messages: [...history, other], ...length });
+    expect(again.text).toBe(three.text);
+  });
+
   it("goes on after an answer that was broken off, with what was kept of it or without", async () => {
     const sdk = millraceSession(session);
     const abort = new AbortController();
