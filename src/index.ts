@@ -18,6 +18,7 @@ export type { GroupMap, StreamMap } from "./cache/stream-map.js";
 export type { RecallBy, Recalled, TierReport } from "./cache/tiers/recall.js";
 export type { FinishReason, TokenScore } from "./decoding/contract.js";
 export { formatBytes, parseBytes } from "./engine/bytes.js";
+export type { Embedding, EmbeddingInput, EmbedOptions } from "./engine/embed.js";
 export { Generation, type GenerationResult, type Piece } from "./engine/generation.js";
 export type {
   GenerateOptions,
@@ -57,6 +58,7 @@ export type {
 export type { AnswerOptions, PromptInput } from "./engine/questions.js";
 export type { StandingOptions } from "./engine/standing.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
+export type { Pooling } from "./models/contract.js";
 export type { AnswerFormat, JsonSchema } from "./sampling/grammar/format.js";
 export type { SamplingOptions } from "./sampling/options.js";
 export type { TokenLogprob } from "./sampling/sampler.js";

@@ -41,13 +41,15 @@ export interface Turn {
 }
 
 export interface Decoder {
-  /** Which of the request's tokens must give logits: its last pending one, or all. */
+  /** What it is given: logits [V], or with "states" what the output matrix would read, [E]. Absent: logits. */
+  readonly reads?: "logits" | "states";
+  /** Which of the request's tokens must give a row: its last pending one, or all. */
   readonly outputs: "last" | "all";
   /**
-   * Takes one row of logits [V], in the order of the tokens. The row is read during the call only.
+   * Takes one row of what it reads, in the order of the tokens. The row is read during the call only.
    * Throws BAD_LOGITS where no token can be chosen.
    */
-  accept(logits: Float32Array): Turn;
+  accept(row: Float32Array): Turn;
   /** What was held back so far (half a character, the start of a stop string); called once where the end comes from outside. */
   flush(): Emission | null;
 }

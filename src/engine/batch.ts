@@ -11,6 +11,8 @@ export interface Share {
   readonly tokens: number;
   /** Set to 0 where the task failed before the step ran. */
   outputs: number;
+  /** Likewise. */
+  states: number;
 }
 
 /** Lays out batches and runs them. Its arrays are reused from step to step. */
@@ -20,6 +22,7 @@ export class Batcher {
   readonly #tokens: Int32Array;
   readonly #positions: Int32Array;
   readonly #outputs: Int32Array;
+  readonly #states: Int32Array;
   readonly #slots: readonly Int32Array[];
 
   constructor(place: Place, { maxTokens, maxOutputs }: Limits) {
@@ -27,6 +30,7 @@ export class Batcher {
     this.#tokens = new Int32Array(maxTokens);
     this.#positions = new Int32Array(maxTokens);
     this.#outputs = new Int32Array(maxOutputs);
+    this.#states = new Int32Array(maxTokens);
     this.#slots = place.layout.groups.map(() => new Int32Array(maxTokens));
   }
 
@@ -37,6 +41,7 @@ export class Batcher {
     const ran: Task[] = [];
     let numTokens = 0;
     let numOutputs = 0;
+    let numStates = 0;
     this.#rotations.clear();
     for (const share of batch) {
       const { task, tokens: count } = share;
@@ -54,12 +59,13 @@ export class Batcher {
         spans.push(adapter === undefined ? span : { ...span, adapter });
       } catch (error) {
         fail(task, MillraceError.from(error));
-        share.outputs = 0;
+        dropRows(share);
         continue;
       }
       ran.push(task);
       this.#tokens.set(task.take(count), start);
       for (let t = end - share.outputs; t < end; t++) this.#outputs[numOutputs++] = t;
+      for (let t = end - share.states; t < end; t++) this.#states[numStates++] = t;
       numTokens = end;
     }
     if (spans.length === 0) return;
@@ -68,6 +74,7 @@ export class Batcher {
         tokens: this.#tokens.subarray(0, numTokens),
         positions: this.#positions.subarray(0, numTokens),
         outputs: this.#outputs.subarray(0, numOutputs),
+        states: this.#states.subarray(0, numStates),
         spans,
         slots: this.#slots.map((slots) => slots.subarray(0, numTokens)),
         rotations: this.#rotations.values(),
@@ -75,7 +82,12 @@ export class Batcher {
       });
     } catch (error) {
       for (const task of ran) fail(task, MillraceError.from(error));
-      for (const share of batch) share.outputs = 0;
+      for (const share of batch) dropRows(share);
     }
   }
+}
+
+function dropRows(share: Share): void {
+  share.outputs = 0;
+  share.states = 0;
 }

@@ -209,8 +209,9 @@ export class Engine {
       // Of those admitted together that begin alike, one runs and the others wait for it.
       if (!task || task.pending === 0) continue;
       const batch = batches.get(task.place);
-      if (batch) batch.push({ task, tokens, outputs });
-      else batches.set(task.place, [{ task, tokens, outputs }]);
+      const share = { task, tokens, outputs, states: task.states?.(tokens) ?? 0 };
+      if (batch) batch.push(share);
+      else batches.set(task.place, [share]);
     }
     return batches;
   }
@@ -247,23 +248,21 @@ export class Engine {
     return batcher;
   }
 
-  /** Gives every task its rows of logits, in order. */
+  /** Gives every task its rows of logits and states, in order. */
   #commit({ program }: Place, batch: readonly Share[]): void {
-    const { vocabularySize } = this.#parts;
-    const logits = program.logits();
     const now = this.#clock();
-    let row = 0;
-    for (const { task, tokens, outputs } of batch) {
-      this.#ran += tokens;
-      const end = row + outputs;
+    const total = (of: "outputs" | "states") => batch.reduce((sum, share) => sum + share[of], 0);
+    const logits = handOut(program.logits(), total("outputs"));
+    const states = handOut(program.states(), total("states"));
+    for (const share of batch) {
+      const { task } = share;
+      this.#ran += share.tokens;
       if (task.cancelled) this.#cancel(task);
-      for (; row < end && this.#byId.has(task.id); row++) {
-        const logitsOfRow = logits.subarray(row * vocabularySize, (row + 1) * vocabularySize);
-        this.#attempt(task, () => task.accept(logitsOfRow, now));
+      for (const row of [...logits(share.outputs), ...states(share.states)]) {
+        if (this.#byId.has(task.id)) this.#attempt(task, () => task.accept(row, now));
       }
       if (this.#byId.has(task.id)) task.settle();
       if (task.done) this.#leave(task);
-      row = end;
     }
   }
 
@@ -311,3 +310,10 @@ function remove<T>(list: T[], item: T): boolean {
   if (at >= 0) list.splice(at, 1);
   return at >= 0;
 }
+/** Hands out rows, `total` in all, so many at a time. */
+function handOut(values: Float32Array, total: number): (count: number) => Float32Array[] {
+  const width = values.length / Math.max(1, total);
+  let next = 0;
+  return (count) => Array.from({ length: count }, () => values.subarray(next * width, ++next * width));
+}
+

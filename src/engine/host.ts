@@ -100,11 +100,20 @@ class Host {
           fail: (error) => this.#fail(id, error),
         });
         break;
+      case "embed":
+        this.#opened().embed(id, call.parameters, {
+          end: (value) => this.#reply(id, value),
+          fail: (error) => this.#fail(id, error),
+        });
+        break;
       case "tokenize":
         this.#reply(id, this.#opened().tokenize(call.parameters.text, call.parameters));
         break;
       case "detokenize":
         this.#reply(id, this.#opened().detokenize(call.parameters.tokens));
+        break;
+      case "tokenBytes":
+        this.#reply(id, this.#opened().tokenBytes(call.parameters.token));
         break;
       case "renderChat":
         this.#reply(id, this.#opened().renderChat(call.parameters));

@@ -1,6 +1,6 @@
 /** From parameters to a loaded model: opens the file, answers whether it fits, then allocates and loads. */
 import { totalmem } from "node:os";
-import type { Backend } from "../backends/contract.js";
+import type { Backend, ProgramLimits } from "../backends/contract.js";
 import { createBackend, type ResolvedBackend } from "../backends/resolve.js";
 import { type CacheLayout, pagesFor, planLayout } from "../cache/layout.js";
 import { chooseAuto } from "../cache/policies/auto.js";
@@ -106,13 +106,13 @@ export async function planModel(
   const { tape, checkpoint } = adaptTape(plain, source, changes);
   const adapters = Object.keys(paths).map((name, i) => ({ name, fingerprint: identifyAdapter(changes[i]!) }));
   const limits = stepLimits(sequences, wanted, tape.logits.width);
-  const { maxTokens, maxOutputs } = limits;
+  const { maxTokens } = limits;
   const heads = await readHeads(source, plain);
   const planWith = (spec: PolicySpec, contextIsFixed: boolean) => {
     const policy = resolvePolicy(spec, heads);
     const layout = planLayout({ kv: tape.kv, policy, codec: cache.codec, step: maxTokens });
     const endless = Number.isFinite(pagesFor(layout, Number.POSITIVE_INFINITY));
-    const { weightBytes, scratchBytes } = backend.plan(tape, { maxTokens, maxOutputs, kv: layout });
+    const { weightBytes, scratchBytes } = backend.plan(tape, requestLimits(limits, layout));
     const fit = fitMemory({
       layout,
       weightBytes,
@@ -180,7 +180,7 @@ export async function assemble(
     undo.push(() => weights.dispose());
     const { maxTokens, maxOutputs } = limits;
     const limitsOf = (kv: CacheLayout) => ({ maxTokens, maxOutputs, kv });
-    const program = await backend.compile(tape, weights, limitsOf(layout));
+    const program = await backend.compile(tape, weights, requestLimits(limits, layout));
     undo.push(() => program.dispose());
 
     const vocabularySize = tape.logits.width;
@@ -251,6 +251,7 @@ export async function assemble(
         vocabularySize,
         trainedContext: plan.trained,
         context: plan.context,
+        pooling: config.pooling ?? "last",
         sequences: parameters.sequences,
         tokenizer: {
           kind: tokenizer ? checkpoint.tokenizer.kind : "none",
@@ -314,5 +315,13 @@ function stepLimits(sequences: number, context: number, vocabularySize: number):
 /** Memory of the machine, or of the container where that has less. */
 function machineMemory(): number {
   const constrained = process.constrainedMemory() ?? 0;
+/** Of the program that requests run in; states are what embeddings are made of. */
+const requestLimits = ({ maxTokens, maxOutputs }: Limits, kv: CacheLayout): ProgramLimits => ({
+  maxTokens,
+  maxOutputs,
+  maxStates: maxTokens,
+  kv,
+});
+
   return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
 }

@@ -6,10 +6,13 @@ import { createScorer } from "../decoding/score.js";
 import { MillraceError } from "../errors.js";
 import type { Constraint } from "../sampling/grammar/constraint.js";
 import type { FormatSpec } from "../sampling/grammar/format.js";
+import { Embeddings } from "./embeddings.js";
 import type { Engine } from "./engine.js";
 import type { Language } from "./language.js";
 import {
   type Calls,
+  type EmbedEnd,
+  type EmbedParameters,
   type GenerateParameters,
   type GenerationEnd,
   type LoadedInfo,
@@ -45,6 +48,7 @@ export class LoadedModel {
   readonly #language: Language;
   readonly #maxTokens: number;
   readonly #dispose: () => Promise<void>;
+  readonly #embeddings: Embeddings;
   /** Generations whose format is being compiled, and whether they were cancelled meanwhile. */
   readonly #starting = new Map<number, { cancelled: boolean }>();
 
@@ -55,6 +59,7 @@ export class LoadedModel {
     this.#language = language;
     this.#maxTokens = maxTokens;
     this.#dispose = dispose;
+    this.#embeddings = new Embeddings(engine, { width: info.embeddingWidth, sequences: info.sequences });
   }
 
   /**
@@ -106,7 +111,7 @@ export class LoadedModel {
   cancel(id: number): void {
     const starting = this.#starting.get(id);
     if (starting) starting.cancelled = true;
-    else this.engine.cancel(id);
+    else if (!this.#embeddings.cancel(id)) this.engine.cancel(id);
   }
 
   async #submitHeld(id: number, format: FormatSpec, submit: (constraint: Constraint) => void): Promise<void> {
@@ -160,6 +165,21 @@ export class LoadedModel {
     });
   }
 
+  /**
+   * Submits a call for embeddings, whose requests have the ids from `id` on. Throws what `score` throws, before any
+   * input runs; PROMPT_TOO_LONG says which one it is.
+   */
+  embed(id: number, parameters: EmbedParameters, listener: Ending<EmbedEnd>): void {
+    const { inputs, adapter, standing, ...how } = parameters;
+    const encoded = inputs.map((input, index) => {
+      const tokens = this.#language.encode(input);
+      this.#checkRoom(tokens.length, inputs.length > 1 ? index : null);
+      return tokens;
+    });
+    const standingHere = { ...this.#adapter(adapter), ...onEngineClock(standing) };
+    this.#embeddings.start(id, { ...how, inputs: encoded, standing: standingHere }, listener);
+  }
+
   /** Ids of `text`, with the file's BOS and EOS unless `addSpecial` is false. */
   tokenize(
     text: string,
@@ -170,6 +190,12 @@ export class LoadedModel {
 
   detokenize(tokens: ArrayLike<number>): string {
     return this.#language.needTokenizer().decode(tokens);
+  }
+
+  /** Models may have more ids than their tokenizers: those stand for nothing. */
+  tokenBytes(token: number): Uint8Array {
+    const tokenizer = this.#language.needTokenizer();
+    return token < tokenizer.vocabularySize ? tokenizer.tokenBytes(token) : new Uint8Array();
   }
 
   /** The prompt that the model's chat template makes of a conversation. */
@@ -188,13 +214,15 @@ export class LoadedModel {
     return name === undefined ? {} : { adapter: this.info.adapters.indexOf(name) };
   }
 
-  #checkRoom(numTokens: number): void {
+  /** `input`: which of several it is, or null. */
+  #checkRoom(numTokens: number, input: number | null = null): void {
     if (numTokens <= this.#maxTokens) return;
+    const what = input === null ? "The prompt" : `Input ${input}`;
     throw new MillraceError(
       "PROMPT_TOO_LONG",
-      `The prompt has ${numTokens} tokens and the context holds ${this.#maxTokens}. Shorten it, open the model with ` +
+      `${what} has ${numTokens} tokens and the context holds ${this.#maxTokens}. Shorten it, open the model with ` +
         "a larger context, or choose a cache policy that keeps less, such as window({ tokens }).",
-      { tokens: numTokens, context: this.#maxTokens },
+      { tokens: numTokens, context: this.#maxTokens, ...(input === null ? {} : { input }) },
     );
   }
 }

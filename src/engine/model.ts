@@ -8,6 +8,7 @@ import type { ChatMessage } from "../tokenizer/chat.js";
 import { parseBytes } from "./bytes.js";
 import { Connection, type EngineThread, startWorker } from "./connection.js";
 import { parseDuration } from "./duration.js";
+import { type Embedding, type EmbeddingInput, type EmbedOptions, embed, isList } from "./embed.js";
 import { Generation, type Question } from "./generation.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "./options.js";
 import { type CacheSpec, cacheSpec } from "./policies.js";
@@ -358,6 +359,25 @@ export class Model implements AsyncDisposable {
     return Array.from(await this.#ask("tokenize", { text, addSpecial, parseSpecial }));
   }
 
+  /**
+   * The embedding of a text, or of each of a list of texts: what the model's output matrix would read (the state after the
+   * last norm), pooled to one vector. Texts run as prompts do, beside whatever else runs, and leave nothing in the cache.
+   *
+   * Throws INVALID_ARGUMENT for unknown or wrong options and inputs without tokens; INVALID_TOKEN; PROMPT_TOO_LONG, with
+   * the number of tokens and which input it is, before any has run; UNSUPPORTED_TOKENIZER, BAD_LOGITS, DEADLINE_PASSED,
+   * ABORTED, CLOSED, WORKER_CRASHED.
+   */
+  async embed(input: EmbeddingInput, options?: EmbedOptions): Promise<Embedding>;
+  async embed(inputs: readonly EmbeddingInput[], options?: EmbedOptions): Promise<Embedding[]>;
+  async embed(
+    input: EmbeddingInput | readonly EmbeddingInput[],
+    options: EmbedOptions = {},
+  ): Promise<Embedding | Embedding[]> {
+    if (isList(input)) return embed(this.connection, this.info, input, options);
+    const [embedding] = await embed(this.connection, this.info, [input], options);
+    return embedding!;
+  }
+
   /** Text of `tokens`, control tokens left out. Throws INVALID_TOKEN, UNSUPPORTED_TOKENIZER. */
   async detokenize(tokens: readonly number[] | Int32Array): Promise<string> {
     return this.#ask("detokenize", { tokens: checkedTokens(tokens, this.info.vocabularySize) });
@@ -371,6 +391,16 @@ export class Model implements AsyncDisposable {
   /** What the engine holds at this moment: pages, requests waiting and running. */
   async usage(): Promise<EngineUsage> {
     return this.#ask("usage", null);
+  /**
+   * The exact bytes of text that a token stands for, also where they are no whole character; a control token's are its
+   * name. Joined, the bytes of an answer's tokens are its text in UTF-8 (where it stands first in a text, a token of some
+   * models loses the space that it begins with). Throws INVALID_TOKEN, UNSUPPORTED_TOKENIZER.
+   */
+  async tokenBytes(token: number): Promise<Uint8Array> {
+    checkedTokens([token], this.info.vocabularySize);
+    return this.#ask("tokenBytes", { token });
+  }
+
   }
 
   /**

@@ -13,6 +13,7 @@ import type { StreamMap } from "../cache/stream-map.js";
 import type { Recalled, TierReport } from "../cache/tiers/recall.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { ErrorCode, ErrorDetails } from "../errors.js";
+import type { Pooling } from "../models/contract.js";
 import type { FormatSpec } from "../sampling/grammar/format.js";
 import type { SamplingOptions } from "../sampling/options.js";
 import type { StallReport } from "../scheduler/bound-stall.js";
@@ -53,7 +54,10 @@ export interface ModelInfo {
   readonly format: "gguf" | "safetensors";
   readonly architecture: string;
   readonly numLayers: number;
+  /** Elements of a state, and of an embedding. */
   readonly embeddingWidth: number;
+  /** How `embed` makes one vector of a text's states unless told otherwise: as the file says, else "last". */
+  readonly pooling: Pooling;
   readonly vocabularySize: number;
   /** Tokens that the model was trained for. */
   readonly trainedContext: number;
@@ -160,6 +164,27 @@ export interface ScoreEnd {
   readonly ms: number;
 }
 
+export interface EmbedParameters {
+  /** Each is embedded by itself. */
+  readonly inputs: readonly (string | Int32Array)[];
+  readonly pooling: Pooling;
+  readonly dimensions: number;
+  readonly normalize: boolean;
+  readonly standing: Standing;
+  /** One of `ModelInfo.adapters`. */
+  readonly adapter?: string;
+}
+
+export interface EmbedEnd {
+  /** [inputs, dimensions] */
+  readonly vectors: Float32Array;
+  /** [inputs] tokens of each. */
+  readonly numTokens: Int32Array;
+  /** By input. */
+  readonly caches: readonly CacheReport[];
+  readonly ms: number;
+}
+
 /** What the engine holds at this moment. */
 export interface EngineUsage extends PoolUsage {
   /** Pages that requests under way use; all others are free to be used, those of prefixes kept for later included. */
@@ -229,11 +254,14 @@ export interface Calls {
     parameters: { readonly text: string | Int32Array; readonly adapter?: string };
     result: ScoreEnd;
   };
+  /** The ids from the call's on, one for each input, are its own. */
+  embed: { parameters: EmbedParameters; result: EmbedEnd };
   tokenize: {
     parameters: { readonly text: string; readonly addSpecial: boolean; readonly parseSpecial: boolean };
     result: Int32Array;
   };
   detokenize: { parameters: { readonly tokens: Int32Array }; result: string };
+  tokenBytes: { parameters: { readonly token: number }; result: Uint8Array };
   renderChat: {
     parameters: { readonly messages: readonly ChatMessage[]; readonly options: RenderOptions };
     result: string;

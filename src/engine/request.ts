@@ -100,10 +100,11 @@ export class Request implements Task {
     this.id = request.id;
     this.place = place;
     this.#mostPages = mostPages;
-    // What is scored must run to the last token.
-    this.#tree = request.decoder.outputs === "all" ? null : (place.prefix ?? null);
+    const { reads, outputs } = request.decoder;
+    // What is scored must run to the last token, and what is embedded is nobody's beginning.
+    this.#tree = outputs === "all" || reads === "states" ? null : (place.prefix ?? null);
     this.#namespace = namespaceOf(request.adapter, request.prefixScope);
-    this.outputs = request.decoder.outputs;
+    this.outputs = reads === "states" ? "none" : outputs;
     this.credit = request.credit;
     if (request.adapter !== undefined) this.adapter = request.adapter;
     if (request.client !== undefined) this.client = request.client;
@@ -182,8 +183,14 @@ export class Request implements Task {
     return tokens;
   }
 
-  accept(logits: Float32Array, now: number): void {
-    const { next, emission, finish } = this.#decoder.accept(logits);
+  states(tokens: number): number {
+    const { reads, outputs } = this.#decoder;
+    if (reads !== "states") return 0;
+    return outputs === "all" ? tokens : Number(tokens === this.pending);
+  }
+
+  accept(row: Float32Array, now: number): void {
+    const { next, emission, finish } = this.#decoder.accept(row);
     if (this.#generated++ === 0) this.#firstAt = now;
     this.#lastAt = now;
     if (emission) {

@@ -19,7 +19,7 @@ export interface Place {
 
 /**
  * A sequence with work. The engine calls `admit` once, then for each step that it takes part in `take`, `accept` for
- * each of its rows of logits, and `settle`; it lets go of the task as soon as it is `done`.
+ * each of its rows of logits or states, and `settle`; it lets go of the task as soon as it is `done`.
  */
 export interface Task extends WaitingRequest, RunningRequest {
   readonly place: Place;
@@ -42,8 +42,10 @@ export interface Task extends WaitingRequest, RunningRequest {
   look?(): void;
   /** The next `count` pending tokens, which have slots; valid until the next call. */
   take(count: number): Int32Array;
-  /** A row of logits of its last tokens, read during the call only. Throws what its decoder throws. */
-  accept(logits: Float32Array, now: number): void;
+  /** How many of its next `tokens` pending tokens, the last ones, must give states. Absent: none ever. */
+  states?(tokens: number): number;
+  /** A row of logits of its last tokens, or of their states, read during the call only. Throws what its decoder throws. */
+  accept(row: Float32Array, now: number): void;
   /** The step that it took part in has been committed. */
   settle(): void;
   /** Its deadline has passed; `done` from now on. Absent where it never has one. */

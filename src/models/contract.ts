@@ -7,6 +7,12 @@ import type { Tape, TapeBuilder } from "../tape/tape.js";
 import type { HuggingFaceNames } from "./names.js";
 import type { WeightSource } from "./weights.js";
 
+/**
+ * How one vector is made of a text's states: their mean, the last token's, or the first one's (where BERT puts a token
+ * named CLS).
+ */
+export type Pooling = "mean" | "last" | "cls";
+
 /** What everything outside models/ may know of a model. */
 export interface ModelConfig {
   readonly architecture: string;
@@ -15,6 +21,8 @@ export interface ModelConfig {
   readonly numLayers: number;
   readonly embeddingWidth: number;
   readonly vocabularySize: number;
+  /** How its texts were pooled when it was trained for embeddings; null where the file does not say. */
+  readonly pooling: Pooling | null;
 }
 
 export interface ConfigureOptions {

@@ -4,7 +4,7 @@
  */
 import type { Checkpoint } from "../formats/checkpoint.js";
 import type { Activation, BufferRef, RopeRef, Tape, TapeBuilder, WeightRef } from "../tape/tape.js";
-import type { ModelConfig } from "./contract.js";
+import type { ModelConfig, Pooling } from "./contract.js";
 import type { Hyperparameters, Key } from "./hyperparameters.js";
 import { embeddingName, tensorPrefix } from "./names.js";
 import type { MatrixShape, WeightSource } from "./weights.js";
@@ -43,6 +43,9 @@ export interface DecoderDefaults {
 }
 
 const MAX_HEAD_WIDTH = 4096;
+
+/** By GGUF's numbers from 1 on. 0 is none, and those above are for heads of classifiers, not for embeddings. */
+const POOLINGS: readonly Pooling[] = ["mean", "cls", "last"];
 
 /** Throws MISSING_METADATA naming the key, BAD_FORMAT where the sizes contradict each other. */
 export function readDecoder(
@@ -92,6 +95,7 @@ export function readDecoder(
     embeddingWidth,
     // Where there is no embedding, the writer says so by its name.
     vocabularySize: embedding?.shape[0] ?? 0,
+    pooling: POOLINGS[(values.count({ gguf: "pooling_type", huggingFace: null }) ?? 0) - 1] ?? null,
     numHeads,
     numKvHeads,
     headWidth,
