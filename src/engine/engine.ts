@@ -305,11 +305,6 @@ export class Engine {
   }
 }
 
-function remove<T>(list: T[], item: T): boolean {
-  const at = list.indexOf(item);
-  if (at >= 0) list.splice(at, 1);
-  return at >= 0;
-}
 /** Hands out rows, `total` in all, so many at a time. */
 function handOut(values: Float32Array, total: number): (count: number) => Float32Array[] {
   const width = values.length / Math.max(1, total);
@@ -317,3 +312,8 @@ function handOut(values: Float32Array, total: number): (count: number) => Float3
   return (count) => Array.from({ length: count }, () => values.subarray(next * width, ++next * width));
 }
 
+function remove<T>(list: T[], item: T): boolean {
+  const at = list.indexOf(item);
+  if (at >= 0) list.splice(at, 1);
+  return at >= 0;
+}

@@ -248,10 +248,10 @@ export async function assemble(
         architecture,
         numLayers,
         embeddingWidth,
+        pooling: config.pooling ?? "last",
         vocabularySize,
         trainedContext: plan.trained,
         context: plan.context,
-        pooling: config.pooling ?? "last",
         sequences: parameters.sequences,
         tokenizer: {
           kind: tokenizer ? checkpoint.tokenizer.kind : "none",
@@ -312,9 +312,6 @@ function stepLimits(sequences: number, context: number, vocabularySize: number):
   };
 }
 
-/** Memory of the machine, or of the container where that has less. */
-function machineMemory(): number {
-  const constrained = process.constrainedMemory() ?? 0;
 /** Of the program that requests run in; states are what embeddings are made of. */
 const requestLimits = ({ maxTokens, maxOutputs }: Limits, kv: CacheLayout): ProgramLimits => ({
   maxTokens,
@@ -323,5 +320,8 @@ const requestLimits = ({ maxTokens, maxOutputs }: Limits, kv: CacheLayout): Prog
   kv,
 });
 
+/** Memory of the machine, or of the container where that has less. */
+function machineMemory(): number {
+  const constrained = process.constrainedMemory() ?? 0;
   return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
 }

@@ -351,14 +351,6 @@ export class Model implements AsyncDisposable {
     }
   }
 
-  /** Ids of `text`, BOS and EOS added as the file asks. Throws UNSUPPORTED_TOKENIZER where the file has none. */
-  async tokenize(text: string, options: TokenizeOptions = {}): Promise<number[]> {
-    refuseUnknown("tokenize", options, ["addSpecial", "parseSpecial"]);
-    if (typeof text !== "string") throw invalid("text", text, "a string");
-    const { addSpecial = true, parseSpecial = false } = options;
-    return Array.from(await this.#ask("tokenize", { text, addSpecial, parseSpecial }));
-  }
-
   /**
    * The embedding of a text, or of each of a list of texts: what the model's output matrix would read (the state after the
    * last norm), pooled to one vector. Texts run as prompts do, beside whatever else runs, and leave nothing in the cache.
@@ -378,19 +370,19 @@ export class Model implements AsyncDisposable {
     return embedding!;
   }
 
+  /** Ids of `text`, BOS and EOS added as the file asks. Throws UNSUPPORTED_TOKENIZER where the file has none. */
+  async tokenize(text: string, options: TokenizeOptions = {}): Promise<number[]> {
+    refuseUnknown("tokenize", options, ["addSpecial", "parseSpecial"]);
+    if (typeof text !== "string") throw invalid("text", text, "a string");
+    const { addSpecial = true, parseSpecial = false } = options;
+    return Array.from(await this.#ask("tokenize", { text, addSpecial, parseSpecial }));
+  }
+
   /** Text of `tokens`, control tokens left out. Throws INVALID_TOKEN, UNSUPPORTED_TOKENIZER. */
   async detokenize(tokens: readonly number[] | Int32Array): Promise<string> {
     return this.#ask("detokenize", { tokens: checkedTokens(tokens, this.info.vocabularySize) });
   }
 
-  /** The prompt that the model's chat template makes of a conversation, ready for an answer. Throws BAD_TEMPLATE. */
-  async renderChat(messages: readonly ChatMessage[], options: RenderOptions = {}): Promise<string> {
-    return this.#ask("renderChat", conversation(messages, options));
-  }
-
-  /** What the engine holds at this moment: pages, requests waiting and running. */
-  async usage(): Promise<EngineUsage> {
-    return this.#ask("usage", null);
   /**
    * The exact bytes of text that a token stands for, also where they are no whole character; a control token's are its
    * name. Joined, the bytes of an answer's tokens are its text in UTF-8 (where it stands first in a text, a token of some
@@ -401,6 +393,14 @@ export class Model implements AsyncDisposable {
     return this.#ask("tokenBytes", { token });
   }
 
+  /** The prompt that the model's chat template makes of a conversation, ready for an answer. Throws BAD_TEMPLATE. */
+  async renderChat(messages: readonly ChatMessage[], options: RenderOptions = {}): Promise<string> {
+    return this.#ask("renderChat", conversation(messages, options));
+  }
+
+  /** What the engine holds at this moment: pages, requests waiting and running. */
+  async usage(): Promise<EngineUsage> {
+    return this.#ask("usage", null);
   }
 
   /**
