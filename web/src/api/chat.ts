@@ -1,4 +1,5 @@
 /** Models and chat answers: /v1/models and /v1/chat/completions. */
+import type { Tokens } from "../../../src/server/schemas/models.js";
 import { events, json } from "./http.js";
 
 export interface Message {
@@ -40,6 +41,13 @@ interface Chunk {
 export async function listModels(): Promise<readonly string[]> {
   const { data } = await json<{ data: readonly { readonly id: string }[] }>("v1/models");
   return data.map(({ id }) => id);
+}
+
+/** The control token of this name; null where the model has none. */
+export async function controlToken(model: string, name: string): Promise<number | null> {
+  const body = { text: name, add_special: false, parse_special: true };
+  const { tokens } = await json<Tokens>(`v1/models/${encodeURIComponent(model)}/tokenize`, { body });
+  return tokens.length === 1 ? tokens[0]! : null;
 }
 
 export async function* answer(

@@ -3,6 +3,7 @@
  * A question waits for the end of a stretch, is put into the stream, answered, and the log goes on.
  */
 import { signal } from "@preact/signals";
+import { controlToken } from "../api/chat.js";
 import {
   append,
   closeSession,
@@ -19,10 +20,9 @@ import {
 /** What the log begins with; the rest is the model's. */
 const BEGIN = "The night was over, and it was Monday.";
 /**
- * The log as the model has learned it has people in it who ask; here only the reader does. The token that opens a question
- * is the third of the boxed models: see src/world/control.ts.
+ * What opens a question. The log as the boxed models have learned it has people in it who ask; here only the reader does.
  */
-const NOBODY_ELSE_ASKS = { "2": -100 };
+const QUESTION = "<|user|>";
 
 /** Tokens that are written before the page looks whether something is asked. */
 const STRETCH = 48;
@@ -103,6 +103,12 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
     session = await openSession({ model, memory: memory.value, recall: { disk: "256 MiB", auto: false } });
     info.value = session;
     const { id } = session;
+    const opensQuestion = await controlToken(model, QUESTION);
+    const log = {
+      max_tokens: STRETCH,
+      temperature: 0.8,
+      ...(opensQuestion !== null && { logit_bias: { [opensQuestion]: -100 } }),
+    };
     report.value = await append(id, BEGIN);
     if (state.value === "starting") state.value = "running";
     let reading = false;
@@ -118,13 +124,7 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
       const text = questions.shift();
       if (text !== undefined) await answer(id, text, signal);
       else if (state.value === "paused") await new Promise<void>((resolve) => (wake = resolve));
-      else
-        await write(
-          id,
-          "log",
-          { max_tokens: STRETCH, temperature: 0.8, logit_bias: NOBODY_ELSE_ASKS },
-          signal,
-        );
+      else await write(id, "log", log, signal);
       wake = null;
     }
   } catch (error) {
