@@ -1,7 +1,7 @@
 /** The answers of a batch, as a file that only grows: one whole line for each line of the input, in the order in which they came. */
 import { type FileHandle, open } from "node:fs/promises";
 import { MillraceError } from "../errors.js";
-import type { BatchLine } from "./lines.js";
+import { type BatchLine, textLines } from "./lines.js";
 
 /** What the answer to one line comes to; `error` where there is no response. */
 export interface BatchAnswer {
@@ -12,6 +12,28 @@ export interface BatchAnswer {
   } | null;
   readonly error: { readonly code: string; readonly message: string } | null;
 }
+
+/** A line of a file of answers. */
+export interface AnswerRecord extends BatchAnswer {
+  /** "batch_req_" and the number of the line that it answers. */
+  readonly id: string;
+  readonly custom_id: string | null;
+}
+
+/** The record of an answer to one line. */
+export const answerRecord = (
+  { number, customId }: BatchLine,
+  { response, error }: BatchAnswer,
+): AnswerRecord => ({
+  id: `${PREFIX}${number}`,
+  custom_id: customId,
+  response,
+  error,
+});
+
+/** Whether an answer is one that was not asked for. */
+export const isFailure = ({ response, error }: BatchAnswer): boolean =>
+  response === null || error !== null || response.status_code >= 400;
 
 /** The answer that is an error alone. */
 export function failure({ code, message }: MillraceError): BatchAnswer {
@@ -24,13 +46,15 @@ export class Journal implements AsyncDisposable {
   readonly #file: FileHandle;
   readonly #path: string;
   readonly #answered: Set<number>;
+  #failed: number;
   /** Lines are written one after the other. */
   #writing: Promise<void> = Promise.resolve();
 
-  private constructor(file: FileHandle, path: string, answered: Set<number>) {
+  private constructor(file: FileHandle, path: string, { answered, failed }: Answered) {
     this.#file = file;
     this.#path = path;
     this.#answered = answered;
+    this.#failed = failed;
   }
 
   /**
@@ -46,11 +70,10 @@ export class Journal implements AsyncDisposable {
       throw failed(path, error);
     }
     try {
-      const bytes = await file.readFile();
-      const end = bytes.lastIndexOf(0x0a) + 1;
-      const answered = readAnswered(path, bytes.subarray(0, end).toString("utf8"), lines);
-      if (end < bytes.length) await file.truncate(end);
-      return new Journal(file, path, answered);
+      const found = await readAnswered(path, lines);
+      const { size } = await file.stat();
+      if (found.end < size) await file.truncate(found.end);
+      return new Journal(file, path, found);
     } catch (error) {
       await file.close();
       throw error;
@@ -62,13 +85,19 @@ export class Journal implements AsyncDisposable {
     return this.#answered;
   }
 
+  /** How many of them failed. */
+  get failed(): number {
+    return this.#failed;
+  }
+
   /** Adds the answer to a line that has none. Rejects with WRITE_FAILED. */
-  append({ number, customId }: BatchLine, { response, error }: BatchAnswer): Promise<void> {
+  append(batchLine: BatchLine, answer: BatchAnswer): Promise<void> {
+    const { number } = batchLine;
     if (this.#answered.has(number))
       throw new MillraceError("INTERNAL", `Line ${number} has its answer already.`);
     this.#answered.add(number);
-    const record = { id: `${PREFIX}${number}`, custom_id: customId, response, error };
-    const line = `${JSON.stringify(record)}\n`;
+    if (isFailure(answer)) this.#failed++;
+    const line = `${JSON.stringify(answerRecord(batchLine, answer))}\n`;
     this.#writing = this.#writing.then(async () => {
       try {
         await this.#file.appendFile(line);
@@ -87,37 +116,54 @@ export class Journal implements AsyncDisposable {
   }
 }
 
-function readAnswered(path: string, text: string, lines: readonly BatchLine[]): Set<number> {
+interface Answered {
+  readonly answered: Set<number>;
+  readonly failed: number;
+  /** Bytes of whole lines. */
+  readonly end: number;
+}
+
+/** The records of a file of answers, but for a last one that was cut off. Rejects with BAD_FORMAT for what is none. */
+export async function* answerRecords(
+  path: string,
+): AsyncGenerator<AnswerRecord & { readonly end: number }, void> {
+  let at = 0;
+  for await (const { text, end } of textLines(path)) {
+    if (end !== null) yield { ...parsed(path, text, ++at), end };
+  }
+}
+
+async function readAnswered(path: string, lines: readonly BatchLine[]): Promise<Answered> {
   const byNumber = new Map(lines.map((line) => [line.number, line]));
   const answered = new Set<number>();
-  const rows = text.split("\n").slice(0, -1);
-  rows.forEach((row, i) => {
-    const { id, custom_id } = parsed(path, row, i + 1);
+  let [failed, last, at] = [0, 0, 0];
+  for await (const record of answerRecords(path)) {
+    const { id, custom_id, end } = record;
+    at++;
     const number = Number(/^batch_req_([1-9]\d*)$/.exec(id)?.[1] ?? Number.NaN);
     const line = byNumber.get(number);
     if (!line || line.customId !== custom_id) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
-        `${path} holds answers to another batch: its line ${i + 1} answers ${JSON.stringify(custom_id)} as ${JSON.stringify(id)}, ` +
+        `${path} holds answers to another batch: its line ${at} answers ${JSON.stringify(custom_id)} as ${JSON.stringify(id)}, ` +
           "which the input does not have there. Name another file for the answers.",
-        { path, line: i + 1 },
+        { path, line: at },
       );
     }
-    if (answered.has(number)) throw notAnswers(path, i + 1, `answers line ${number} a second time`);
+    if (answered.has(number)) throw notAnswers(path, at, `answers line ${number} a second time`);
     answered.add(number);
-  });
-  return answered;
+    if (isFailure(record)) failed++;
+    last = end;
+  }
+  return { answered, failed, end: last };
 }
 
-function parsed(
-  path: string,
-  row: string,
-  at: number,
-): { readonly id: string; readonly custom_id: string | null } {
+function parsed(path: string, row: string, at: number): AnswerRecord {
   try {
-    const { id, custom_id } = JSON.parse(row) as Record<string, unknown>;
+    const record = JSON.parse(row) as Partial<AnswerRecord>;
+    const { id, custom_id, response = null, error = null } = record;
     if (typeof id === "string" && (custom_id === null || typeof custom_id === "string"))
-      return { id, custom_id };
+      return { id, custom_id, response, error };
   } catch {}
   throw notAnswers(path, at, "is no answer of a batch");
 }

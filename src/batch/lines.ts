@@ -1,4 +1,5 @@
 /** The lines of a batch, in OpenAI's format: one request each. */
+import { createReadStream } from "node:fs";
 import * as z from "zod";
 import { MillraceError } from "../errors.js";
 
@@ -8,6 +9,13 @@ const LINE = z.strictObject({
   url: z.string().startsWith("/v1/", { error: 'expected a path such as "/v1/chat/completions"' }),
   body: z.record(z.string(), z.json()),
 });
+
+/** What is wrong with a line, in the words of OpenAI's API: `details.problem` of its error. */
+export type LineProblem =
+  | "invalid_json_line"
+  | "invalid_request"
+  | "missing_required_parameter"
+  | "duplicate_custom_id";
 
 /** A request of a batch. */
 export type BatchRequest = Readonly<z.output<typeof LINE>>;
@@ -23,11 +31,51 @@ export interface BatchLine {
 
 /** Reads all lines of a batch. A line that is none, or whose custom_id stood before, holds the error that answers it. */
 export function readLines(text: string): BatchLine[] {
+  const read = lineReader();
+  return text.split("\n").flatMap(read);
+}
+
+/** As `readLines`, of a file, while others have their turns: it may be long. Rejects with what reading fails for. */
+export async function readLinesOf(path: string): Promise<BatchLine[]> {
+  const read = lineReader();
+  const lines: BatchLine[] = [];
+  for await (const { text } of textLines(path)) lines.push(...read(text));
+  return lines;
+}
+
+/** A line of a file. */
+export interface TextLine {
+  readonly text: string;
+  /** The byte behind what ends it; null for a last line that nothing ends. */
+  readonly end: number | null;
+}
+
+export async function* textLines(path: string): AsyncGenerator<TextLine, void> {
+  const open: Buffer[] = [];
+  let before = 0;
+  for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
+    let from = 0;
+    for (let at = chunk.indexOf(0x0a); at >= 0; at = chunk.indexOf(0x0a, from)) {
+      const bytes = Buffer.concat([...open.splice(0), chunk.subarray(from, at)]);
+      from = at + 1;
+      yield { text: bytes.toString("utf8"), end: before + from };
+    }
+    open.push(chunk.subarray(from));
+    before += chunk.length;
+  }
+  const rest = Buffer.concat(open);
+  if (rest.length > 0) yield { text: rest.toString("utf8"), end: null };
+}
+
+/** Takes the texts of a batch's lines one after another; empty ones are none. */
+function lineReader(): (text: string) => BatchLine[] {
   const seen = new Map<string, number>();
-  return text
-    .replace(/^\uFEFF/, "")
-    .split("\n")
-    .flatMap((line, i): BatchLine[] => (line.trim() === "" ? [] : [readLine(line, i + 1, seen)]));
+  let number = 0;
+  return (text) => {
+    number++;
+    const line = number === 1 ? text.replace(/^\uFEFF/, "") : text;
+    return line.trim() === "" ? [] : [readLine(line, number, seen)];
+  };
 }
 
 function readLine(line: string, number: number, seen: Map<string, number>): BatchLine {
@@ -35,23 +83,32 @@ function readLine(line: string, number: number, seen: Map<string, number>): Batc
   try {
     value = JSON.parse(line);
   } catch (error) {
-    return { number, customId: null, request: bad(number, `is no JSON (${(error as Error).message})`) };
+    const what = `is no JSON (${(error as Error).message})`;
+    return { number, customId: null, request: bad(number, what, "invalid_json_line") };
   }
   const parsed = LINE.safeParse(value);
   const given = (value as { custom_id?: unknown } | null)?.custom_id;
   const customId = typeof given === "string" ? given : null;
   if (!parsed.success) {
-    return { number, customId, request: bad(number, `is no request: ${z.prettifyError(parsed.error)}`) };
+    const { path } = parsed.error.issues[0]!;
+    const isMissing = path.length === 1 && (value as Record<PropertyKey, unknown>)[path[0]!] === undefined;
+    const problem = isMissing ? "missing_required_parameter" : "invalid_request";
+    const what = `is no request: ${z.prettifyError(parsed.error)}`;
+    return { number, customId, request: bad(number, what, problem, path.join(".")) };
   }
   const { custom_id } = parsed.data;
   const before = seen.get(custom_id);
   if (before !== undefined) {
     const what = `has the custom_id ${JSON.stringify(custom_id)}, as line ${before} has; each needs its own`;
-    return { number, customId, request: bad(number, what) };
+    return { number, customId, request: bad(number, what, "duplicate_custom_id", "custom_id") };
   }
   seen.set(custom_id, number);
   return { number, customId, request: parsed.data };
 }
 
-const bad = (number: number, what: string): MillraceError =>
-  new MillraceError("INVALID_ARGUMENT", `Line ${number} ${what}`, { line: number });
+const bad = (number: number, what: string, problem: LineProblem, param = ""): MillraceError =>
+  new MillraceError("INVALID_ARGUMENT", `Line ${number} ${what}`, {
+    line: number,
+    problem,
+    param: param === "" ? null : param,
+  });

@@ -26,7 +26,7 @@ const BEAT_MS = 2000;
 /** A lock of a process that cannot be seen is left behind when it has not moved for so long; milliseconds. */
 const SILENCE_MS = 5 * BEAT_MS;
 
-/** The lock beside a file or folder: `path` with the suffix ".lock". Freed when it is disposed of. */
+/** The lock of a file or folder. Freed when it is disposed of. */
 export class Lock implements AsyncDisposable {
   readonly #path: string;
   readonly #text: string;
@@ -40,14 +40,17 @@ export class Lock implements AsyncDisposable {
   }
 
   /**
-   * Locks `path`, which need not exist, for this process. Rejects with IN_USE where another process has it, or this one;
-   * WRITE_FAILED. Where the holder is on another machine it may take seconds to know whether it lives: `silenceMs`.
+   * Locks `path`, which need not exist, for this process, by the file `lock`: `path` with ".lock" behind it. Rejects with
+   * IN_USE where another process has it, or this one; WRITE_FAILED. Where the holder is on another machine it may take
+   * seconds (`silenceMs`) to know whether it lives.
    */
   static async take(
     path: string,
-    { silenceMs = SILENCE_MS }: { readonly silenceMs?: number } = {},
+    {
+      lock = `${path}.lock`,
+      silenceMs = SILENCE_MS,
+    }: { readonly lock?: string; readonly silenceMs?: number } = {},
   ): Promise<Lock> {
-    const lock = `${path}.lock`;
     const me: Holder = {
       pid: process.pid,
       host: machine(),

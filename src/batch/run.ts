@@ -1,6 +1,6 @@
 /** Runs a batch: every line is answered once, in the order that shares most, however often it is interrupted. */
 import { MillraceError } from "../errors.js";
-import { type BatchAnswer, failure, type Journal } from "./journal.js";
+import { type BatchAnswer, failure, isFailure, type Journal } from "./journal.js";
 import type { BatchLine, BatchRequest } from "./lines.js";
 import { planBatch } from "./plan.js";
 
@@ -25,6 +25,8 @@ export interface BatchOptions {
   readonly answerer: Answerer;
   /** Requests under way at once. */
   readonly concurrency: number;
+  /** Requests that are measured at once. Default 64; fewer leave others more turns. */
+  readonly measuring?: number;
   /** Tokens of the cache's pages: prefixes are shared in whole ones. */
   readonly page?: number;
   readonly signal?: AbortSignal;
@@ -49,12 +51,21 @@ export interface BatchResult {
  * rejects with; what was answered until then stays, and a further run goes on from there.
  */
 export async function runBatch(options: BatchOptions): Promise<BatchResult> {
-  const { lines, journal, answerer, concurrency, page, signal, onProgress } = options;
+  const {
+    lines,
+    journal,
+    answerer,
+    concurrency,
+    measuring = MEASURED_AT_ONCE,
+    page,
+    signal,
+    onProgress,
+  } = options;
   const before = journal.answered.size;
   const open = lines.filter(({ number }) => !journal.answered.has(number));
   let failures = 0;
   const record = async (line: BatchLine, answer: BatchAnswer): Promise<void> => {
-    if (answer.error || (answer.response && answer.response.status_code >= 400)) failures++;
+    if (isFailure(answer)) failures++;
     await journal.append(line, answer);
     onProgress?.(journal.answered.size, lines.length);
   };
@@ -66,6 +77,8 @@ export async function runBatch(options: BatchOptions): Promise<BatchResult> {
   const measured = await measureAll(
     requests.map(({ request }) => request),
     answerer,
+    measuring,
+    signal,
   );
   const plan = planBatch(measured, page);
 
@@ -107,10 +120,15 @@ export async function runBatch(options: BatchOptions): Promise<BatchResult> {
 }
 
 /** A few at a time: a batch may be long. Those that are wrong are told so when they are asked. */
-async function measureAll(requests: readonly BatchRequest[], answerer: Answerer): Promise<Measure[]> {
+async function measureAll(
+  requests: readonly BatchRequest[],
+  answerer: Answerer,
+  measuring: number,
+  signal: AbortSignal | undefined,
+): Promise<Measure[]> {
   const measures: Measure[] = [];
-  for (let from = 0; from < requests.length; from += MEASURED_AT_ONCE) {
-    const some = requests.slice(from, from + MEASURED_AT_ONCE);
+  for (let from = 0; from < requests.length && !signal?.aborted; from += measuring) {
+    const some = requests.slice(from, from + measuring);
     measures.push(
       ...(await Promise.all(some.map((request) => answerer.measure(request).catch(() => UNKNOWN)))),
     );
@@ -118,5 +136,9 @@ async function measureAll(requests: readonly BatchRequest[], answerer: Answerer)
   return measures;
 }
 
+/** Requests under way for each that runs, so that the engine never waits for the next. */
+export const AHEAD = 2;
+/** Tokens of which prefixes are shared in whole, when a batch is planned. */
+export const PAGE = 16;
 const MEASURED_AT_ONCE = 64;
 const UNKNOWN: Measure = { tokens: [], answerTokens: 0 };

@@ -5,7 +5,7 @@ import { Argument, Command, Option } from "commander";
 import { Journal } from "../batch/journal.js";
 import { readLines } from "../batch/lines.js";
 import { Lock } from "../batch/lock.js";
-import { type BatchResult, runBatch } from "../batch/run.js";
+import { AHEAD, type BatchResult, PAGE, runBatch } from "../batch/run.js";
 import { MillraceError } from "../errors.js";
 import { fileError } from "../formats/file.js";
 import { batchAnswerer } from "../server/batch-answerer.js";
@@ -30,11 +30,6 @@ interface BatchCommandOptions extends ModelOptions {
   readonly sequences: number;
   readonly json?: boolean;
 }
-
-/** Requests under way for each that runs, so that the engine never waits for the next. */
-const AHEAD = 2;
-/** Tokens of which prefixes are shared in whole, when a batch is planned. */
-const PAGE = 16;
 
 const EXAMPLES = `
 Each line of the input is a request in the format of OpenAI's batches:
@@ -87,9 +82,7 @@ async function batch(input: string, source: string, options: BatchCommandOptions
   if (journal.answered.size > 0)
     say(`millrace: ${output} has ${journal.answered.size} of ${plural(lines.length, "answer")} already`);
   await using model = await openModel(source, { ...openOptions(options), sequences });
-  const server = createServer([{ name: nameOfSource(source), model }], {
-    limits: { requestMs: MOST_MS, requests: Number.MAX_SAFE_INTEGER },
-  });
+  const server = createServer([{ name: nameOfSource(source), model }]);
   const abort = new AbortController();
   using _interrupt = onInterrupt(() => abort.abort());
   const bar = progressBar("answering", (total) => plural(total, "request"));
@@ -118,9 +111,6 @@ async function truePath(path: string): Promise<string> {
   const real = async (one: string) => realpath(one).catch(() => resolve(one));
   return realpath(path).catch(async () => join(await real(dirname(path)), basename(path)));
 }
-
-/** As long as timers go. */
-const MOST_MS = 2 ** 31 - 1;
 
 async function text(path: string): Promise<string> {
   try {

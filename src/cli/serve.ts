@@ -48,11 +48,18 @@ interface ServeOptions extends ModelOptions {
   readonly logLevel: string;
   readonly logPrompts?: boolean;
 }
+  readonly batches?: string;
+  readonly maxFile: number;
+  readonly maxStorage: number;
+  readonly keepFiles: number;
 
 const EXAMPLES = `
 Examples:
   millrace serve                                the model in the box
   millrace serve model.gguf --port 9000 --max-sequences 16
+/** In seconds. */
+const DAY = 24 * 3600;
+
   millrace serve small=a.gguf large=hf:owner/repo --memory 12GiB
   MILLRACE_API_KEY=secret millrace serve model.gguf --host 0.0.0.0
   millrace serve model.gguf --sessions ./sessions --session-memory 64MiB
@@ -60,6 +67,7 @@ Examples:
   curl http://127.0.0.1:8080/v1/chat/completions \\
     -H 'Content-Type: application/json' \\
     -d '{"model": "default", "messages": [{"role": "user", "content": "Hi"}]}'
+  millrace serve model.gguf --batches ./batches
 
 Requests are logged to standard error, one JSON object each, without prompts.
 Ctrl-C lets what is under way come to its end; a second one ends at once.`;
@@ -171,6 +179,21 @@ export function serveCommand(): Command {
 async function serve(named: readonly string[], options: ServeOptions): Promise<void> {
   const keys = await apiKeys(options);
   const sources = namedSources(named);
+    )
+    .optionsGroup("Files and batches:")
+    .addOption(new Option("--batches <folder>", "where files and batches are kept (default: there are none)"))
+    .addOption(bytesOption("--max-file <size>", "largest file", DEFAULT_LIMITS.fileBytes))
+    .addOption(
+      bytesOption(
+        "--max-storage <size>",
+        "most that all files of one key may have",
+        DEFAULT_LIMITS.storageBytes,
+      ),
+    )
+    .addOption(
+      new Option("--keep-files <days>", "how long files, and what is known of batches, are kept")
+        .argParser(count)
+        .default(DEFAULT_LIMITS.fileSeconds / DAY),
   const served: ModelToServe[] = [];
   try {
     for (const { name, source } of sources) {
@@ -214,7 +237,10 @@ async function answerUntilStopped(
     ...(sessions === undefined ? {} : { sessionFolder: sessions }),
   });
   server.context.metrics.watchProcess();
-  const listening = await listen(server, { host, port });
+  const listening = await listen(server, { host, port }).catch(async (error: unknown) => {
+    await server.context.batches?.close();
+    throw error;
+  });
   await write(banner(listening.url, served, keys.length));
   if (!isLocal(host) && keys.length === 0) {
     say(
@@ -243,6 +269,7 @@ function stopped(): Promise<void> {
     for (const signal of STOPS) process.on(signal, stop);
   });
 }
+    ...(options.batches === undefined ? {} : { batchFolder: options.batches }),
 
 const STOPS = ["SIGINT", "SIGTERM"] as const;
 
@@ -330,6 +357,9 @@ function bytesOption(flags: string, description: string, fallback: number | unde
   return fallback === undefined ? option : option.default(fallback, formatBytes(fallback));
 }
 
+    fileBytes: options.maxFile,
+    storageBytes: options.maxStorage,
+    fileSeconds: options.keepFiles * DAY,
 /** Seconds, kept as milliseconds. */
 function secondsOption(flags: string, description: string, fallbackMs: number): Option {
   const parse = (text: string) => {

@@ -8,10 +8,12 @@ import { requestId } from "hono/request-id";
 import { routePath } from "hono/route";
 import type { ServerContext, ServerEnv, ServerRequest } from "./context.js";
 import { ApiError, fromZod, toApiError } from "./errors.js";
-import { newId } from "./identity.js";
+import { EVERYBODY, newId } from "./identity.js";
+import { addBatches } from "./routes/batches.js";
 import { addChat } from "./routes/chat.js";
 import { addCompletions } from "./routes/completions.js";
 import { addEmbeddings } from "./routes/embeddings.js";
+import { addFiles, isUpload } from "./routes/files.js";
 import { addHealth } from "./routes/health.js";
 import { addLive } from "./routes/live.js";
 import { addModels } from "./routes/models.js";
@@ -23,9 +25,6 @@ import { VERSION } from "./version.js";
 import { gone } from "./work.js";
 
 export type ServerApp = OpenAPIHono<ServerEnv>;
-
-/** Owner of all sessions where there are no keys. */
-const EVERYBODY = "everybody";
 
 /** Paths that answer without a key. */
 const OPEN_PATHS: readonly string[] = ["/health", "/openapi.json"];
@@ -62,7 +61,9 @@ export function createApp(context: ServerContext): ServerApp {
   addResponses(app, context);
   addSessions(app, context);
   addSocket(app, context);
-  addEmbeddings(app);
+  addFiles(app, context);
+  addBatches(app, context);
+  addEmbeddings(app, context);
   addLive(app, context);
   addDocument(app);
   return app;
@@ -81,12 +82,13 @@ function asWork({ works, metrics, logger }: ServerContext): MiddlewareHandler<Se
   return async (c, next) => {
     if (WATCHING_PATHS.includes(c.req.path)) return next();
     const id = c.get("requestId");
-    const work = works.begin(id, ({ ms, notes, failure, reason }) => {
+    const caller = c.env?.caller;
+    const work = (caller?.works ?? works).begin(id, ({ ms, notes, failure, reason }) => {
       const route = routePath(c, -1);
       const { status } = c.res;
-      metrics.request(route, status, ms);
+      if (!caller) metrics.request(route, status, ms);
       const ended = failure ?? reason;
-      logger.info({
+      logger[caller ? "debug" : "info"]({
         request: id,
         client: c.get("client"),
         method: c.req.method,
@@ -119,7 +121,7 @@ function asWork({ works, metrics, logger }: ServerContext): MiddlewareHandler<Se
 function knownHost({ hosts }: ServerContext): MiddlewareHandler<ServerEnv> {
   return async (c, next) => {
     const host = new URL(c.req.url).hostname;
-    if (hosts !== null && !hosts.includes(host)) {
+    if (!c.env?.caller && hosts !== null && !hosts.includes(host)) {
       throw new ApiError(
         403,
         "unknown_host",
@@ -131,7 +133,7 @@ function knownHost({ hosts }: ServerContext): MiddlewareHandler<ServerEnv> {
 }
 
 function limitedBody({ limits: { bodyBytes } }: ServerContext): MiddlewareHandler<ServerEnv> {
-  return bodyLimit({
+  const limit = bodyLimit({
     maxSize: bodyBytes,
     onError: () => {
       throw new ApiError(413, "body_too_large", `The body of the request has more than ${bodyBytes} bytes.`, {
@@ -139,12 +141,20 @@ function limitedBody({ limits: { bodyBytes } }: ServerContext): MiddlewareHandle
       });
     },
   });
+  // Files have a limit of their own, and are never in memory as a whole.
+  return async (c, next) => (isUpload(c) ? next() : limit(c, next));
 }
 
 /** Who asks, and whether they may now. */
 function allowed({ keys, requestRate, tokenRate }: ServerContext): MiddlewareHandler<ServerEnv> {
   return async (c, next) => {
     if (OPEN_PATHS.includes(c.req.path)) return next();
+    const caller = c.env?.caller;
+    if (caller) {
+      c.set("client", caller.client);
+      c.set("owner", caller.owner);
+      return next();
+    }
     const key = keys?.client(c.req.header("authorization") ?? socketKey(c));
     const client = key ?? addressOf(c);
     c.set("client", client);

@@ -1,17 +1,32 @@
 /** Answers the requests of batches as the server answers them over HTTP: same fields, same bodies, same errors. */
 
-import { type BatchAnswer, failure } from "../batch/journal.js";
+import type { BatchAnswer } from "../batch/journal.js";
 import type { BatchRequest } from "../batch/lines.js";
 import type { Answerer, Measure } from "../batch/run.js";
 import { type ErrorCode, MillraceError, type Model } from "../index.js";
+import { BATCH_URLS } from "./batch-urls.js";
+import type { InternalCaller } from "./context.js";
 import type { Server } from "./create.js";
-import type { ErrorBody } from "./errors.js";
+import { ApiError, type ErrorBody } from "./errors.js";
+import { EVERYBODY, newId } from "./identity.js";
 import { structureOf, templateMessages } from "./messages.js";
-import { chatRequest } from "./schemas/chat.js";
+import { chatOf } from "./routes/responses.js";
+import { type ChatRequest, chatRequest } from "./schemas/chat.js";
 import { completionRequest } from "./schemas/completions.js";
+import { responseRequest } from "./schemas/responses.js";
+import { Works } from "./work.js";
 
-/** The endpoints that a batch may name. */
-const URLS = ["/v1/chat/completions", "/v1/completions"] as const;
+type BatchUrl = (typeof BATCH_URLS)[number];
+
+/** For whom requests are answered. */
+export interface BatchCaller {
+  /** Whom turns count for. Default "batch". */
+  readonly client?: string;
+  /** Default: everybody. */
+  readonly owner?: string;
+  /** Of all of its requests, whatever they say. Default: what they say. */
+  readonly priority?: number;
+}
 
 /** Codes of answers after which no other comes: the batch is to stop, and to be gone on with later. */
 const FATAL: Readonly<Record<string, ErrorCode>> = { engine_crashed: "WORKER_CRASHED", closed: "CLOSED" };
@@ -21,24 +36,42 @@ const USUAL_ANSWER = 256;
 /** As OpenAI's, for completions without a limit. */
 const COMPLETION_ANSWER = 16;
 
-/** Requests of all of the server's models, which share its limits. */
-export function batchAnswerer({ app, context }: Server): Answerer {
+/** Requests of all of the server's models. The server's limits on requests and their time are not theirs. */
+export function batchAnswerer(
+  { app, context }: Server,
+  { client = "batch", owner = EVERYBODY, priority }: BatchCaller = {},
+): Answerer {
+  const works = new Works({ requests: Number.POSITIVE_INFINITY, requestMs: Number.POSITIVE_INFINITY });
+  const caller: InternalCaller = { client, owner, works };
   return {
     async measure({ url, body }: BatchRequest): Promise<Measure> {
       const { model } = context.models.get(String(body.model));
-      return url === "/v1/completions" ? measureCompletion(model, body) : measureChat(model, body);
+      switch (url as BatchUrl) {
+        case "/v1/chat/completions":
+          return measureChat(model, chatRequest.parse(body));
+        case "/v1/completions":
+          return measureCompletion(model, body);
+        case "/v1/responses":
+          return measureChat(model, chatOf(responseRequest.parse(body)));
+        case "/v1/embeddings":
+          return { tokens: await tokensOf(model, body.input as Prompts), answerTokens: 0 };
+        default:
+          throw new MillraceError("INVALID_ARGUMENT", `No batch may name ${url}.`);
+      }
     },
 
     async answer({ url, body }: BatchRequest, signal: AbortSignal): Promise<BatchAnswer> {
-      if (!(URLS as readonly string[]).includes(url))
-        return refused(`The url ${url} is none that a batch may name: ${URLS.join(", ")}.`);
-      if (body.stream === true) return refused("A batch cannot stream; leave out stream.");
-      const response = await app.request(url, {
+      if (!(BATCH_URLS as readonly string[]).includes(url))
+        return refused("url", `The url ${url} is none that a batch may name: ${BATCH_URLS.join(", ")}.`);
+      if (body.stream === true) return refused("stream", "A batch cannot stream; leave out 'stream'.");
+      const ordered = priority === undefined ? body : { ...body, priority };
+      const init = {
         method: "POST",
         headers: { "content-type": "application/json" },
-        body: JSON.stringify(body),
+        body: JSON.stringify(ordered),
         signal,
-      });
+      };
+      const response = await app.request(url, init, { caller });
       const answer: unknown = await response.json();
       const code = response.ok ? null : (answer as ErrorBody).error.code;
       const fatal = code === null ? undefined : FATAL[code];
@@ -49,10 +82,13 @@ export function batchAnswerer({ app, context }: Server): Answerer {
   };
 }
 
-const refused = (message: string): BatchAnswer => failure(new MillraceError("INVALID_ARGUMENT", message));
+/** As the server would refuse it. */
+function refused(param: string, message: string): BatchAnswer {
+  const { status, body } = new ApiError(400, "invalid_value", message, { param });
+  return { response: { status_code: status, request_id: newId("req_"), body }, error: null };
+}
 
-async function measureChat(model: Model, body: BatchRequest["body"]): Promise<Measure> {
-  const request = chatRequest.parse(body);
+async function measureChat(model: Model, request: ChatRequest): Promise<Measure> {
   const { render, answer } = structureOf(request);
   const tools = answer.tools?.map((tool) => ({ type: "function", function: tool }));
   const text = await model.renderChat(templateMessages(request.messages), {
@@ -65,12 +101,15 @@ async function measureChat(model: Model, body: BatchRequest["body"]): Promise<Me
   };
 }
 
-/** Of several prompts, the first speaks for all. */
 async function measureCompletion(model: Model, body: BatchRequest["body"]): Promise<Measure> {
   const { prompt, max_tokens } = completionRequest.parse(body);
-  const first = typeof prompt === "string" || typeof prompt[0] === "number" ? prompt : prompt[0]!;
-  return {
-    tokens: typeof first === "string" ? await model.tokenize(first) : (first as number[]),
-    answerTokens: max_tokens ?? COMPLETION_ANSWER,
-  };
+  return { tokens: await tokensOf(model, prompt), answerTokens: max_tokens ?? COMPLETION_ANSWER };
+}
+
+type Prompts = string | number[] | string[] | number[][];
+
+/** Of several prompts, the first speaks for all. */
+function tokensOf(model: Model, prompts: Prompts): Promise<ArrayLike<number>> | number[] {
+  const first = typeof prompts === "string" || typeof prompts[0] === "number" ? prompts : prompts[0]!;
+  return typeof first === "string" ? model.tokenize(first) : (first as number[]);
 }

@@ -2,6 +2,7 @@
 import type { HttpBindings } from "@hono/node-server";
 import type { Context } from "hono";
 import type { Logger } from "pino";
+import type { BatchStore } from "./batches.js";
 import type { KeyRing } from "./keys.js";
 import type { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
@@ -22,6 +23,8 @@ export interface ServerContext {
   readonly tokenRate: RateLimit | null;
   readonly works: Works;
   readonly sessions: SessionStore;
+  /** Null: no files are kept, and there are no batches. */
+  readonly batches: BatchStore | null;
   readonly metrics: Metrics;
   readonly logger: Logger;
   /** Put prompts into the log too. */
@@ -33,17 +36,25 @@ export interface ServerContext {
   readonly hosts: readonly string[] | null;
 }
 
+/** Who asks from within the server, in place of an HTTP request's key and address; limits on those do not hold for it. */
+export interface InternalCaller {
+  readonly client: string;
+  readonly owner: string;
+  /** Where its requests count as under way. */
+  readonly works: Works;
+}
+
 /** What the middleware of app.ts puts beside a request. */
 export interface ServerEnv {
   Variables: {
     requestId: string;
     /** The key, or the address: whom limits count for. */
     client: string;
-    /** The key, or everybody where there are none: whom sessions belong to. */
+    /** The key, or everybody where there are none: whom sessions, files and batches belong to. */
     owner: string;
     work: Work;
   };
-  Bindings: Partial<HttpBindings>;
+  Bindings: Partial<HttpBindings> & { readonly caller?: InternalCaller };
 }
 
 export type ServerRequest = Context<ServerEnv>;

@@ -1,7 +1,11 @@
 /** A server from models and options: the context with its defaults, and the application on top of it. */
 import { type Logger, pino } from "pino";
+import type { Answerer } from "../batch/run.js";
 import { createApp, type ServerApp } from "./app.js";
+import { batchAnswerer } from "./batch-answerer.js";
+import { BatchStore } from "./batches.js";
 import type { ServerContext } from "./context.js";
+import { EVERYBODY } from "./identity.js";
 import { KeyRing } from "./keys.js";
 import { Metrics } from "./metrics.js";
 import { type EngineListener, type ModelToServe, ServedModels } from "./models.js";
@@ -26,6 +30,8 @@ export interface ServerOptions {
   readonly hosts?: readonly string[];
   /** Folder in which sessions are saved. Default: they cannot be. */
   readonly sessionFolder?: string;
+  /** Folder in which files and batches are kept. Default: there are none. */
+  readonly batchFolder?: string;
   /** Default: nothing is logged. */
   readonly logger?: Logger;
   /** Put prompts into the log too. Default false. */
@@ -43,7 +49,7 @@ export interface Server {
  */
 export function createServer(models: readonly ModelToServe[], options: ServerOptions = {}): Server {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
-  const { keys = [], origins = [], hosts, sessionFolder, logPrompts = false } = options;
+  const { keys = [], origins = [], hosts, sessionFolder, batchFolder, logPrompts = false } = options;
   const logger = options.logger ?? pino({ level: "silent" });
   const { requestsPerMinute, tokensPerMinute } = limits;
   const metrics = new Metrics();
@@ -53,14 +59,29 @@ export function createServer(models: readonly ModelToServe[], options: ServerOpt
   metrics.watchModels(served.list);
   metrics.watch("http_requests_open", "Requests under way.", () => works.size);
   metrics.watch("sessions", "Sessions that clients hold.", () => sessions.size);
+  const ring = keys.length === 0 ? null : new KeyRing(keys);
+  const owners = ring?.clients ?? [EVERYBODY];
+  const batches = batchFolder
+    ? new BatchStore({
+        folder: batchFolder,
+        limits,
+        logger,
+        answerer: answererOf,
+        crashes: () => served.list.reduce((sum, { health }) => sum + health.crashes, 0),
+        sequences: served.list.reduce((sum, { info }) => sum + info.sequences, 0),
+        isOwner: (owner) => owners.includes(owner),
+      })
+    : null;
+  if (batches) metrics.watch("batches", "Batches under way.", () => batches.numOpen);
   const context: ServerContext = {
     models: served,
-    keys: keys.length === 0 ? null : new KeyRing(keys),
+    keys: ring,
     sharePrefixes: options.sharePrefixes ?? (new Set(keys).size > 1 ? "key" : "all"),
     requestRate: requestsPerMinute === null ? null : new RateLimit("requests", requestsPerMinute),
     tokenRate: tokensPerMinute === null ? null : new RateLimit("tokens", tokensPerMinute),
     works,
     sessions,
+    batches,
     metrics,
     logger,
     logPrompts,
@@ -68,8 +89,17 @@ export function createServer(models: readonly ModelToServe[], options: ServerOpt
     origins,
     hosts: hosts ?? null,
   };
-  return { app: createApp(context), context };
+  const server: Server = { app: createApp(context), context };
+  return server;
+
+  function answererOf(owner: string): Answerer {
+    const client = `${owner}'s batches`;
+    return batchAnswerer(server, { client, owner, priority: LOWEST });
+  }
 }
+
+/** Behind all requests that somebody waits for. */
+const LOWEST = -100;
 
 /** Logs and counts crashes, and takes note of the sessions that went with them. */
 function watchEngines({

@@ -2,6 +2,9 @@
 import { createHash, randomBytes } from "node:crypto";
 import type { ServedModel } from "./models.js";
 
+/** Owner of all that is kept where there are no keys. */
+export const EVERYBODY = "everybody";
+
 /** "chatcmpl-" and the like, and what cannot be guessed. */
 export const newId = (prefix: string): string => `${prefix}${randomBytes(12).toString("hex")}`;
 

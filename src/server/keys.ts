@@ -10,6 +10,11 @@ export class KeyRing {
     this.#digests = [...new Set(keys)].map(digest);
   }
 
+  /** Names of all clients that have a key. */
+  get clients(): readonly string[] {
+    return this.#digests.map(nameOf);
+  }
+
   /**
    * A name for the client that sent this `Authorization` header: the start of its key's digest, which tells nothing of the
    * key. Takes the same time for every key. Throws 401.
@@ -23,7 +28,7 @@ export class KeyRing {
     let found: Buffer | null = null;
     for (const known of this.#digests) if (timingSafeEqual(known, asked)) found = known;
     if (found === null) throw unauthorised("The API key is not one that this server knows.");
-    return `key-${found.toString("hex").slice(0, 12)}`;
+    return nameOf(found);
   }
 }
 
@@ -34,6 +39,8 @@ export function parseKeys(text: string): string[] {
     .map((line) => line.trim())
     .filter((line) => line !== "" && !line.startsWith("#"));
 }
+
+const nameOf = (digest: Buffer): string => `key-${digest.toString("hex").slice(0, 12)}`;
 
 const digest = (key: string): Buffer => createHash("sha256").update(key).digest();
 

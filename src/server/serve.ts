@@ -38,11 +38,15 @@ const KEEP_MS = 300_000;
 /** A connection on which nothing moves is closed so long after a request's own limit, in milliseconds. */
 const STALL_MS = 60_000;
 
-/** Starts to listen. Rejects with INVALID_ARGUMENT where the port or the name cannot be had. */
+/**
+ * Starts to listen, and goes on with the batches of the server's folder. Rejects with INVALID_ARGUMENT where the port or
+ * the name cannot be had, IN_USE and WRITE_FAILED where the folder cannot be.
+ */
 export async function listen(
   { app, context }: Server,
   { host = "127.0.0.1", port = DEFAULT_PORT }: ListenOptions = {},
 ): Promise<Listening> {
+  await context.batches?.start();
   const sockets = new WebSocketServer({ noServer: true, maxPayload: context.limits.bodyBytes });
   // The two packages' types differ in whether options may be undefined.
   const websocket = { server: sockets as unknown as WebSocketServerLike };

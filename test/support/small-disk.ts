@@ -62,6 +62,12 @@ export function smallDiskPromises(real: typeof promises): object {
       const handle = await real.open(...parameters);
       const write = handle.write.bind(handle);
       return Object.assign(handle, {
+        appendFile: async (text: string) => {
+          const bytes = Buffer.from(text);
+          const taken = take(bytes.length, "write");
+          await write(bytes, 0, taken, null);
+          if (taken < bytes.length) throw failure("ENOSPC", "write");
+        },
         write: async (bytes: Uint8Array, offset: number, length: number, at: number) =>
           write(bytes, offset, take(length, "write"), at),
       });
