@@ -44,30 +44,30 @@ interface ServeOptions extends ModelOptions {
   readonly sessionIdle: number;
   readonly sessionMemory?: number;
   readonly sessionDisk: number;
-  readonly drain: number;
-  readonly logLevel: string;
-  readonly logPrompts?: boolean;
-}
   readonly batches?: string;
   readonly maxFile: number;
   readonly maxStorage: number;
   readonly keepFiles: number;
+  readonly drain: number;
+  readonly logLevel: string;
+  readonly logPrompts?: boolean;
+}
+
+/** In seconds. */
+const DAY = 24 * 3600;
 
 const EXAMPLES = `
 Examples:
   millrace serve                                the model in the box
   millrace serve model.gguf --port 9000 --max-sequences 16
-/** In seconds. */
-const DAY = 24 * 3600;
-
   millrace serve small=a.gguf large=hf:owner/repo --memory 12GiB
   MILLRACE_API_KEY=secret millrace serve model.gguf --host 0.0.0.0
   millrace serve model.gguf --sessions ./sessions --session-memory 64MiB
+  millrace serve model.gguf --batches ./batches
 
   curl http://127.0.0.1:8080/v1/chat/completions \\
     -H 'Content-Type: application/json' \\
     -d '{"model": "default", "messages": [{"role": "user", "content": "Hi"}]}'
-  millrace serve model.gguf --batches ./batches
 
 Requests are logged to standard error, one JSON object each, without prompts.
 Ctrl-C lets what is under way come to its end; a second one ends at once.`;
@@ -162,6 +162,21 @@ export function serveCommand(): Command {
     )
     .addOption(
       bytesOption("--session-disk <size>", "most that one puts on disk", DEFAULT_LIMITS.sessionDiskBytes),
+    )
+    .optionsGroup("Files and batches:")
+    .addOption(new Option("--batches <folder>", "where files and batches are kept (default: there are none)"))
+    .addOption(bytesOption("--max-file <size>", "largest file", DEFAULT_LIMITS.fileBytes))
+    .addOption(
+      bytesOption(
+        "--max-storage <size>",
+        "most that all files of one key may have",
+        DEFAULT_LIMITS.storageBytes,
+      ),
+    )
+    .addOption(
+      new Option("--keep-files <days>", "how long files, and what is known of batches, are kept")
+        .argParser(count)
+        .default(DEFAULT_LIMITS.fileSeconds / DAY),
     );
   return addModelOptions(command)
     .optionsGroup("Log and end:")
@@ -179,21 +194,6 @@ export function serveCommand(): Command {
 async function serve(named: readonly string[], options: ServeOptions): Promise<void> {
   const keys = await apiKeys(options);
   const sources = namedSources(named);
-    )
-    .optionsGroup("Files and batches:")
-    .addOption(new Option("--batches <folder>", "where files and batches are kept (default: there are none)"))
-    .addOption(bytesOption("--max-file <size>", "largest file", DEFAULT_LIMITS.fileBytes))
-    .addOption(
-      bytesOption(
-        "--max-storage <size>",
-        "most that all files of one key may have",
-        DEFAULT_LIMITS.storageBytes,
-      ),
-    )
-    .addOption(
-      new Option("--keep-files <days>", "how long files, and what is known of batches, are kept")
-        .argParser(count)
-        .default(DEFAULT_LIMITS.fileSeconds / DAY),
   const served: ModelToServe[] = [];
   try {
     for (const { name, source } of sources) {
@@ -235,6 +235,7 @@ async function answerUntilStopped(
     logger: pino({ level: logLevel }, pino.destination({ dest: 2, sync: true })),
     ...(onlyHere ? { hosts: [...LOCAL_NAMES, host, ...allowHost] } : {}),
     ...(sessions === undefined ? {} : { sessionFolder: sessions }),
+    ...(options.batches === undefined ? {} : { batchFolder: options.batches }),
   });
   server.context.metrics.watchProcess();
   const listening = await listen(server, { host, port }).catch(async (error: unknown) => {
@@ -269,7 +270,6 @@ function stopped(): Promise<void> {
     for (const signal of STOPS) process.on(signal, stop);
   });
 }
-    ...(options.batches === undefined ? {} : { batchFolder: options.batches }),
 
 const STOPS = ["SIGINT", "SIGTERM"] as const;
 
@@ -326,6 +326,9 @@ function limitsOf(options: ServeOptions): ServerLimits {
     sessionIdleMs: options.sessionIdle,
     sessionBytes: options.sessionMemory ?? null,
     sessionDiskBytes: options.sessionDisk,
+    fileBytes: options.maxFile,
+    storageBytes: options.maxStorage,
+    fileSeconds: options.keepFiles * DAY,
   };
 }
 
@@ -357,9 +360,6 @@ function bytesOption(flags: string, description: string, fallback: number | unde
   return fallback === undefined ? option : option.default(fallback, formatBytes(fallback));
 }
 
-    fileBytes: options.maxFile,
-    storageBytes: options.maxStorage,
-    fileSeconds: options.keepFiles * DAY,
 /** Seconds, kept as milliseconds. */
 function secondsOption(flags: string, description: string, fallbackMs: number): Option {
   const parse = (text: string) => {
