@@ -98,7 +98,6 @@ describe("what goes wrong", () => {
     ["best_of", text, { ...prompt, best_of: 3 }, 400, "unsupported_parameter", "best_of"],
     ["a huge body", text, { ...prompt, prompt: "x".repeat(30_000) }, 413, "body_too_large", null],
     ["what is not there", "/v1/nothing", {}, 404, "unknown_url", null],
-    ["embeddings", "/v1/embeddings", {}, 501, "not_implemented", null],
     ["a session that is none", "/v1/sessions/sess_1/append", { input: "x" }, 404, "session_not_found", "id"],
     [
       "saving where there is no folder",

@@ -33,6 +33,7 @@ export class Metrics {
     "model",
   ]);
   readonly #generated = this.#counter("generated_tokens_total", "Tokens of answers.", ["model"]);
+  readonly #embeddings = this.#counter("embeddings_total", "Texts that were embedded.", ["model"]);
   readonly #evicted = this.#counter(
     "evicted_tokens_total",
     "Tokens that cache policies took out of memory.",
@@ -149,6 +150,13 @@ export class Metrics {
     if (usage.generatedTokens > 1) {
       this.#each.observe({ model }, timings.decodeMs / (usage.generatedTokens - 1) / 1000);
     }
+    this.evicted(model, cache);
+  }
+
+  /** A text of so many tokens was embedded. */
+  embedded(model: string, tokens: number, cache: Gone): void {
+    this.#embeddings.inc({ model });
+    this.#prompt.inc({ model }, tokens);
     this.evicted(model, cache);
   }
 

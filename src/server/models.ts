@@ -30,7 +30,7 @@ export class ServedModel {
     this.name = name;
     this.info = model.info;
     this.#keeper = new Keeper(model, reopen ?? null, listener, patienceMs);
-    this.vocabulary = new Vocabulary({ detokenize: async (tokens) => this.model.detokenize(tokens) });
+    this.vocabulary = new Vocabulary({ tokenBytes: async (token) => this.model.tokenBytes(token) });
   }
 
   /** Throws 503 while its engine is not there; see `ServedModels.ready`. */

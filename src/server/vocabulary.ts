@@ -4,19 +4,21 @@ import type { Model } from "../index.js";
 /** Texts that are remembered. */
 const MAX_REMEMBERED = 10_000;
 
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 export interface TokenText {
+  /** What it reads like on its own; see `isWhole`. */
   readonly token: string;
-  /** UTF-8; null where it is no whole character. */
-  readonly bytes: number[] | null;
+  /** What it adds to a text in UTF-8; a control token's name. */
+  readonly bytes: number[];
 }
 
 /** What each token of a model reads like on its own. */
 export class Vocabulary {
-  readonly #model: Pick<Model, "detokenize">;
+  readonly #model: Pick<Model, "tokenBytes">;
   readonly #texts = new Map<number, TokenText>();
-  readonly #encoder = new TextEncoder();
 
-  constructor(model: Pick<Model, "detokenize">) {
+  constructor(model: Pick<Model, "tokenBytes">) {
     this.#model = model;
   }
 
@@ -26,11 +28,24 @@ export class Vocabulary {
   }
 
   async #ask(id: number): Promise<TokenText> {
-    const token = await this.#model.detokenize([id]);
-    const bytes = token.includes("\ufffd") ? null : [...this.#encoder.encode(token)];
-    const text = { token, bytes };
+    const bytes = await this.#model.tokenBytes(id);
+    const text = { token: readable(bytes), bytes: [...bytes] };
     if (this.#texts.size >= MAX_REMEMBERED) this.#texts.clear();
     this.#texts.set(id, text);
     return text;
+  }
+}
+
+/** Whether the token is whole characters; one that is not reads as OpenAI writes it, with its bytes as "\xe2\x82". */
+export const isWhole = ({ token, bytes }: TokenText): boolean =>
+  Buffer.from(token).equals(Uint8Array.from(bytes));
+
+function readable(bytes: Uint8Array): string {
+  try {
+    return decoder.decode(bytes);
+  } catch {
+    return Array.from(bytes, (byte) =>
+      byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`,
+    ).join("");
   }
 }

@@ -160,4 +160,3 @@ export const chatCompletion = z
   .openapi("ChatCompletion");
 
 export type ChatCompletion = z.infer<typeof chatCompletion>;
-export type ContentLogprob = z.infer<typeof contentLogprob>;

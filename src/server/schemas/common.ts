@@ -109,6 +109,13 @@ export const adapter = z
   .nullish()
   .openapi({ description: "One of the adapters that the model was opened with." });
 
+export const cacheDetails = z
+  .object({ dropped_tokens: z.int(), demoted_tokens: z.int(), merged_tokens: z.int() })
+  .optional()
+  .openapi({
+    description: "What the cache policy took out of memory during the request; absent where nothing was.",
+  });
+
 export const usage = z
   .object({
     prompt_tokens: z.int(),
@@ -117,12 +124,7 @@ export const usage = z
     prompt_tokens_details: z.object({
       cached_tokens: z.int().openapi({ description: "Tokens of the prompt that were in the cache already." }),
     }),
-    cache_details: z
-      .object({ dropped_tokens: z.int(), demoted_tokens: z.int(), merged_tokens: z.int() })
-      .optional()
-      .openapi({
-        description: "What the cache policy took out of memory during the request; absent where nothing was.",
-      }),
+    cache_details: cacheDetails,
   })
   .openapi("Usage");
 
