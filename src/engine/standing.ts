@@ -12,7 +12,8 @@ export interface StandingOptions {
   /**
    * Higher ones go first; a level that waits long for its turn counts as a higher one, so none is forgotten. Where a
    * higher one finds no room, lower ones that run are put away on disk until there is, and go on where they stood.
-   * Whole numbers from -100 to 100. Default 0.
+   * Whole numbers from -100 to 100. Default 0. At -100 a request also stands still while others run, but for a tenth of
+   * the time: for work that nobody waits for.
    */
   readonly priority?: number;
   /**

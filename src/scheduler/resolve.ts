@@ -1,4 +1,5 @@
 /** How the policies go together: the one place that knows them all. */
+import { background } from "./background.js";
 import { type BoundedScheduler, boundStall, type StallReport } from "./bound-stall.js";
 import { byPriority } from "./by-priority.js";
 import type { Scheduler } from "./contract.js";
@@ -17,7 +18,8 @@ const AGEING_MS = 10_000;
 
 /**
  * Who comes first goes first, as long as nobody names a client, a priority or a deadline. Where they do: what is too
- * late ends; then priorities, for whose sake lower ones are put away; among equals, fair turns between clients; within a client, as they came.
+ * late ends; what nobody waits for stands back; then priorities, for whose sake lower ones are put away; among equals,
+ * fair turns between clients; within a client, as they came.
  */
 export function composeScheduler({ maxStallMs }: ScheduleSpec): {
   readonly scheduler: Scheduler;
@@ -27,6 +29,6 @@ export function composeScheduler({ maxStallMs }: ScheduleSpec): {
   const bounded: BoundedScheduler | null =
     maxStallMs === undefined ? null : boundStall(firstCome, maxStallMs);
   // The last to sort decides first.
-  const scheduler = deadlines(fair(byPriority(preempt(bounded ?? firstCome), AGEING_MS)));
+  const scheduler = deadlines(background(fair(byPriority(preempt(bounded ?? firstCome), AGEING_MS))));
   return { scheduler, stalls: () => bounded?.report() ?? null };
 }
