@@ -44,6 +44,20 @@ export interface PrefixUsage {
   readonly lookupTokens: number;
   readonly hitTokens: number;
   readonly evictedPages: number;
+  /** Tokens that came back from disk, and bytes that lie there; 0 where nothing goes there. */
+  readonly broughtTokens: number;
+  readonly diskBytes: number;
+}
+
+/** Where blocks go that the tree gives up, and come back from when a prompt wants them. Positions are whole blocks. */
+export interface LowerPrefixes {
+  readonly diskBytes: number;
+  /** `way` are all tokens from a namespace's start; `payloadOf` gives the pages of the block at a position, from `from` on. */
+  take(namespace: string, way: Int32Array, from: number, payloadOf: (at: number) => Uint8Array): void;
+  /** How many tokens of a prompt it has from `from` on, before `end`. */
+  find(namespace: string, prompt: Int32Array, from: number, end: number): number;
+  /** Payloads of the blocks from `from` to `end`, as far as they can be read. Never rejects. */
+  read(namespace: string, prompt: Int32Array, from: number, end: number): Promise<Uint8Array[]>;
 }
 
 /** What a prompt would find now. */
@@ -75,6 +89,9 @@ interface Way {
   readonly partPages: Pages;
 }
 
+/** Most bytes that are brought back at a time: copying them must not hold others up. */
+const BROUGHT_BYTES = 16 * 2 ** 20;
+
 const NOTHING: Found = { tokens: 0, referenced: 0, promised: false };
 
 /** Tokens of a block: of whole rows in every table of the layout. Null where caches so cut cannot share prefixes. */
@@ -88,6 +105,8 @@ export class PrefixTree implements Reclaimer {
   readonly block: number;
   /** Changes whenever what `find` says may have. */
   version = 0;
+  /** Null: what is given up is gone. */
+  below: LowerPrefixes | null = null;
   readonly #pool: KvPool;
   readonly #layout: CacheLayout;
   /** A block is one row of every table. */
@@ -104,6 +123,7 @@ export class PrefixTree implements Reclaimer {
   #lookupTokens = 0;
   #hitTokens = 0;
   #evictedPages = 0;
+  #broughtTokens = 0;
 
   /** A tree over `pool`, or null where sequences of this layout cannot share. */
   static over(pool: KvPool, layout: CacheLayout): PrefixTree | null {
@@ -135,6 +155,8 @@ export class PrefixTree implements Reclaimer {
       lookupTokens: this.#lookupTokens,
       hitTokens: this.#hitTokens,
       evictedPages: this.#evictedPages,
+      broughtTokens: this.#broughtTokens,
+      diskBytes: this.below?.diskBytes ?? 0,
     };
   }
 
@@ -237,15 +259,16 @@ export class PrefixTree implements Reclaimer {
     for (const node of [...this.#idle]) this.#giveUp(node, this.#pool.numPages);
   }
 
-  /** Of `PrefixLease`: moves it on through what there is of its prompt. */
-  follow(lease: PrefixLease, prompt: Int32Array): Way {
+  /** Of `PrefixLease`: moves it on through what there is of its prompt; to whole blocks alone unless it `takesParts`. */
+  follow(lease: PrefixLease, prompt: Int32Array, takesParts: boolean): Way {
     const { node: from, depth } = lease;
     const end = this.#walk(from, prompt, depth);
     lease.following = this.#promised(end, prompt, lease);
+    lease.below = lease.following ? 0 : this.#findBelow(from.namespace, prompt, end.depth + end.whole);
     const to = end.whole > 0 ? this.#split(end.child!, end.whole) : end.node;
     const runs: Pages[] = [];
     for (let node = to; node !== from; node = node.parent!) runs.unshift(node.pages);
-    const part = lease.following ? 0 : end.part;
+    const part = takesParts && !lease.following && lease.below === 0 ? end.part : 0;
     const partPages = part > 0 ? this.#slice(end.child!.pages, 0, part) : this.#none();
     if (part > 0 && this.#idle.delete(end.child!)) this.#idle.add(end.child!);
     this.#moveOn(lease, to, end.depth + end.whole);
@@ -253,6 +276,37 @@ export class PrefixTree implements Reclaimer {
     if (tokens + part > 0 && lease.cached === 0) this.#hits++;
     this.#hitTokens += tokens + part;
     return { tokens, pages: this.#join(runs), part, partPages };
+  }
+
+  /** Of `PrefixLease`: what comes next of its prompt and lies below. */
+  async readBelow({ node, depth, below }: PrefixLease, prompt: Int32Array): Promise<Uint8Array[]> {
+    return (await this.below?.read(node.namespace, prompt, depth, depth + below)) ?? [];
+  }
+
+  /**
+   * Of `PrefixLease`: puts blocks of its prompt that came from below in their place, for it to take over. `from`: where the
+   * first of them stands. Takes pages that the lease's sequence would have taken to run them.
+   */
+  bring({ node, depth }: PrefixLease, prompt: Int32Array, from: number, payloads: readonly Uint8Array[]): void {
+    // Meanwhile others may have run some.
+    const left = payloads.slice((depth - from) / this.block);
+    if (left.length === 0) return;
+    const tokens = prompt.slice(depth, depth + left.length * this.block);
+    const pages = this.#layout.groups.map(({ lanes, pageTokens }) => {
+      return new Int32Array((tokens.length / pageTokens) * lanes.length);
+    });
+    this.#pool.makeRoom({ taken: numPages(pages), returned: 0 });
+    this.#dropBeginning(node, tokens);
+    for (const run of pages) this.#pool.take(run);
+    for (const [i, payload] of left.entries()) {
+      const own = this.#slice(pages, i * this.block, (i + 1) * this.block);
+      this.#eachPage(own, (bytes, at) => bytes.set(payload.subarray(at, at + bytes.length)));
+    }
+    this.#tokens += tokens.length;
+    this.#broughtTokens += tokens.length;
+    this.#evictable += numPages(pages);
+    this.#idle.add(this.#add(node, tokens, pages));
+    this.version++;
   }
 
   /**
@@ -396,7 +450,44 @@ export class PrefixTree implements Reclaimer {
   #giveUp(node: PrefixNode, pages: number): void {
     const blocks = Math.ceil(node.tokens.length / this.block);
     const less = Math.ceil(pages / this.pagesOf(this.block));
-    this.#evictedPages += this.#shorten(node, Math.max(0, blocks - less) * this.block);
+    const kept = Math.max(0, blocks - less) * this.block;
+    this.#putBelow(node, kept);
+    this.#evictedPages += this.#shorten(node, kept);
+  }
+
+  /** Copies the end of an idle leaf to where it can be had back from. Tails are not worth a place. */
+  #putBelow(node: PrefixNode, from: number): void {
+    if (!this.below || node.tokens.length % this.block > 0) return;
+    const runs: Int32Array[] = [];
+    for (let each: PrefixNode | null = node; each; each = each.parent) runs.unshift(each.tokens);
+    const way = join(runs);
+    const start = way.length - node.tokens.length;
+    const payload = new Uint8Array(this.pagesOf(this.block) * this.#pool.pageBytes);
+    this.below.take(node.namespace, way, start + from, (at) => {
+      const own = this.#slice(node.pages, at - start, at - start + this.block);
+      this.#eachPage(own, (bytes, offset) => payload.set(bytes, offset));
+      return payload;
+    });
+  }
+
+  /** Tokens of a prompt from `from` on, where a block ends, that can be had from below, at a time. */
+  #findBelow(namespace: string, prompt: Int32Array, from: number): number {
+    const most = Math.max(1, Math.floor(BROUGHT_BYTES / (this.pagesOf(this.block) * this.#pool.pageBytes)));
+    // The last token must be run.
+    const end = Math.min(prompt.length - 1, from + most * this.block);
+    return this.below?.find(namespace, prompt, from, end) ?? 0;
+  }
+
+  /** Calls back with the bytes of each page in turn, and how many came before. */
+  #eachPage(pages: Pages, visit: (bytes: Uint8Array, at: number) => void): void {
+    const { arena, pageBytes } = this.#pool;
+    let at = 0;
+    for (const run of pages) {
+      for (const page of run) {
+        visit(arena.bytes(page * pageBytes, pageBytes), at);
+        at += pageBytes;
+      }
+    }
   }
 
   /** Leaves an idle leaf so many of its tokens; with none it goes. Returns the pages that it no longer holds. */
@@ -465,6 +556,10 @@ export class PrefixLease {
   cached = 0;
   /** Somebody else is running what this sequence would run next, so it had better wait and take that over. */
   following = false;
+  /** Resolves when what comes next is back from disk, for `follow` to take over. Null: nothing is on its way. */
+  coming: Promise<void> | null = null;
+  /** Of `PrefixTree`: tokens that come next and lie on disk. */
+  below = 0;
   /** Of `PrefixTree`: where the whole blocks of the sequence end, and after how many tokens. */
   node: PrefixNode;
   depth = 0;
@@ -474,6 +569,8 @@ export class PrefixLease {
   /** Tokens in the cache beyond the last whole block that the tree has, in the first `#numAhead` places. */
   #ahead: Int32Array;
   #numAhead = 0;
+  /** What has come back, and from which position on. */
+  #back: { readonly from: number; readonly payloads: readonly Uint8Array[] } | null = null;
 
   constructor(tree: PrefixTree, root: PrefixNode, prompt: Int32Array, cache: SequenceCache) {
     this.#tree = tree;
@@ -489,9 +586,32 @@ export class PrefixLease {
     return this.#tree.pagesOf(this.depth);
   }
 
-  /** Takes over what there is by now. At the start, and while `following`: not once tokens of its own have run. */
+  /**
+   * Takes over what there is by now, and has brought back what lies on disk. At the start, while `following`, and while
+   * something is `coming`: not once tokens of its own have run.
+   */
   follow(): void {
-    const { tokens, pages, part, partPages } = this.#tree.follow(this, this.#prompt);
+    if (this.#back) {
+      const { from, payloads } = this.#back;
+      this.#back = null;
+      this.coming = null;
+      this.#takeOver(false);
+      this.#tree.bring(this, this.#prompt, from, payloads);
+    }
+    if (this.coming) return;
+    this.#takeOver(true);
+    if (this.below > 0) this.#bring();
+  }
+
+  #bring(): void {
+    const from = this.depth;
+    this.coming = this.#tree.readBelow(this, this.#prompt).then((payloads) => {
+      this.#back = { from, payloads };
+    });
+  }
+
+  #takeOver(takesParts: boolean): void {
+    const { tokens, pages, part, partPages } = this.#tree.follow(this, this.#prompt, takesParts);
     if (tokens > 0) this.#cache.adopt(pages, tokens);
     if (part > 0) {
       this.#cache.adopt(partPages, part);

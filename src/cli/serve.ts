@@ -1,8 +1,10 @@
 /** `millrace serve`: models behind an OpenAI-compatible API. */
 import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import { pino } from "pino";
 import type { OpenOptions } from "../engine/model.js";
+import { cacheFolder } from "../formats/cache-folder.js";
 import { formatBytes, MillraceError, open, parseBytes } from "../index.js";
 import { createServer } from "../server/create.js";
 import { parseKeys } from "../server/keys.js";
@@ -34,6 +36,8 @@ interface ServeOptions extends ModelOptions {
   readonly maxStall?: string;
   readonly prefixCache: boolean;
   readonly sharePrefixes?: SharePrefixes;
+  readonly prefixDisk?: number;
+  readonly prefixFolder?: string;
   readonly maxRequests: number;
   readonly maxBody: number;
   readonly timeout: number;
@@ -131,6 +135,16 @@ export function serveCommand(): Command {
       ).choices(["key", "all"]),
     )
     .addOption(
+      bytesOption(
+        "--prefix-disk <size>",
+        "keep prefixes that memory has no room for on disk, so much per model, also between runs (default: they are gone)",
+        undefined,
+      ),
+    )
+    .addOption(
+      new Option("--prefix-folder <folder>", "where; it holds prompts (default: prefixes in the cache folder)"),
+    )
+    .addOption(
       new Option("--max-requests <n>", "requests under way, those that wait included")
         .argParser(count)
         .default(DEFAULT_LIMITS.requests),
@@ -197,7 +211,7 @@ async function serve(named: readonly string[], options: ServeOptions): Promise<v
   const served: ModelToServe[] = [];
   try {
     for (const { name, source } of sources) {
-      const shared = shareOptions(options, sources.length);
+      const shared = shareOptions(name, options, sources.length);
       const model = await openModel(source, shared);
       served.push({ name, model, reopen: (signal) => open(source, { ...shared, signal }) });
     }
@@ -208,15 +222,26 @@ async function serve(named: readonly string[], options: ServeOptions): Promise<v
 }
 
 /** How each of several models is opened: they have one budget, of which each gets an equal part. */
-function shareOptions(options: ServeOptions, numModels: number): OpenOptions {
-  const { memory, maxSequences, maxStall, prefixCache } = options;
+function shareOptions(name: string, options: ServeOptions, numModels: number): OpenOptions {
+  const { memory, maxSequences, maxStall } = options;
   return {
     ...openOptions(options),
     sequences: maxSequences,
-    prefixCache,
+    prefixCache: prefixesOf(name, options),
     ...(maxStall === undefined ? {} : { maxStall }),
     ...(memory === undefined ? {} : { memory: Math.floor(parseBytes(memory) / numModels) }),
   };
+}
+
+/** Each model has a folder of its own. Throws INVALID_ARGUMENT for a place without prefixes. */
+function prefixesOf(name: string, options: ServeOptions): NonNullable<OpenOptions["prefixCache"]> {
+  const { prefixCache, prefixDisk: disk, prefixFolder } = options;
+  if (disk === undefined && prefixFolder === undefined) return prefixCache;
+  if (!prefixCache) {
+    throw wrong("--no-prefix-cache", "Prefixes that are not kept need no --prefix-disk and no --prefix-folder.");
+  }
+  const folder = join(prefixFolder ?? join(cacheFolder(), "prefixes"), name);
+  return { folder, ...(disk === undefined ? {} : { disk }) };
 }
 
 async function answerUntilStopped(

@@ -146,7 +146,8 @@ export class Engine {
   }
 
   /**
-   * One step; false where nothing could run: there is no task, or each one waits for its reader.
+   * One step; false where nothing could run: there is no task, or each one waits for its reader. Where those that could
+   * run wait for the disk, it waits for the first.
    * A task that fails takes nobody with it; where the backend itself fails, all that ran in the batch do.
    */
   async step(): Promise<boolean> {
@@ -155,6 +156,11 @@ export class Engine {
     const batches = this.#schedule(startedAt);
     if (batches.size === 0) {
       this.#steppedAt = Number.NaN;
+      const coming = this.#running.flatMap((task) => task.coming ?? []);
+      if (coming.length > 0) {
+        await Promise.race(coming);
+        return true;
+      }
       // Where some were admitted, the next plan may have more to go on.
       return this.#waiting.length < numWaiting;
     }

@@ -31,6 +31,7 @@ import { type AdapterIdentity, identify, identifyAdapter } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { CacheSpec } from "./policies.js";
+import { openPrefixDisk } from "./prefix-disk.js";
 import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
 import { Sessions, type SessionsListener } from "./sessions.js";
@@ -198,6 +199,8 @@ export async function assemble(
         vocabularySize,
         setting,
       };
+      const { diskBytes } = store;
+      if (diskBytes !== undefined) undo.push(await openPrefixDisk({ ...store, diskBytes }, source));
       await loadPrefixes(store, source);
       undo.push(() => savePrefixes(store, source));
     }

@@ -67,9 +67,13 @@ export interface OpenOptions {
    * of the cache's memory is in use. Only where the cache keeps every token (`full()`) in every layer; else it has no
    * effect. With a folder, what is in the cache when the model is closed is written there, and taken in again by the next
    * to open the same model with the same cache: what was used last first, up to `bytes` (a number, or "2 GiB"; default 256
-   * MiB). It holds the prompts themselves. A damaged file there is passed over and replaced. Default true.
+   * MiB). With `disk` (bytes likewise), what memory has no room for goes there too, in whole blocks, and comes back when a
+   * prompt wants it, also after a restart; only one model may then have the folder open. It holds the prompts themselves.
+   * What is damaged there is passed over and replaced. Default true.
    */
-  readonly prefixCache?: boolean | { readonly folder: string; readonly bytes?: number | string };
+  readonly prefixCache?:
+    | boolean
+    | { readonly folder: string; readonly bytes?: number | string; readonly disk?: number | string };
   /**
    * Adapters (LoRA, PaCA) by a name of your choice: folders in the layout of the PEFT library. Requests name the one
    * that they want; requests with different ones, and without any, run together.
@@ -256,12 +260,16 @@ export function openParameters(source: string, options: OpenOptions): OpenParame
 
 function prefixCacheOf(given: OpenOptions["prefixCache"] = true): boolean | PrefixStore {
   if (typeof given === "boolean") return given;
-  refuseUnknown("prefixCache", given, ["folder", "bytes"]);
-  const { folder, bytes = PREFIX_BYTES } = given;
+  refuseUnknown("prefixCache", given, ["folder", "bytes", "disk"]);
+  const { folder, bytes = PREFIX_BYTES, disk } = given;
   if (typeof folder !== "string" || folder === "") {
     throw invalid("prefixCache.folder", folder, "a folder to keep prefixes in");
   }
-  return { folder, bytes: parseBytes(bytes, "prefixCache.bytes") };
+  return {
+    folder,
+    bytes: parseBytes(bytes, "prefixCache.bytes"),
+    ...(disk === undefined ? {} : { diskBytes: parseBytes(disk, "prefixCache.disk") }),
+  };
 }
 
 function adapterPaths(adapters: unknown): Readonly<Record<string, string>> {

@@ -19,6 +19,8 @@ export interface PrefixStore {
   readonly folder: string;
   /** Most bytes of the file. */
   readonly bytes: number;
+  /** Most bytes, beside the file, of what memory has no room for. Absent: that is gone. */
+  readonly diskBytes?: number;
 }
 
 /** All that a page's bytes depend on. */
@@ -58,7 +60,8 @@ const TOKEN_BYTES = 11;
 export const namespaceOf = (adapter: number | undefined, scope: string | undefined): string =>
   JSON.stringify([adapter ?? null, scope ?? null]);
 
-const partsOf = (namespace: string) =>
+/** Of a name that `namespaceOf` made. */
+export const partsOf = (namespace: string) =>
   JSON.parse(namespace) as [adapter: number | null, scope: string | null];
 
 /** The file of a model with a cache like this; others have others. */
@@ -165,7 +168,8 @@ function* bytesOf(pages: readonly Int32Array[], { arena, pageBytes }: KvPool): G
   for (const run of pages) for (const page of run) yield arena.bytes(page * pageBytes, pageBytes);
 }
 
-function fingerprintOf({ identity, layout, setting }: PrefixSource): string {
+/** Of all that a page's bytes depend on. */
+export function fingerprintOf({ identity, layout, setting }: PrefixSource): string {
   // Another version may round otherwise.
   const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
   const parts = [version, identity.model, identity.tokenizer, layout.fingerprint, setting];

@@ -128,7 +128,7 @@ export class Request implements Task {
   /** 0 while its reader is behind, and while another request runs what this one would run next. */
   get pending(): number {
     if (this.credit <= 0) return 0;
-    if (this.cache || this.#away) return this.#lease?.following ? 0 : this.#tokens.length - this.#cursor;
+    if (this.cache || this.#away) return this.#isHeldUp ? 0 : this.#tokens.length - this.#cursor;
     const { tokens, promised } = this.#find();
     return promised ? 0 : this.#tokens.length - tokens;
   }
@@ -155,7 +155,7 @@ export class Request implements Task {
   }
 
   get movable(): boolean {
-    return this.cache !== null && !this.#isStuck && !this.#lease?.following;
+    return this.cache !== null && !this.#isStuck && !this.#isHeldUp;
   }
 
   putAway(): void {
@@ -171,9 +171,13 @@ export class Request implements Task {
   }
 
   look(): void {
-    if (!this.#lease?.following) return;
+    if (!this.#lease || !this.#isHeldUp) return;
     this.#lease.follow();
     this.#cursor = this.#lease.cached;
+  }
+
+  get coming(): Promise<void> | null {
+    return this.#lease?.coming ?? null;
   }
 
   take(count: number): Int32Array {
@@ -223,6 +227,11 @@ export class Request implements Task {
     this.#lease?.drop();
     this.#release();
     this.#listener.fail(error);
+  }
+
+  /** Others run what it would run next, or it comes from disk. */
+  get #isHeldUp(): boolean {
+    return this.#lease !== null && (this.#lease.following || this.#lease.coming !== null);
   }
 
   /** `token` runs next. */

@@ -30,6 +30,8 @@ export interface Task extends WaitingRequest, RunningRequest {
   readonly cache: SequenceCache | null;
   /** Whether it can be put away now. Absent: never. */
   readonly movable?: boolean;
+  /** What it would run next is on its way from disk, and is there when this resolves. Absent or null: nothing is. */
+  readonly coming?: Promise<void> | null;
   /** Nothing is left to run. */
   readonly done: boolean;
   /** It shall end although its tokens are in a step that is under way. */
