@@ -1,4 +1,5 @@
 /** The same prompts in several orders: what planning a batch saves. */
+import { setMaxListeners } from "node:events";
 import { planBatch } from "../batch/plan.js";
 import type { Model } from "../index.js";
 import { createRandom } from "../sampling/random.js";
@@ -69,6 +70,8 @@ export async function runPrompts(
   prompts: readonly BatchPrompt[],
   { planned, concurrency, page, signal, onProgress }: RunBatchOptions,
 ): Promise<BatchRun> {
+  // One for each request under way.
+  setMaxListeners(0, signal);
   const startedAt = performance.now();
   const order = planned ? planBatch(prompts, page).order : prompts.keys();
   const queue = order[Symbol.iterator]();

@@ -1,4 +1,5 @@
 /** Replays a trace on a model: every request at its time, whether those before it are through or not. */
+import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Model } from "../index.js";
 import type { TracePrompt } from "./trace-prompts.js";
@@ -28,6 +29,8 @@ export async function replay(
   prompts: readonly TracePrompt[],
   { speed, signal, onProgress }: ReplayOptions,
 ): Promise<Replay> {
+  // One for each request that waits for its time.
+  setMaxListeners(0, signal);
   const startedAt = performance.now();
   const firstTokenMs: number[] = [];
   let [promptTokens, cachedTokens, generatedTokens, endedAt] = [0, 0, 0, startedAt];

@@ -6,12 +6,14 @@ import { ours } from "../bench/ours.js";
 import { PEERS, type PeerName, startPeer } from "../bench/peer.js";
 import { MachineProbe, type MachineSpeed } from "../bench/probe.js";
 import { formatBytes } from "../engine/bytes.js";
+import { MillraceError } from "../errors.js";
 import { median } from "../evaluate/median.js";
 import { benchBatchCommand } from "./bench/batch.js";
 import { clientsCommand } from "./bench/clients.js";
 import { addShapeOptions, madeModel, type ShapeOptions } from "./bench/made-model.js";
 import { optimisersCommand } from "./bench/optimisers.js";
 import { stallCommand } from "./bench/stall.js";
+import { stoppable, unlessStopped } from "./bench/stoppable.js";
 import { traceCommand } from "./bench/trace.js";
 import { benchTrainCommand } from "./bench/train.js";
 import { trainingMemoryCommand } from "./bench/training-memory.js";
@@ -115,16 +117,20 @@ async function bench(model: string | undefined, options: BenchOptions): Promise<
   if (peer) log(`${peer.name}: ${peer.description}`);
   const work = makeWork(promptTokens, options, us.info.vocabularySize);
   const rounds: Round[] = [];
+  using stop = stoppable();
   for (let round = 0; round < options.runs; round++) {
-    // In turn, and in turn who begins: whatever drifts hits both alike.
-    const first = round % 2 === 0;
-    const before = first ? await timed(us, work) : null;
-    const theirs = peer ? await timed(peer, work) : null;
-    const mine = before ?? (await timed(us, work));
-    await probe.measure();
-    rounds.push({ ours: mine, peer: theirs, machine: await probe.measure() });
-    log(`run ${round + 1} of ${options.runs}: ${describe(rounds.at(-1)!)}`);
+    await unlessStopped(stop.signal, async () => {
+      // In turn, and in turn who begins: whatever drifts hits both alike.
+      const first = round % 2 === 0;
+      const before = first ? await timed(us, work) : null;
+      const theirs = peer ? await timed(peer, work) : null;
+      const mine = before ?? (await timed(us, work));
+      await probe.measure();
+      rounds.push({ ours: mine, peer: theirs, machine: await probe.measure() });
+      log(`run ${round + 1} of ${options.runs}: ${describe(rounds.at(-1)!)}`);
+    });
   }
+  if (rounds.length === 0) throw new MillraceError("ABORTED", "Stopped before the first run was through.");
   const report = summarise(rounds, size, work, us, peer, options);
   process.stdout.write(options.json ? `${JSON.stringify(report, null, 2)}\n` : `${print(report)}\n`);
 }
@@ -183,6 +189,7 @@ function summarise(
     sequences: options.sequences,
     generate: work.generate,
     runs: rounds.length,
+    complete: rounds.length === options.runs,
     prefill: {
       tokensPerSecond: prefill.ours,
       gops: (2 * parameters * prefill.ours) / 1e9,

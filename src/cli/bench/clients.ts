@@ -1,13 +1,14 @@
 /** `millrace bench clients`: a server with many clients, its memory and its event loop over time. */
 import { basename } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
+import type { BackendName } from "../../backends/contract.js";
 import { type ClientsMeasured, type ClientsSample, measureClients } from "../../bench/clients.js";
 import { quantiles } from "../../bench/quantiles.js";
 import { formatBytes } from "../../engine/bytes.js";
 import { parseDuration } from "../../engine/duration.js";
 import { median } from "../../evaluate/median.js";
 import type { Panel } from "../../plot/plot.js";
-import { count, modelArgument, modelSource, threadsOption } from "../options.js";
+import { backendOption, count, modelArgument, modelSource, threadsOption } from "../options.js";
 import { addResultOptions, deliver, type ResultOptions } from "../results.js";
 import { bold, plural, table } from "../terminal.js";
 import { seldom, stoppable } from "./stoppable.js";
@@ -18,6 +19,7 @@ interface ClientsFlags extends ResultOptions {
   readonly time: number;
   readonly answer: number;
   readonly maxSequences: number;
+  readonly backend: BackendName | "auto";
   readonly threads?: number;
   readonly maxStall?: string;
   readonly profile?: string;
@@ -47,6 +49,7 @@ export function clientsCommand(): Command {
     .optionsGroup("Server:")
     .addOption(number("--max-sequences <n>", "requests that run at once", 32))
     .addOption(new Option("--max-stall <time>", "as serve takes it"))
+    .addOption(backendOption())
     .addOption(threadsOption())
     .addOption(
       new Option("--profile <folder>", "write a profile of the server's processor time there (.cpuprofile)"),
@@ -57,7 +60,7 @@ export function clientsCommand(): Command {
 }
 
 async function bench(source: string, flags: ClientsFlags): Promise<void> {
-  const { clients, active, time, answer, maxSequences, maxStall, threads, profile } = flags;
+  const { clients, active, time, answer, maxSequences, maxStall, backend, threads, profile } = flags;
   using stop = stoppable();
   const tell = seldom(10_000);
   const measured = await measureClients({
@@ -67,7 +70,7 @@ async function bench(source: string, flags: ClientsFlags): Promise<void> {
     seconds: time / 1000,
     serve: [
       source,
-      ...["--max-sequences", String(maxSequences)],
+      ...["--max-sequences", String(maxSequences), "--backend", backend],
       ...(threads === undefined ? [] : ["--threads", String(threads)]),
       ...(maxStall === undefined ? [] : ["--max-stall", maxStall]),
     ],
