@@ -1,7 +1,7 @@
 /** Causal attention over whole sequences, forward and backward, as training.ts of the room above states it. */
-import { MillraceError } from "../../errors.js";
 import type { AttentionShape, Matrix } from "../training.js";
-import { checkShape, dataOf, type Numbers } from "./training-memory.js";
+import { checkAttention, checkShape } from "../training-checks.js";
+import { dataOf, type Numbers } from "./training-memory.js";
 
 /** One query head of one position: where its numbers lie, and which keys it sees. */
 interface Query {
@@ -19,14 +19,6 @@ function* queries(q: Matrix, k: Matrix, shape: AttentionShape): Generator<Query>
   const { sequences, firstQuery, numHeads, numKvHeads, headWidth, window, sinks } = shape;
   const n = q.rows / sequences;
   const m = k.rows / sequences;
-  if (!Number.isInteger(n) || !Number.isInteger(m) || firstQuery + n > m || numHeads % numKvHeads !== 0) {
-    throw new MillraceError(
-      "INVALID_ARGUMENT",
-      `Attention of ${q.rows} queries from position ${firstQuery} over ${k.rows} keys in ${sequences} sequences, ` +
-        `${numHeads} heads over ${numKvHeads}: expected whole sequences, a key for every query and a multiple of heads.`,
-      { queries: q.rows, keys: k.rows, sequences, firstQuery },
-    );
-  }
   for (let sequence = 0; sequence < sequences; sequence++) {
     for (let i = 0; i < n; i++) {
       const position = firstQuery + i;
@@ -46,15 +38,6 @@ function* queries(q: Matrix, k: Matrix, shape: AttentionShape): Generator<Query>
       }
     }
   }
-}
-
-function checkAll(q: Matrix, k: Matrix, v: Matrix, out: Matrix, logSum: Matrix, shape: AttentionShape): void {
-  const { numHeads, numKvHeads, headWidth } = shape;
-  checkShape("q", q, q.rows, numHeads * headWidth);
-  checkShape("k", k, k.rows, numKvHeads * headWidth);
-  checkShape("v", v, k.rows, numKvHeads * headWidth);
-  checkShape("out", out, q.rows, numHeads * headWidth);
-  checkShape("logSum", logSum, q.rows, numHeads);
 }
 
 /** cap(scale * q . k), and its derivative by q . k. */
@@ -90,7 +73,7 @@ export function attention(
   out: Matrix,
   logSum: Matrix,
 ): void {
-  checkAll(q, k, v, out, logSum, shape);
+  checkAttention(shape, q, k, v, out, logSum);
   const { headWidth: width } = shape;
   const [qs, ks, vs, outs, sums] = [dataOf(q), dataOf(k), dataOf(v), dataOf(out), dataOf(logSum)];
   const result = new Float64Array(width);
@@ -124,8 +107,8 @@ export function attentionBackward(
   dV: Matrix,
 ): void {
   const { q, k, v, out, logSum } = forward;
-  checkAll(q, k, v, out, logSum, shape);
-  checkAll(dQ, dK, dV, dOut, logSum, shape);
+  checkAttention(shape, q, k, v, out, logSum);
+  checkAttention(shape, dQ, dK, dV, dOut, logSum);
   checkShape("dQ", dQ, q.rows, q.columns);
   checkShape("dK", dK, k.rows, k.columns);
   const { headWidth: width } = shape;

@@ -2,12 +2,16 @@
  * The definition of what mixtures of experts need in training: a choice of experts, the way of rows to their groups and
  * back, and products by group. Operations as documented in backends/training.ts.
  */
-import { MillraceError } from "../../errors.js";
 import type { Grouping, Matrix, TrainingArithmetic } from "../training.js";
-import { checkShape, dataOf, type Numbers } from "./training-memory.js";
-
-/** Whole numbers that f32 counts to without leaving one out. */
-const MAX_ROUTES = 2 ** 24;
+import {
+  checkCombine,
+  checkCombineBackward,
+  checkGroups,
+  checkRoute,
+  checkShape,
+  checkSpread,
+} from "../training-checks.js";
+import { dataOf, type Numbers } from "./training-memory.js";
 
 /** What one row of logits makes of a choice. */
 interface Choice {
@@ -34,24 +38,13 @@ const rowOf = (matrix: Matrix, row: number): Numbers => {
   return dataOf(matrix).subarray(start, start + matrix.columns);
 };
 
-function checkRoute(logits: Matrix, weights: Matrix): void {
-  const { rows, columns } = weights;
-  checkShape("weights", weights, logits.rows, columns);
-  if (columns >= 1 && columns <= logits.columns && rows * columns <= MAX_ROUTES) return;
-  const got = `${columns} of ${logits.columns} experts for ${rows} rows`;
-  const expected = `1 to all experts, and at most ${MAX_ROUTES} visits`;
-  throw new MillraceError("INVALID_ARGUMENT", `Got ${got}; expected ${expected}.`, { got, expected });
-}
-
 export function route(
   logits: Matrix,
   normalize: boolean,
   weights: Matrix,
   { places, starts }: Grouping,
 ): void {
-  checkRoute(logits, weights);
-  checkShape("places", places, weights.rows, weights.columns);
-  checkShape("starts", starts, 1, logits.columns + 1);
+  checkRoute(logits, weights, { places, starts });
   const groups: { t: number; j: number }[][] = Array.from({ length: logits.columns }, () => []);
   for (let t = 0; t < logits.rows; t++) {
     const { experts, probabilities } = choose(rowOf(logits, t), weights.columns, normalize);
@@ -81,17 +74,14 @@ export function routeBackward(logits: Matrix, normalize: boolean, dWeights: Matr
 }
 
 export function spread(x: Matrix, places: Matrix, out: Matrix): void {
-  checkShape("places", places, x.rows, places.columns);
-  checkShape("out", out, x.rows * places.columns, x.columns);
+  checkSpread(x, places, out);
   for (let t = 0; t < x.rows; t++) {
     for (const place of rowOf(places, t)) rowOf(out, place).set(rowOf(x, t));
   }
 }
 
 export function combine(x: Matrix, weights: Matrix | null, places: Matrix, out: Matrix): void {
-  checkShape("x", x, out.rows * places.columns, out.columns);
-  checkShape("places", places, out.rows, places.columns);
-  if (weights) checkShape("weights", weights, out.rows, places.columns);
+  checkCombine(x, weights, places, out);
   for (let t = 0; t < out.rows; t++) {
     const factors = weights && rowOf(weights, t);
     const from = Array.from(rowOf(places, t), (place) => rowOf(x, place));
@@ -110,11 +100,7 @@ export function combineBackward(
   dX: Matrix | null,
   dWeights: Matrix | null,
 ): void {
-  checkShape("x", x, dOut.rows * places.columns, dOut.columns);
-  checkShape("places", places, dOut.rows, places.columns);
-  checkShape("weights", weights, dOut.rows, places.columns);
-  if (dX) checkShape("dX", dX, x.rows, x.columns);
-  if (dWeights) checkShape("dWeights", dWeights, weights.rows, weights.columns);
+  checkCombineBackward(x, weights, places, dOut, dX, dWeights);
   for (let t = 0; t < dOut.rows; t++) {
     const given = rowOf(dOut, t);
     for (const [j, place] of rowOf(places, t).entries()) {
@@ -139,23 +125,13 @@ export function multiplyGroups(
   out: Matrix,
   options: { transposeA?: boolean; transposeB?: boolean; accumulate?: boolean },
 ): void {
-  checkShape("starts", starts, 1, starts.columns);
+  checkGroups(a, b, starts, out, options);
   const groups = starts.columns - 1;
-  const { transposeA = false, transposeB = false } = options;
-  if (transposeA) {
-    if (transposeB)
-      throw new MillraceError("INVALID_ARGUMENT", "Both operands are transposed; expected one.");
-    checkShape("B", b, a.rows, out.columns);
-    checkShape("out", out, groups * a.columns, b.columns);
-  } else {
-    checkShape("B", b, groups * (transposeB ? out.columns : a.columns), transposeB ? a.columns : out.columns);
-    checkShape("out", out, a.rows, out.columns);
-  }
   const bounds = rowOf(starts, 0);
   for (let g = 0; g < groups; g++) {
     const group = (x: Matrix): Matrix => slice(x, bounds[g]!, bounds[g + 1]! - bounds[g]!);
     const own = (x: Matrix): Matrix => slice(x, (g * x.rows) / groups, x.rows / groups);
-    if (transposeA) arithmetic.multiply(group(a), group(b), own(out), options);
+    if (options.transposeA) arithmetic.multiply(group(a), group(b), own(out), options);
     else arithmetic.multiply(group(a), own(b), group(out), options);
   }
 }

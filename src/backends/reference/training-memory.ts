@@ -2,6 +2,7 @@
 import { MillraceError } from "../../errors.js";
 import type { TensorType } from "../../formats/checkpoint.js";
 import type { Ids, Matrix, StoredRows, Values } from "../training.js";
+import { checkRange } from "../training-checks.js";
 
 export type Numbers = Float32Array | Float64Array;
 
@@ -111,15 +112,6 @@ export class ReferenceRows extends Counted implements StoredRows {
   }
 }
 
-function checkRange(verb: string, at: number, length: number, total: number): void {
-  if (at >= 0 && length >= 0 && at + length <= total) return;
-  throw new MillraceError(
-    "INVALID_ARGUMENT",
-    `Numbers ${at} to ${at + length} were to be ${verb}; there are ${total}.`,
-    { at, length, total },
-  );
-}
-
 /** The numbers that a matrix lies in. Throws INVALID_ARGUMENT for a matrix of another backend or outside its memory. */
 export function dataOf(matrix: Matrix): Numbers {
   const { values, at, rows, columns, stride } = matrix;
@@ -138,14 +130,4 @@ export function dataOf(matrix: Matrix): Numbers {
     );
   }
   return values.data;
-}
-
-/** Throws INVALID_ARGUMENT where a matrix is not [rows, columns]. */
-export function checkShape(name: string, matrix: Matrix, rows: number, columns: number): void {
-  if (matrix.rows === rows && matrix.columns === columns) return;
-  throw new MillraceError(
-    "INVALID_ARGUMENT",
-    `${name} is [${matrix.rows}, ${matrix.columns}]; expected [${rows}, ${columns}].`,
-    { name, rows: matrix.rows, columns: matrix.columns },
-  );
 }

@@ -19,6 +19,7 @@ import type {
   StoredRows,
   TrainingArithmetic,
 } from "../training.js";
+import { check, checkCount, checkRuns, checkShape, gateWidth } from "../training-checks.js";
 import { ACTIVATIONS } from "./activations.js";
 import { attention, attentionBackward } from "./training-attention.js";
 import {
@@ -30,7 +31,6 @@ import {
   spread,
 } from "./training-experts.js";
 import {
-  checkShape,
   dataOf,
   type Numbers,
   ReferenceIds,
@@ -74,7 +74,7 @@ class ReferenceTraining implements TrainingArithmetic {
 
   store(type: TensorType, rows: number, columns: number, bytes: Uint8Array): ReferenceRows {
     const expected = rows * rowBytes(type, columns);
-    require(bytes.byteLength === expected, `${bytes.byteLength} bytes`, `${expected} for ${rows} rows`);
+    check(bytes.byteLength === expected, `${bytes.byteLength} bytes`, `${expected} for ${rows} rows`);
     return claim(bytes.byteLength, () => new ReferenceRows(this.#tally, type, rows, columns, bytes));
   }
 
@@ -139,8 +139,11 @@ class ReferenceTraining implements TrainingArithmetic {
     }
     const { type, columns, rows } = stored;
     checkShape("out", out, out.rows, columns);
-    require(firstRow >= 0 &&
-      firstRow + out.rows <= rows, `rows ${firstRow} to ${firstRow + out.rows}`, `rows of ${rows}`);
+    check(
+      firstRow >= 0 && firstRow + out.rows <= rows,
+      `rows ${firstRow} to ${firstRow + out.rows}`,
+      `rows of ${rows}`,
+    );
     const bytes = rowBytes(type, columns);
     const decoded = new Float32Array(out.rows * columns);
     blockFormat(type).decode(stored.bytes.subarray(firstRow * bytes, (firstRow + out.rows) * bytes), decoded);
@@ -222,11 +225,16 @@ class ReferenceTraining implements TrainingArithmetic {
     const data = dataOf(x);
     const perSequence = x.rows / sequences;
     const last = (firstPosition + perSequence) * 2 * pairs;
-    require(2 * pairs <=
-      headWidth, `${pairs} rotated pairs`, `at most half of a head of ${headWidth} elements`);
-    require(Number.isInteger(perSequence) &&
-      last <=
-        table.length, `${x.rows} rows of ${sequences} sequences from position ${firstPosition}`, "whole sequences within the table of angles");
+    check(
+      2 * pairs <= headWidth,
+      `${pairs} rotated pairs`,
+      `at most half of a head of ${headWidth} elements`,
+    );
+    check(
+      Number.isInteger(perSequence) && last <= table.length,
+      `${x.rows} rows of ${sequences} sequences from position ${firstPosition}`,
+      "whole sequences within the table of angles",
+    );
     for (const { r, c } of runs(x, headWidth)) {
       const row = (firstPosition + (r % perSequence)) * 2 * pairs;
       for (let i = 0; i < pairs; i++) {
@@ -369,14 +377,16 @@ class ReferenceTraining implements TrainingArithmetic {
     checkShape("weights", weights, logits.rows, 1);
     checkShape("losses", losses, logits.rows, 1);
     const ids = (targets as ReferenceIds).data;
-    require(firstTarget >= 0 &&
-      firstTarget + logits.rows <=
-        ids.length, `targets ${firstTarget} to ${firstTarget + logits.rows}`, `targets of ${ids.length}`);
+    check(
+      firstTarget >= 0 && firstTarget + logits.rows <= ids.length,
+      `targets ${firstTarget} to ${firstTarget + logits.rows}`,
+      `targets of ${ids.length}`,
+    );
     const [data, factors, out] = [dataOf(logits), dataOf(weights), dataOf(losses)];
     for (let r = 0; r < logits.rows; r++) {
       const row = data.subarray(logits.at + r * logits.stride).subarray(0, logits.columns);
       const target = ids[firstTarget + r]!;
-      require(target < logits.columns, `target ${target}`, `-1 or one of ${logits.columns} ids`);
+      check(target < logits.columns, `target ${target}`, `-1 or one of ${logits.columns} ids`);
       if (target < 0) {
         out[losses.at + r * losses.stride] = 0;
         row.fill(0);
@@ -462,16 +472,8 @@ function update(out: Matrix, next: (old: number, row: number, column: number) =>
 
 /** Where each run of `width` elements of a matrix's rows starts. */
 function* runs(x: Matrix, width: number): Generator<{ r: number; c: number }> {
-  require(x.columns % width === 0, `rows of ${x.columns}`, `a multiple of ${width}`);
+  checkRuns(x, width);
   for (let r = 0; r < x.rows; r++) for (let c = 0; c < x.columns; c += width) yield { r, c };
-}
-
-/** Columns of each gate. Throws INVALID_ARGUMENT for what cannot be blended. */
-function gateWidth(x: Matrix, y: Matrix, gates: Matrix): number {
-  checkShape("y", y, x.rows, x.columns);
-  checkShape("gates", gates, 1, gates.columns);
-  require(x.columns % gates.columns === 0, `${gates.columns} gates`, `a divisor of ${x.columns} columns`);
-  return x.columns / gates.columns;
 }
 
 function squares(data: Numbers, at: number, width: number): number {
@@ -493,7 +495,7 @@ function factorsOf(weight: Matrix | null, width: number): (i: number) => number 
 /** Throws INVALID_ARGUMENT, or INVALID_TOKEN for an id outside the table. */
 function idsOf(ids: Ids, count: number, rows: number): Int32Array {
   const { data } = ids as ReferenceIds;
-  require(data.length === count, `${data.length} ids`, `${count}`);
+  check(data.length === count, `${data.length} ids`, `${count}`);
   const bad = data.find((id) => id < 0 || id >= rows);
   if (bad !== undefined) {
     throw new MillraceError(
@@ -508,14 +510,9 @@ function idsOf(ids: Ids, count: number, rows: number): Int32Array {
   return data;
 }
 
-function require(condition: boolean, got: string, expected: string): asserts condition {
-  if (condition) return;
-  throw new MillraceError("INVALID_ARGUMENT", `Got ${got}; expected ${expected}.`, { got, expected });
-}
-
 /** Throws OUT_OF_BUDGET where the runtime refuses the memory, INVALID_ARGUMENT for a length that is none. */
 function claim<T>(length: number, make: () => T): T {
-  require(Number.isSafeInteger(length) && length >= 0, `a length of ${length}`, "a whole number from 0");
+  checkCount("length", length);
   try {
     return make();
   } catch (error) {
