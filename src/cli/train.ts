@@ -3,8 +3,10 @@ import { Command, Option } from "commander";
 import type { TensorType } from "../formats/checkpoint.js";
 import { type FreshModel, type TrainResult, train } from "../train/train.js";
 import { type TrainingData, textFiles } from "../train/training-data.js";
+import type { WorldCourse } from "../train/world-course.js";
 import { worldData } from "../train/world-data.js";
 import { count, decimal } from "./options.js";
+import { worldCourse } from "./train/course.js";
 import { addLoopOptions, given, type LoopFlags, loopOptions } from "./train/flags.js";
 import { watchTraining } from "./train/watch.js";
 
@@ -12,6 +14,7 @@ interface TrainFlags extends LoopFlags {
   readonly data: readonly string[];
   readonly heldOut: number;
   readonly answerWeight?: number;
+  readonly course?: WorldCourse;
   readonly out: string;
   readonly type: TensorType;
   readonly init?: string;
@@ -65,6 +68,12 @@ export function trainCommand(): Command {
         "--answer-weight <x>",
         "with world: factor on the loss of what answers say (default: 4)",
       ).argParser(decimal),
+    )
+    .addOption(
+      option(
+        "--course <pairs>",
+        "with world: what windows ask, such as every=8-50,exams=0,person=12 (default: docs/training.md)",
+      ).argParser(worldCourse),
     )
     .optionsGroup("Model:")
     .addOption(option("--out <path>", "the GGUF file to write").makeOptionMandatory())
@@ -147,8 +156,8 @@ function modelOf(flags: TrainFlags): FreshModel | { init: string } {
   };
 }
 
-function dataOf({ data, seed, heldOut, answerWeight }: TrainFlags): TrainingData {
+function dataOf({ data, seed, heldOut, answerWeight, course }: TrainFlags): TrainingData {
   if (data.length === 1 && data[0] === "world")
-    return worldData({ seed, ...given("answerWeight", answerWeight) });
+    return worldData({ seed, ...given("answerWeight", answerWeight), ...given("course", course) });
   return textFiles(data, { seed, heldOut });
 }

@@ -2,6 +2,7 @@
 import { MillraceError } from "../errors.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
 import { PieceEncoder } from "../train/world-source.js";
+import { check } from "../world/check.js";
 import { BOS, END } from "../world/control.js";
 import type { Question } from "../world/questions.js";
 import { type Piece, type WorldOptions, world } from "../world/world.js";
@@ -128,8 +129,3 @@ export function worldToken(tokenizer: Tokenizer, name: string): number {
 
 /** Seed `seed` of worlds that no model is trained on: those for training have seeds far from these. */
 export const heldOutSeed = (seed: number): number => HELD_OUT + seed;
-
-function check(ok: boolean, name: string, got: unknown, expected: string): asserts ok {
-  if (ok) return;
-  throw new MillraceError("INVALID_ARGUMENT", `${name}: got ${String(got)}; expected ${expected}.`, { name });
-}

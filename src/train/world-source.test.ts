@@ -7,6 +7,7 @@ import { ASSISTANT, BOS, CHAT_TEMPLATE, CONTROL_TOKENS, END, USER } from "../wor
 import { type Piece, world } from "../world/world.js";
 import type { Window } from "./data.js";
 import { trainTokenizer } from "./tokenizer.js";
+import { drawQuestions, type WorldCourse } from "./world-course.js";
 import { PieceEncoder, worldSource } from "./world-source.js";
 
 function pieces(seed: number, count: number): Piece[] {
@@ -76,7 +77,7 @@ describe("worldSource", () => {
     expect(new Set(texts).size).toBe(3);
   });
 
-  it("weighs decisive words, 6 to 10 % of all, in windows of which a share are conversations", () => {
+  it("weighs decisive words, in windows of which a share are conversations", () => {
     let heavy = 0;
     let chats = 0;
     for (let index = 0; index < 200; index++) {
@@ -85,10 +86,40 @@ describe("worldSource", () => {
       heavy += weights!.filter((weight) => weight === 4).length / 1024 / 200;
       if (write(tokens.subarray(1, 2)) === USER) chats++;
     }
-    expect(heavy).toBeGreaterThan(0.06);
-    expect(heavy).toBeLessThan(0.1);
+    expect(heavy).toBeGreaterThan(0.03);
+    expect(heavy).toBeLessThan(0.08);
     expect(chats).toBeGreaterThan(15);
     expect(chats).toBeLessThan(50);
+  });
+
+  it("asks as densely as its course says, and of the kinds that it weighs", () => {
+    const questions = (course: WorldCourse) => {
+      const source = worldSource(tokenizer, { windowLength: 1024, seed: 3, chats: 0, course });
+      const texts = Array.from({ length: 20 }, (_, i) => write((source.window(i) as Window).tokens));
+      return texts.flatMap((text) => text.split(USER).slice(1));
+    };
+    const dense = questions({ every: [10, 10], exams: 0 });
+    const sparse = questions({ every: [100, 100], exams: 0 });
+    expect(dense.length).toBeGreaterThan(3 * sparse.length);
+    expect(sparse.length).toBeGreaterThan(80);
+    const weather = questions({ every: [10, 10], exams: 0, weights: { weather: 10_000 } });
+    const share = (all: string[]) => all.filter((text) => text.includes("weather")).length / all.length;
+    expect(share(weather)).toBeGreaterThan(5 * share(dense));
+  });
+
+  it("asks in exams about facts that lie equally far back", () => {
+    const course = { exams: 1, lean: 1, width: 0.1 };
+    for (let index = 0; index < 50; index++) {
+      const { from, to, every } = drawQuestions(course, 3, index, 900);
+      expect([every, to! - from!]).toEqual([30, 90]);
+    }
+    const near = (lean: number) =>
+      Array.from({ length: 400 }, (_, i) => drawQuestions({ exams: 1, lean }, 3, i, 900).from!).filter(
+        (from) => from < 900 / 8,
+      ).length / 400;
+    expect(near(1)).toBeCloseTo(1 / 8, 1);
+    expect(near(3)).toBeCloseTo(1 / 2, 1);
+    expect(drawQuestions({ exams: 0 }, 3, 1, 900)).toMatchObject({ to: 900 });
   });
 
   it("refuses a tokenizer without the world's control tokens, and options out of range", async () => {
@@ -102,6 +133,13 @@ describe("worldSource", () => {
       refused("answerWeight"),
     );
     expect(() => worldSource(tokenizer, { windowLength: 64, seed: -1 })).toThrow(refused("seed"));
+    const course = (name: string, course: WorldCourse) =>
+      expect(() => worldSource(tokenizer, { windowLength: 64, seed: 1, course })).toThrow(refused(name));
+    course("every", { every: [50, 8] });
+    course("exams", { exams: 2 });
+    course("examEvery", { examEvery: 0 });
+    course("lean", { lean: 0 });
+    course("width", { width: 2 });
   });
 });
 

@@ -1,20 +1,20 @@
 /** Training windows from the world: see src/world/world.ts. */
-import { MillraceError } from "../errors.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
+import { check } from "../world/check.js";
 import { BOS } from "../world/control.js";
 import { drills } from "../world/drills.js";
 import { Random } from "../world/random.js";
-import { type Piece, type QuestionOptions, world } from "../world/world.js";
+import { type Piece, world } from "../world/world.js";
 import type { Window, WindowSource } from "./data.js";
-import { deriveSeed } from "./seeds.js";
+import { checkCourse, drawQuestions, share, type WorldCourse } from "./world-course.js";
 
 export interface WorldSourceOptions {
   /** Tokens of every window. */
   readonly windowLength: number;
   /** A whole number from 0 on; other seeds give other windows, so that a held-out source is one of another seed. */
   readonly seed: number;
-  /** Default: questions as far back as the window reaches, many in some windows and few in others. */
-  readonly questions?: QuestionOptions;
+  /** What windows ask. Default: as far back as they reach, many questions in some windows and few in others. */
+  readonly course?: WorldCourse;
   /** Factor on the loss of an answer's decisive words. Default 4. */
   readonly answerWeight?: number;
   /**
@@ -30,10 +30,6 @@ export interface WorldSourceOptions {
   readonly drilled?: number;
 }
 
-/** Words of log between questions. */
-const LEAST_EVERY = 8;
-const MOST_EVERY = 50;
-
 /** Tokens that a turn of a conversation has at least, with its answer. */
 const LEAST_TURN = 20;
 
@@ -43,7 +39,7 @@ const LEAST_TURN = 20;
  * tokenizer that does not have the world's control tokens. (A vocabulary of 1,536 holds nearly every word whole.)
  */
 export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): WindowSource {
-  const { windowLength, seed, answerWeight = 4 } = options;
+  const { windowLength, seed, answerWeight = 4, course = {} } = options;
   const { chats = windowLength <= 128 ? 1 : windowLength <= 256 ? 0.5 : 0.15 } = options;
   const drillsBy = windowLength <= 64 ? 1 : windowLength <= 128 ? 0.3 : windowLength <= 256 ? 0.1 : 0.03;
   const { drilled = drillsBy } = options;
@@ -53,6 +49,7 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
   check(chats >= 0 && chats <= 1, "chats", chats, "a share from 0 to 1");
   check(drilled >= 0 && drilled <= 1, "drilled", drilled, "a share from 0 to 1");
   check(answerWeight > 0, "answerWeight", answerWeight, "a number above 0");
+  checkCourse(course);
   const bos = tokenizer.idOf(BOS);
   check(bos !== undefined, "tokenizer", `no token ${BOS}`, "a tokenizer with the world's control tokens");
   const mostTurns = windowLength / LEAST_TURN;
@@ -67,11 +64,7 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
       const weights = new Float32Array(windowLength + 1).fill(1);
       tokens[0] = bos;
       let filled = 1;
-      // Dense questions teach to look back soonest; sparse ones are what streams are like.
-      const every = LEAST_EVERY * (MOST_EVERY / LEAST_EVERY) ** share(seed, index, "every");
-      // Far ones are the harder to find; near ones are those that replaced others.
-      const spread = share(seed, index, "spread") < 0.5 ? "far" : "even";
-      const questions = { every, to, spread, ...options.questions } as const;
+      const questions = drawQuestions(course, seed, index, to);
       const pieces =
         share(seed, index, "drill") < drilled
           ? drills(new Random(seed, index))
@@ -139,12 +132,3 @@ export class PieceEncoder {
 
 /** Control tokens, words with the space before them, marks with the line breaks behind them. */
 const WORDS = /<\|\w+\|>|'s| ?[A-Za-z]+| ?[^\sA-Za-z<]+\n*|\s/g;
-
-/** At least 0, below 1, for each purpose its own. */
-const share = (seed: number, index: number, purpose: string): number =>
-  deriveSeed(seed, index, purpose) / 2 ** 53;
-
-function check(ok: boolean, name: string, got: unknown, expected: string): asserts ok {
-  if (ok) return;
-  throw new MillraceError("INVALID_ARGUMENT", `${name}: got ${String(got)}; expected ${expected}.`, { name });
-}

@@ -108,6 +108,12 @@ const FORMS: Readonly<Record<Exclude<QuestionKind, "talk">, Form>> = {
   day: form(1, "it is {value}.", "What day is it?", "What day is it today?"),
 };
 
+/** All kinds, in the order in which tables list them. */
+export const QUESTION_KINDS: readonly QuestionKind[] = [
+  ...(Object.keys(FORMS) as (keyof typeof FORMS)[]),
+  "talk",
+];
+
 /** Talk about nothing in the log. */
 const TALK: readonly (readonly [asks: readonly string[], reply: string])[] = [
   [
@@ -203,6 +209,9 @@ export interface Distances {
   readonly spread: "even" | "far" | "logarithmic";
 }
 
+/** How often kinds of questions are asked beside others at hand, where not as by default. */
+export type Weights = Readonly<Partial<Record<QuestionKind, number>>>;
+
 const DRAWS: Readonly<Record<Distances["spread"], (from: number, to: number, random: Random) => number>> = {
   even: (from, to, random) => from + random.fraction() * (to - from),
   far: (from, to, random) => from + Math.sqrt(random.fraction()) * (to - from),
@@ -219,6 +228,7 @@ export function chooseFact(
   now: number,
   { from, to, spread }: Distances,
   random: Random,
+  weights: Weights = {},
 ): StatedFact | null {
   const draw = DRAWS[spread];
   let wanted = draw(from, to, random);
@@ -238,7 +248,7 @@ export function chooseFact(
     }
   }
   if (near.length === 0) return nearest;
-  return near[random.weighted(near.map(({ kind }) => FORMS[kind].weight))]!;
+  return near[random.weighted(near.map(({ kind }) => weights[kind] ?? FORMS[kind].weight))]!;
 }
 
 /** Kinds of which there is one in the town, so that an answer need not say what it is about. */

@@ -3,7 +3,7 @@
  * and what every cache policy is judged by. The same seed gives the same text; memory stays the same however long it
  * is read; every answer is true where it stands, by what the log itself has said.
  */
-import { MillraceError } from "../errors.js";
+import { check } from "./check.js";
 import { ASSISTANT, END, USER } from "./control.js";
 import { type Fact, FactBook } from "./facts.js";
 import {
@@ -14,6 +14,7 @@ import {
   type Question,
   restated,
   talk,
+  type Weights,
 } from "./questions.js";
 import { Random } from "./random.js";
 import { LINKS } from "./sentences.js";
@@ -39,6 +40,7 @@ export interface QuestionOptions extends Partial<Distances> {
   readonly every?: number;
   /** Share of questions that are small talk. Default 0.03. */
   readonly talk?: number;
+  readonly weights?: Weights;
 }
 
 export interface WorldOptions {
@@ -58,9 +60,18 @@ export function* world(options: WorldOptions): Generator<Piece, never, undefined
   check(Number.isSafeInteger(seed) && seed >= 0, "seed", seed, "a whole number from 0 on");
   check(Number.isSafeInteger(turns) && turns >= 0, "turns", turns, "a whole number from 0 on");
   check(Number.isSafeInteger(stream) && stream >= 0 && stream < 2 ** 32, "stream", stream, "0 to 2^32 - 1");
-  const { every = 60, talk: talkShare = 0.03, from = 10, to = 900, spread = "even" } = questions ?? {};
+  const {
+    every = 60,
+    talk: talkShare = 0.03,
+    from = 10,
+    to = 900,
+    spread = "even",
+    weights,
+  } = questions ?? {};
   check(every > 0, "questions.every", every, "a number above 0");
   check(talkShare >= 0 && talkShare <= 1, "questions.talk", talkShare, "a share from 0 to 1");
+  for (const [kind, weight] of Object.entries(weights ?? {}))
+    check(weight >= 0 && weight < Number.POSITIVE_INFINITY, `questions.weights.${kind}`, weight, "0 or more");
   check(from >= 1 && to > from, "questions.from, .to", `${from}, ${to}`, "1 <= from < to");
   const random = new Random(seed, stream);
   const town = new Town(random);
@@ -90,7 +101,7 @@ export function* world(options: WorldOptions): Generator<Piece, never, undefined
     due += ((words - before) / every) * (0.5 + random.fraction());
     for (; due >= 1; due--) {
       const small = random.chance(talkShare);
-      const fact = small ? null : chooseFact(book, words, { from, to, spread }, random);
+      const fact = small ? null : chooseFact(book, words, { from, to, spread }, random, weights);
       if (!small && fact === null) break;
       const asked = fact === null ? talk(random) : askAbout(fact, random);
       const [question, answer] = turn(asked, fact === null ? null : fact.piece);
@@ -155,9 +166,4 @@ function* paragraph(town: Town, book: FactBook, random: Random, words: () => num
     const sentence = leads ? lead + text : ` ${capitalise(link + text)}`;
     yield { kind: "log", text: i === numSentences - 1 ? `${sentence}\n` : sentence, states: stated };
   }
-}
-
-function check(ok: boolean, name: string, got: unknown, expected: string): asserts ok {
-  if (ok) return;
-  throw new MillraceError("INVALID_ARGUMENT", `${name}: got ${String(got)}; expected ${expected}.`, { name });
 }

@@ -1,0 +1,57 @@
+/** How training windows of the world ask: what is learned soon, and what is examined in the end, want other questions. */
+import { check } from "../world/check.js";
+import type { Weights } from "../world/questions.js";
+import type { QuestionOptions } from "../world/world.js";
+import { deriveSeed } from "./seeds.js";
+
+export interface WorldCourse {
+  /**
+   * Words of log between questions, from window to window: from the first to the second, as often in every doubling.
+   * Dense questions teach to look back soonest; sparse ones are what streams are like. Default 8 to 200.
+   */
+  readonly every?: readonly [least: number, most: number];
+  /** Share of windows that are exams: all of their questions reach equally far back. Default 0.6. */
+  readonly exams?: number;
+  /** Words between the questions of an exam; null: as in other windows. Default 30. */
+  readonly examEvery?: number | null;
+  /**
+   * How much exams lean to what was said a moment ago, which has often replaced something: 1 for as many at every
+   * distance, 3 for half of them within the nearest eighth. Default 1.7.
+   */
+  readonly lean?: number;
+  /** Share of the window's reach that an exam's questions lie within. Default 0.12. */
+  readonly width?: number;
+  readonly weights?: Weights;
+}
+
+/** Throws INVALID_ARGUMENT for a course that cannot be. */
+export function checkCourse(course: WorldCourse): void {
+  const { every: [least, most] = [8, 200], exams = 0.6, examEvery = 30, lean = 1.7, width = 0.12 } = course;
+  check(least > 0 && most >= least, "every", `${least}-${most}`, "0 < least <= most");
+  check(exams >= 0 && exams <= 1, "exams", exams, "a share from 0 to 1");
+  check(examEvery === null || examEvery > 0, "examEvery", examEvery, "a number above 0, or null");
+  check(lean > 0 && lean <= 100, "lean", lean, "a number above 0, at most 100");
+  check(width > 0 && width <= 1, "width", width, "a share above 0");
+}
+
+/** What a window asks whose facts lie at most `to` words back; the same for the same seed and index. */
+export function drawQuestions(course: WorldCourse, seed: number, index: number, to: number): QuestionOptions {
+  const { every: [least, most] = [8, 200], exams = 0.6, examEvery = 30, lean = 1.7, width = 0.12 } = course;
+  const every = least * (most / least) ** share(seed, index, "every");
+  // Far ones are the harder to find; near ones are those that replaced others.
+  const spread = share(seed, index, "spread") < 0.5 ? "far" : "even";
+  const weights = course.weights === undefined ? {} : { weights: course.weights };
+  if (share(seed, index, "banded") >= exams) return { every, to, spread, ...weights };
+  const from = Math.max(10, Math.floor(share(seed, index, "band") ** lean * 0.9 * to));
+  return {
+    every: examEvery ?? every,
+    from,
+    to: Math.min(to, from + Math.ceil(width * to)),
+    spread,
+    ...weights,
+  };
+}
+
+/** At least 0, below 1, for each purpose its own. */
+export const share = (seed: number, index: number, purpose: string): number =>
+  deriveSeed(seed, index, purpose) / 2 ** 53;
