@@ -1,14 +1,15 @@
 /** Networks on the compiled backends, held to the reference in double precision. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { TestRandom } from "../../test/support/random.js";
-import { type TinyName, tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
+import { DECODER_NAMES, type TinyName, tinyCheckpoint, tinyModel } from "../../test/support/tiny-models.js";
 import { VOCABULARY } from "../../test/support/tiny-vocabulary.js";
 import type { Backend } from "../backends/contract.js";
 import { createReferenceTraining } from "../backends/reference/training.js";
 import { createBackend } from "../backends/resolve.js";
 import type { TrainingArithmetic } from "../backends/training.js";
 import { buildTape } from "../models/resolve.js";
-import { type Batch, Network, type NetworkOptions } from "./network.js";
+import { Network, type NetworkOptions } from "./network.js";
+import type { Batch } from "./network-contract.js";
 
 type Numbers = Float32Array | Float64Array;
 
@@ -62,17 +63,7 @@ describe.each(["native", "wasm"] as const)("networks on %s", (backendName) => {
   });
   afterAll(() => backend.dispose());
 
-  it.each([
-    "llama",
-    "mistral",
-    "mixtral",
-    "qwen2",
-    "qwen3",
-    "qwen3moe",
-    "gemma3",
-    "phi3",
-    "phi3-long",
-  ] as const)("%s", async (name) => {
+  it.each(DECODER_NAMES)("%s", async (name) => {
     const want = await train(createReferenceTraining(), name);
     // The arithmetic may keep scratch memory of its own from one network to the next, but no more with each.
     await train(arithmetic, name);

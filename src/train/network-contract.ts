@@ -1,18 +1,19 @@
 /** What the training loop needs of a model: losses, and gradients of its parameters. */
 import type { Trainable } from "./optimisers/contract.js";
 
-/** Sequences that lie one after another, all of the length that the network was made for. */
+/** Windows of tokens, one after another, all of the length that the network was made for. */
 export interface Batch {
   readonly tokens: Int32Array;
-  /** -1: nothing is asked. */
+  /** What is to be predicted at each token: usually the next one. -1: nothing. */
   readonly targets: Int32Array;
-  /** Factors on the losses; absent: all 1. */
+  /** Of each target's loss; absent: all 1. */
   readonly weights?: Float32Array;
 }
 
-/** Sum of weighted losses in nats, and of the weights. */
 export interface BatchLoss {
+  /** Sum of weight * -ln p(target), in nats. */
   readonly loss: number;
+  /** Sum of the weights of all targets: loss / weight is the mean. */
   readonly weight: number;
 }
 

@@ -1,7 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { TestRandom } from "../../test/support/random.js";
 import { logSoftmax, TapeRunner } from "../../test/support/run-tape.js";
-import { type TinyName, tinyCheckpoint, tinyModel, tinyPrompt } from "../../test/support/tiny-models.js";
+import {
+  DECODER_NAMES,
+  type TinyName,
+  tinyCheckpoint,
+  tinyModel,
+  tinyPrompt,
+} from "../../test/support/tiny-models.js";
 import { VOCABULARY } from "../../test/support/tiny-vocabulary.js";
 import { createReference } from "../backends/reference/index.js";
 import { createReferenceTraining } from "../backends/reference/training.js";
@@ -12,14 +18,8 @@ import type { Checkpoint } from "../formats/checkpoint.js";
 import { type MemoryTensor, memoryCheckpoint } from "../formats/memory.js";
 import { buildTape } from "../models/resolve.js";
 import { columnsOf } from "./adapters/contract.js";
-import {
-  type Adapt,
-  type Batch,
-  type MemoryMode,
-  Network,
-  type NetworkOptions,
-  type Parameter,
-} from "./network.js";
+import { type Adapt, type MemoryMode, Network, type NetworkOptions, type Parameter } from "./network.js";
+import type { Batch } from "./network-contract.js";
 
 type Numbers = Float32Array | Float64Array;
 
@@ -80,18 +80,6 @@ async function slopeAt(network: Network, batch: Batch, { values }: Matrix, at: n
   return slope;
 }
 
-const DECODERS = [
-  "llama",
-  "mistral",
-  "mixtral",
-  "qwen2",
-  "qwen3",
-  "qwen3moe",
-  "gemma3",
-  "phi3",
-  "phi3-long",
-] as const;
-
 describe("gradients of a whole network are those of finite differences", () => {
   it.each([
     ["llama", "gguf"],
@@ -133,7 +121,7 @@ describe("gradients of a whole network are those of finite differences", () => {
 });
 
 describe("the loss", () => {
-  it.each(DECODERS)("of %s is what inference says of the same tokens", async (name) => {
+  it.each(DECODER_NAMES)("of %s is what inference says of the same tokens", async (name) => {
     using network = await openNetwork(name, { sequences: 1, length: 40 });
     const ids = tinyPrompt(41);
     const tokens = Int32Array.from(ids.slice(0, -1));

@@ -14,6 +14,7 @@ import type { Adapt, Adapter } from "./adapter.js";
 import { Arena } from "./arena.js";
 import type { Compiler, Gates, Operation } from "./frame.js";
 import { buildGraph, type Graph, type Node, readsOf, type Version, writesOf } from "./graph.js";
+import type { Batch, BatchLoss } from "./network-contract.js";
 import { type Memory, type Parameter, Parameters, readTensors, type TensorSource } from "./parameters.js";
 import { type BatchShape, type MemoryMode, Passes } from "./passes.js";
 import { PlannedMemory, shapesOnly } from "./planned-memory.js";
@@ -38,22 +39,6 @@ export interface NetworkOptions {
   readonly gradients?: boolean;
   /** Paths beside the tape's matrices; see adapter.ts. */
   readonly adapt?: Adapt;
-}
-
-/** `sequences` windows of `length` tokens, one after another. */
-export interface Batch {
-  readonly tokens: Int32Array;
-  /** What is to be predicted at each token: usually the next one. -1: nothing. */
-  readonly targets: Int32Array;
-  /** Of each target's loss; default 1. */
-  readonly weights?: Float32Array;
-}
-
-export interface BatchLoss {
-  /** Sum of weight * -ln p(target), in nats. */
-  readonly loss: number;
-  /** Sum of the weights of all targets: loss / weight is the mean. */
-  readonly weight: number;
 }
 
 /** Bytes that a network holds; adapters' parameters are their makers' to count. */

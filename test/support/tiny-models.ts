@@ -500,6 +500,19 @@ export type TinyName = keyof typeof MODELS;
 
 export const TINY_NAMES = Object.keys(MODELS) as TinyName[];
 
+/** One of each architecture, and one whose rotations depend on the length. */
+export const DECODER_NAMES = [
+  "llama",
+  "mistral",
+  "mixtral",
+  "qwen2",
+  "qwen3",
+  "qwen3moe",
+  "gemma3",
+  "phi3",
+  "phi3-long",
+] as const satisfies readonly TinyName[];
+
 export function tinyModel(name: TinyName, seed = TINY_SEED): TinyModel {
   return MODELS[name](seed);
 }

@@ -22,7 +22,8 @@ import { readAdapter, writeAdapter } from "../../models/peft.js";
 import { buildTape } from "../../models/resolve.js";
 import { exportGguf, exportSafetensors } from "../export.js";
 import { mergeAdapter } from "../merge.js";
-import { type Batch, Network } from "../network.js";
+import { Network } from "../network.js";
+import type { Batch } from "../network-contract.js";
 import { ADAPTER_KINDS, type AdapterSet, type AdapterSpec, createAdapters } from "./resolve.js";
 
 const SHAPE = { sequences: 2, length: 9 };
