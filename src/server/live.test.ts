@@ -40,7 +40,7 @@ it("tells at once what the server does, and goes on until its reader goes", asyn
 
 it("ends with the server", async () => {
   const { app, context } = serverOf({ tiny: model });
-  const text = app.request("/v1/live").then((response) => response.text());
+  const text = (async () => (await app.request("/v1/live")).text())();
   while (context.works.size === 0) await new Promise(setImmediate);
   await context.works.drain(60_000);
   for (const event of eventsOf(await text)) expect(event).toHaveProperty("models");
