@@ -2,8 +2,8 @@
 import { type ApiError, toApiError } from "./errors.js";
 import { gone, type Work } from "./work.js";
 
-/** A line that keeps proxies and clients from giving up comes where nothing else came for so long, in milliseconds. */
-const HEARTBEAT_MS = 15_000;
+/** In milliseconds: a line that keeps proxies and clients from giving up comes after so long, or up to twice that, without any other. */
+const HEARTBEAT_MS = 7500;
 /** How long the first event may hold back the status of the answer, so that what is refused at once has its own. */
 const STATUS_MS = 1000;
 
@@ -37,11 +37,23 @@ export async function eventStream(
   let controller: ReadableStreamDefaultController<Uint8Array>;
   let reading = false;
   let ended = false;
+  let quiet = true;
 
-  const say = (text: string) => controller.enqueue(encoder.encode(text));
+  const say = (text: string) => {
+    quiet = false;
+    controller.enqueue(encoder.encode(text));
+  };
+  // One for the whole stream: a timer for each event would cost as much as the event.
+  const heart = setInterval(() => {
+    // A reader that stands still finds one when it goes on, and no heap of them.
+    if (quiet && reading && controller.desiredSize === 0) say(HEARTBEAT);
+    quiet = true;
+  }, HEARTBEAT_MS);
+  heart.unref();
   const end = (failure: ApiError | null) => {
     if (ended) return;
     ended = true;
+    clearInterval(heart);
     if (failure) say(event(failure.body));
     controller.close();
     work.end(failure);
@@ -63,9 +75,8 @@ export async function eventStream(
         reading = true;
         next ??= events.next();
         try {
-          const came = await within(HEARTBEAT_MS, next);
+          const came = await next;
           if (ended) return;
-          if (came === null) return say(HEARTBEAT);
           next = null;
           if (came.done) end(null);
           else say(came.value);
@@ -77,6 +88,7 @@ export async function eventStream(
       },
       async cancel() {
         ended = true;
+        clearInterval(heart);
         const reason = gone();
         work.abort(reason);
         await events.return().catch(() => {});
