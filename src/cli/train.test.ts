@@ -91,25 +91,29 @@ describe.skipIf(!built)("millrace train (needs npm run build)", () => {
     expect(file("killed.gguf")).toEqual(file("straight.gguf"));
   });
 
-  it("saves and stops at Ctrl-C, refuses to start over it, and resumes to the same bits", async () => {
-    const child = start(args("stopped", "--every", "1000"));
-    const end = ending(child);
-    let said = "";
-    child.stderr!.on("data", (part: string) => {
-      said += part;
-    });
-    await until(() => said.includes("step 1/"), child);
-    child.kill("SIGINT");
-    const { code, stderr } = await end;
-    expect(stderr).toMatch(/ABORTED: Training stopped after step \d+ of 24/);
-    expect(code).toBe(130);
-    const again = await cli(args("stopped", "--every", "1000"));
-    expect(again.stderr).toContain("is there already");
-    expect(again.code).toBe(2);
-    expect((await cli(args("stopped", "--every", "1000", "--resume"))).code).toBe(0);
-    await finishStraight();
-    expect(file("stopped.gguf")).toEqual(file("straight.gguf"));
-  });
+  const signals = ["SIGINT", "SIGTERM"] as const;
+  it.each(signals)(
+    "saves and stops at %s, refuses to start over it, and resumes to the same bits",
+    async (signal) => {
+      const child = start(args(signal, "--every", "1000"));
+      const end = ending(child);
+      let said = "";
+      child.stderr!.on("data", (part: string) => {
+        said += part;
+      });
+      await until(() => said.includes("step 1/"), child);
+      child.kill(signal);
+      const { code, stderr } = await end;
+      expect(stderr).toMatch(/ABORTED: Training stopped after step \d+ of 24/);
+      expect(code).toBe(130);
+      const again = await cli(args(signal, "--every", "1000"));
+      expect(again.stderr).toContain("is there already");
+      expect(again.code).toBe(2);
+      expect((await cli(args(signal, "--every", "1000", "--resume"))).code).toBe(0);
+      await finishStraight();
+      expect(file(`${signal}.gguf`)).toEqual(file("straight.gguf"));
+    },
+  );
 
   it.skipIf(process.platform === "win32")("keeps the old checkpoint when the disk is full", async () => {
     const child = start(args("full"));

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { MillraceError } from "../errors.js";
+import { isAlive } from "./is-alive.js";
 
 export interface OpenFile {
   readonly path: string;
@@ -20,6 +21,7 @@ export async function openFile(path: string): Promise<OpenFile> {
   try {
     handle = await open(path, "r");
     const stats = await handle.stat();
+    if (stats.isDirectory()) throw new Error("it is a folder, not a file");
     if (!stats.isFile()) throw new Error("it is not a regular file");
     return { path, handle, size: stats.size };
   } catch (error) {
@@ -120,15 +122,6 @@ export async function removeAbandoned(path: string): Promise<void> {
     const pid = /^\.(\d+)-[0-9a-f]{8}\.tmp$/.exec(name.slice(basename(path).length))?.[1];
     if (pid === undefined || !name.startsWith(basename(path)) || isAlive(Number(pid))) continue;
     await rm(join(dirname(path), name), { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 

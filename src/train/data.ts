@@ -3,6 +3,7 @@
  * the trainer need not keep a place in it: step s of batch size b takes windows s * b to s * b + b - 1, and a resumed
  * run asks for the same ones again. A generator is a source too: it makes window `index` from (its seed, index).
  */
+import { createHash } from "node:crypto";
 import { MillraceError } from "../errors.js";
 import { createRandom } from "../sampling/random.js";
 import type { Tokenizer } from "../tokenizer/contract.js";
@@ -49,6 +50,8 @@ export interface TextData {
   readonly heldOut: WindowSource | null;
   /** Tokens of all documents and separators. */
   readonly numTokens: number;
+  /** Of all tokens. */
+  readonly digest: string;
 }
 
 /** A document in pieces, as `readTextPieces` cuts them. */
@@ -119,6 +122,7 @@ function packTokens(ids: Int32Array, tokenizer: Tokenizer, options: TextDataOpti
     train: shuffledWindows(ids.subarray(0, boundary), cut, seed),
     heldOut: numHeldOut === 0 ? null : orderedWindows(ids.subarray(boundary), cut),
     numTokens: ids.length,
+    digest: createHash("sha256").update(ids).digest("hex").slice(0, 16),
   };
 }
 

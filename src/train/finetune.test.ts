@@ -96,6 +96,10 @@ describe("finetune", () => {
     await expect(
       finetune(options(model, join(folder, "part"), { ...other, checkpoint: resume })),
     ).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
+    const otherModel = await writeTinyGguf(tinyModel("llama"), join(folder, "resume-other"), { type: "Q8_0" });
+    await expect(
+      finetune(options(otherModel, join(folder, "part"), { ...spec, checkpoint: resume })),
+    ).rejects.toMatchObject({ message: expect.stringContaining("(model: ") });
     const resumed = await finetune(options(model, join(folder, "part"), { ...spec, checkpoint: resume }));
     expect(resumed.curve).toEqual(whole.curve);
     await using base = await openCheckpoint(model);
@@ -130,5 +134,12 @@ describe("finetune", () => {
     await refuse({ rank: 4 });
     await refuse({ data: "text.txt" });
     await refuse({ model: join(folder, "absent.gguf") }, "FILE_NOT_FOUND");
+    // Before it trains, not after.
+    const late = { onEvent: () => expect.unreachable() };
+    await refuse({ out: model, ...late });
+    await refuse({ merge: { path: folder }, ...late });
+    const huggingFace = await writeTinySafetensors(tinyModel("qwen2"), join(folder, "late"));
+    const merge = { path: join(folder, "late-merged"), type: "Q8_0" };
+    await refuse({ model: huggingFace, merge, ...late });
   });
 });

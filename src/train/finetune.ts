@@ -1,4 +1,5 @@
 /** Fine-tuning: an adapter trained on a frozen model, which may be quantised. */
+import { identify } from "../engine/identity.js";
 import { invalid, refuseUnknown } from "../engine/options.js";
 import type { Checkpoint, TensorType } from "../formats/checkpoint.js";
 import { openCheckpoint } from "../formats/open.js";
@@ -9,8 +10,14 @@ import type { AdapterKind } from "./adapters/contract.js";
 import { ADAPTER_KINDS, type AdapterSpec, createAdapters } from "./adapters/resolve.js";
 import { openArithmetic } from "./arithmetic.js";
 import { describeShape } from "./describe-shape.js";
-import { exportGguf, exportSafetensors } from "./export.js";
-import { checkLoop, LOOP_OPTION_NAMES, type LoopOptions, refuseOccupied } from "./loop-options.js";
+import { type ChangedTensors, exportGguf, exportSafetensors } from "./export.js";
+import {
+  checkLoop,
+  checkPlace,
+  claimCheckpoints,
+  LOOP_OPTION_NAMES,
+  type LoopOptions,
+} from "./loop-options.js";
 import { mergeAdapter } from "./merge.js";
 import { Network } from "./network.js";
 import { layPhases } from "./phases.js";
@@ -58,10 +65,13 @@ const DEFAULT_RANK = 16;
 export async function finetune(options: FinetuneOptions): Promise<FinetuneResult> {
   const checked = checkOptions(options);
   const { data, out, merge, adapter, seed, backend, threads, memory } = checked;
-  if (checked.checkpoint && !checked.checkpoint.resume) await refuseOccupied(checked.checkpoint.folder);
+  await checkPlace("out", out, "folder");
+  await using _claim = await claimCheckpoints(checked.checkpoint);
   await using model = await openCheckpoint(checked.model);
+  const writeMerged = merge && mergeWriter(merge, model);
+  if (merge) await checkPlace("merge.path", merge.path, model.format === "gguf" ? "file" : "folder");
   const { tape } = await buildTape(model);
-  const phases = await layPhases(model, data, checked);
+  await using laid = await layPhases(model, data, checked);
   await using opened = await openArithmetic(backend, threads);
   const { arithmetic, description, reason } = opened;
   const shape = describeShape(model, tape);
@@ -70,7 +80,7 @@ export async function finetune(options: FinetuneOptions): Promise<FinetuneResult
   const { weights, ...result } = await runTrainer({
     ...checked,
     arithmetic,
-    phases,
+    phases: laid.phases,
     async network(length, sequences) {
       const adapters = await createAdapters(arithmetic, model, adapter, { gradients });
       try {
@@ -103,28 +113,30 @@ export async function finetune(options: FinetuneOptions): Promise<FinetuneResult
         throw error;
       }
     },
-    fingerprint: { shape, data: data.name, seed, adapter: JSON.stringify(adapter) },
+    fingerprint: {
+      ...{ shape, model: (await identify(model)).model, data: data.name, ...laid.fingerprint },
+      ...{ seed, adapter: JSON.stringify(adapter) },
+    },
   });
   const trained = lowRanks!(weights);
   await writeAdapter(out, model, trained);
-  if (merge) await writeMerged(merge, model, trained);
+  await writeMerged?.(mergeAdapter(model, trained));
   let parameters = 0;
   for (const values of weights.values()) parameters += values.length;
   return { ...result, out, merged: merge?.path ?? null, parameters };
 }
 
-async function writeMerged(
+/** What writes the changed model. Throws INVALID_ARGUMENT for a type that the model's format has no room for. */
+function mergeWriter(
   { path, type }: NonNullable<FinetuneOptions["merge"]>,
   model: Checkpoint,
-  adapter: LowRanks,
-): Promise<void> {
-  const changed = mergeAdapter(model, adapter);
-  if (model.format === "gguf") return exportGguf(path, model, changed, type === undefined ? {} : { type });
+): (changed: ChangedTensors) => Promise<void> {
+  if (model.format === "gguf") return (changed) => exportGguf(path, model, changed, type ? { type } : {});
   const wanted = type ?? [...model.tensors.values()].find(({ shape }) => shape.length > 1)?.type;
   if (wanted !== "F32" && wanted !== "F16" && wanted !== "BF16") {
     throw invalid("merge.type", wanted, "F32, F16 or BF16, since the model is one of safetensors");
   }
-  return exportSafetensors(path, model, changed, { type: wanted });
+  return (changed) => exportSafetensors(path, model, changed, { type: wanted });
 }
 
 function checkOptions(options: FinetuneOptions) {

@@ -53,6 +53,8 @@ export function initialiseModel(
 ): WritableCheckpoint {
   const { width, layers, heads, feedForward, context, tied = true, epsilon = 1e-5, ropeBase = 10000 } = shape;
   const { kvHeads = heads, headWidth = width / heads } = shape;
+  if (shape.headWidth === undefined)
+    check(width % heads === 0, "width", width, `a multiple of its ${heads} heads`);
   for (const [name, value] of Object.entries({
     width,
     layers,

@@ -1,6 +1,9 @@
 /** What the training loop may be told, whatever it trains. */
-import { access } from "node:fs/promises";
+import type { Stats } from "node:fs";
+import { mkdir, stat } from "node:fs/promises";
+import { dirname } from "node:path";
 import type { BackendName } from "../backends/contract.js";
+import { Lock } from "../batch/lock.js";
 import { invalid, oneOf, wholeNumber } from "../engine/options.js";
 import { MillraceError } from "../errors.js";
 import { checkpointPath } from "./checkpoints.js";
@@ -143,17 +146,50 @@ function withSeed(optimiser: OptimiserSpec, seed: number): OptimiserSpec {
   return "seed" in optimiser && optimiser.seed === 0 ? { ...optimiser, seed } : optimiser;
 }
 
-/** Throws INVALID_ARGUMENT where the folder holds a checkpoint. */
-export async function refuseOccupied(folder: string): Promise<void> {
+/**
+ * Keeps a run's checkpoints to itself until it is disposed of. Throws INVALID_ARGUMENT where the folder holds a
+ * checkpoint that the run does not go on from, IN_USE where another run has it, WRITE_FAILED.
+ */
+export async function claimCheckpoints(
+  checkpoint: { readonly folder: string; readonly resume: boolean } | null,
+): Promise<AsyncDisposable> {
+  if (!checkpoint) return { async [Symbol.asyncDispose]() {} };
+  const { folder, resume } = checkpoint;
+  await makeFolder(dirname(folder));
+  const lock = await Lock.take(folder);
   const path = checkpointPath(folder);
-  const exists = await access(path).then(
-    () => true,
-    () => false,
-  );
-  if (!exists) return;
+  if (resume || (await statOf(path)) === null) return lock;
+  await lock[Symbol.asyncDispose]();
   throw new MillraceError(
     "INVALID_ARGUMENT",
     `${path} is there already. Ask to resume, name another folder, or remove it to start anew.`,
     { path },
   );
+}
+
+/**
+ * What a run shall write in the end is told from the start where it cannot be: throws INVALID_ARGUMENT for a folder at
+ * the place of a file, and the other way round.
+ */
+export async function checkPlace(name: string, path: string, wanted: "file" | "folder"): Promise<void> {
+  const stats = await statOf(path);
+  if (!stats || (wanted === "folder") === stats.isDirectory()) return;
+  throw invalid(
+    name,
+    path,
+    `the path of a ${wanted} to write; a ${wanted === "file" ? "folder" : "file"} is there`,
+  );
+}
+
+const statOf = (path: string): Promise<Stats | null> => stat(path).catch(() => null);
+
+async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((error: Error) => {
+    throw new MillraceError(
+      "WRITE_FAILED",
+      `Cannot make the folder ${path}: ${error.message}. Choose another place for checkpoints.`,
+      { path },
+      { cause: error },
+    );
+  });
 }

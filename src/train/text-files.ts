@@ -48,9 +48,28 @@ function decode(decoder: TextDecoder, chunk: Uint8Array, stream: boolean, path: 
   } catch (error) {
     throw new MillraceError(
       "BAD_FORMAT",
-      `${path} is not UTF-8 text: bytes ${at} to ${at + chunk.length} hold something else. Convert it to UTF-8.`,
-      { path, at },
+      `${path} is not UTF-8 text: what stands at byte ${at + validLength(chunk)} is something else. ` +
+        "Convert it to UTF-8, or leave it out.",
+      { path, at: at + validLength(chunk) },
       { cause: error },
     );
   }
+}
+
+/** Bytes at the beginning of `chunk` that are UTF-8, where a character may have begun before it and end in it. */
+function validLength(chunk: Uint8Array): number {
+  const start = chunk.subarray(0, 3).findIndex((byte) => byte >> 6 !== 0b10);
+  let [good, bad] = [Math.max(0, start), chunk.length + 1];
+  while (bad - good > 1) {
+    const middle = (good + bad) >> 1;
+    try {
+      new TextDecoder("utf-8", { fatal: true }).decode(chunk.subarray(Math.max(0, start), middle), {
+        stream: true,
+      });
+      good = middle;
+    } catch {
+      bad = middle;
+    }
+  }
+  return good;
 }

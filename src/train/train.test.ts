@@ -7,9 +7,11 @@ import { findCompiler } from "../backends/native/build.js";
 import { loadModel } from "../engine/load.js";
 import { type Model, openOn, openParameters } from "../engine/model.js";
 import { openCheckpoint } from "../formats/open.js";
+import { exportGguf } from "./export.js";
+import type { DecoderShape } from "./initialise.js";
 import { parseLengths, stepsOf } from "./lengths.js";
 import { OPTIMISER_NAMES } from "./optimisers/resolve.js";
-import { type TrainOptions, type TrainStart, train } from "./train.js";
+import { type FreshModel, type TrainOptions, type TrainStart, train } from "./train.js";
 import type { TrainEvent } from "./trainer.js";
 import { type TrainingData, textFiles } from "./training-data.js";
 
@@ -41,6 +43,11 @@ const options = (changes: Partial<TrainOptions> = {}): TrainOptions => ({
   backend: "reference",
   evaluation: { every: 4, windows: 4 },
   ...changes,
+});
+
+const fresh = (shape: Partial<DecoderShape>, vocabularySize = 270): FreshModel => ({
+  shape: { width: 16, layers: 2, heads: 2, kvHeads: 1, feedForward: 32, ...shape },
+  tokenizer: { vocabularySize },
 });
 
 describe("train", () => {
@@ -150,6 +157,11 @@ describe("train", () => {
     ["an optimiser that nobody knows", { optimiser: "sgd" }, "one of adamw"],
     ["a text shorter than a window", { length: 8192, batchTokens: 8192 }, "tokens of text"],
     ["a clip of 0", { clip: 0 }, "clip is 0"],
+    ["a folder at the place of the model", { out: import.meta.dirname }, "a folder is there"],
+    ["a vocabulary without room for bytes", { model: fresh({}, 1) }, "a whole number from 258"],
+    ["a width that heads do not share", { model: fresh({ width: 10, heads: 3 }) }, "a multiple of its 3 heads"],
+    ["an odd head", { model: fresh({ width: 18, heads: 2 }) }, "an even number"],
+    ["less context than windows have tokens", { model: fresh({ context: 1 }) }, "at least the 16 tokens"],
     ["no model", { model: {} }, "{ init } or { shape, tokenizer }"],
     [
       "heads that do not share",
@@ -169,16 +181,77 @@ describe("train", () => {
     });
   });
 
+  it("says which file it cannot train on, and what is wrong with it", async () => {
+    const files: [name: string, bytes: string | Uint8Array, code: string, said: string][] = [
+      ["empty.txt", "", "BAD_FORMAT", "is empty"],
+      ["latin1.txt", Buffer.from("caf\u00e9 au lait", "latin1"), "BAD_FORMAT", "what stands at byte 3"],
+      ["cut.txt", Buffer.from("caf\u00e9").subarray(0, 4), "BAD_FORMAT", "what stands at byte 4"],
+      ["binary.dat", Uint8Array.from({ length: 999 }, (_, i) => i), "BAD_FORMAT", "what stands at byte 128"],
+      ["mark.txt", "\ufeff", "INVALID_ARGUMENT", "no word"],
+      ["short.txt", "The boat is red.", "INVALID_ARGUMENT", "tokens of text"],
+    ];
+    const refuse = (path: string, code: string, said: string) =>
+      expect(
+        train(options({ data: textFiles([path], { seed: 0, heldOut: 0 }), checkpoint: null })),
+      ).rejects.toMatchObject({ code, message: expect.stringContaining(said) });
+    for (const [name, bytes, code, said] of files) {
+      await writeFile(join(folder, name), bytes);
+      await refuse(join(folder, name), code, said);
+    }
+    await refuse(folder, "FILE_NOT_FOUND", "it is a folder");
+  });
+
+  it("keeps a run's checkpoints from another run, and from another text", async () => {
+    const checkpoint = { folder: join(folder, "claimed"), every: 1, resume: true };
+    const path = join(folder, "claimed.txt");
+    await writeFile(path, "The boat is red. ".repeat(60));
+    const own = { data: textFiles([path], { seed: 1, heldOut: 0 }), checkpoint, out: join(folder, "c.gguf") };
+    let second: Promise<unknown> | null = null;
+    const stop = new AbortController();
+    const first = train(
+      options({
+        ...own,
+        signal: stop.signal,
+        onEvent(event) {
+          if (event.kind !== "step") return;
+          second ??= train(options(own)).catch((error: unknown) => error);
+          if (event.step === 2) stop.abort();
+        },
+      }),
+    );
+    await expect(first).rejects.toMatchObject({ code: "ABORTED" });
+    expect(await second).toMatchObject({ code: "IN_USE", message: expect.stringContaining("claimed") });
+    // As many words as before.
+    await writeFile(path, "The boat is wet. ".repeat(60));
+    await expect(train(options(own))).rejects.toMatchObject({
+      code: "INVALID_ARGUMENT",
+      message: expect.stringMatching(/belongs to another run \(text: /),
+    });
+    await writeFile(path, "The boat is red. ".repeat(60));
+    expect((await train(options(own))).steps).toBe(8);
+  });
+
+  it("tells a model that is broken from a rate that is too high", async () => {
+    const good = (await train(options({ steps: 1, checkpoint: null, out: join(folder, "good.gguf") }))).out;
+    const broken = join(folder, "broken.gguf");
+    await using model = await openCheckpoint(good);
+    const nan = async () => new Float32Array(16 * 32).fill(Number.NaN);
+    await exportGguf(broken, model, new Map([["blk.1.ffn_down.weight", nan]]));
+    const checkpoint = { folder: join(folder, "diverging"), every: 1 };
+    const out = join(folder, "never.gguf");
+    await expect(train(options({ model: { init: broken }, checkpoint, out }))).rejects.toMatchObject({
+      code: "TRAINING_DIVERGED",
+      message: expect.stringMatching(/Step 1: the loss is NaN. No weight had been changed: the model/),
+    });
+    await expect(
+      train(options({ model: { init: good }, checkpoint, out, rate: 1e38, warmup: 0, clip: null, steps: 20 })),
+    ).rejects.toMatchObject({ code: "TRAINING_DIVERGED", message: expect.stringContaining("a lower rate") });
+    await expect(readFile(out)).rejects.toThrow("ENOENT");
+  });
+
   it("says which file it cannot read or write", async () => {
     const none = textFiles([join(folder, "none.txt")], { seed: 0, heldOut: 0 });
     await expect(train(options({ data: none }))).rejects.toMatchObject({ code: "FILE_NOT_FOUND" });
-    const empty = join(folder, "empty.txt");
-    await writeFile(empty, "");
-    await expect(train(options({ data: textFiles([empty], { seed: 0, heldOut: 0 }) }))).rejects.toMatchObject(
-      {
-        code: "BAD_FORMAT",
-      },
-    );
     await expect(
       train(options({ steps: 1, out: join(folder, "text.txt", "model.gguf") })),
     ).rejects.toMatchObject({ code: "WRITE_FAILED" });

@@ -9,7 +9,13 @@ import { openArithmetic } from "./arithmetic.js";
 import { describeShape } from "./describe-shape.js";
 import { exportGguf } from "./export.js";
 import { type DecoderShape, initialiseModel } from "./initialise.js";
-import { checkLoop, LOOP_OPTION_NAMES, type LoopOptions, refuseOccupied } from "./loop-options.js";
+import {
+  checkLoop,
+  checkPlace,
+  claimCheckpoints,
+  LOOP_OPTION_NAMES,
+  type LoopOptions,
+} from "./loop-options.js";
 import { Network } from "./network.js";
 import { layPhases } from "./phases.js";
 import { trainTokenizer } from "./tokenizer.js";
@@ -55,10 +61,11 @@ const OPTION_NAMES: readonly (keyof TrainOptions)[] = ["model", "data", "out", "
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const checked = checkOptions(options);
   const { data, out, seed, backend, threads, memory } = checked;
-  if (checked.checkpoint && !checked.checkpoint.resume) await refuseOccupied(checked.checkpoint.folder);
+  await checkPlace("out", out, "file");
+  await using _claim = await claimCheckpoints(checked.checkpoint);
   await using model = await firstModel(checked);
   const { tape } = await buildTape(model);
-  const phases = await layPhases(model, data, checked);
+  await using laid = await layPhases(model, data, checked);
   await using opened = await openArithmetic(backend, threads);
   const { arithmetic, description, reason } = opened;
   const shape = describeShape(model, tape);
@@ -67,7 +74,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const result = await runTrainer({
     ...checked,
     arithmetic,
-    phases,
+    phases: laid.phases,
     async network(length, sequences) {
       const network = await Network.create(arithmetic, tape, model, { sequences, length, memory, gradients });
       if (added.size === 0) {
@@ -78,7 +85,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       for (const { name, add } of network.parameters) added.set(name, add);
       return network;
     },
-    fingerprint: { shape, data: data.name, seed },
+    fingerprint: { shape, data: data.name, ...laid.fingerprint, seed },
   });
   const { weights, ...rest } = result;
   const changed = new Map(
@@ -110,11 +117,15 @@ function checkOptions(options: TrainOptions) {
 async function firstModel({ model, data, seed, lengths }: Checked): Promise<Checkpoint> {
   if ("init" in model) return openCheckpoint(model.init);
   const { shape, tokenizer, name, lookBack = false } = model;
+  const longest = Math.max(...lengths.map(({ length }) => length));
+  const { context = longest } = shape;
+  if (!(context >= longest)) {
+    throw invalid("context", context, `at least the ${longest} tokens of the longest window`);
+  }
   const keys =
     "from" in tokenizer
       ? await tokenizerKeys(tokenizer.from)
       : await trainTokenizer(data.sample(), { ...data.tokenizer, vocabularySize: tokenizer.vocabularySize });
-  const context = shape.context ?? Math.max(...lengths.map(({ length }) => length));
   return initialiseModel({ ...shape, context }, keys, {
     seed,
     lookBack,

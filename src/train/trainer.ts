@@ -144,6 +144,8 @@ class Run {
   #tokens = 0;
   #saved: number | null = null;
   #engine: Engine | null = null;
+  #next: { readonly step: number; readonly batches: Promise<Batch[]> } | null = null;
+  #heldOut: { readonly stretch: Stretch; readonly batches: Promise<Batch[]> } | null = null;
   #clipping: Values | null = null;
 
   constructor(options: TrainerOptions) {
@@ -183,6 +185,10 @@ class Run {
       const stretch = this.#stretchOf(this.#step + 1);
       if (stretch !== this.#engine!.stretch) await this.#enter(stretch, await this.#snapshot());
       const startedAt = performance.now();
+      const evaluates = evaluation !== null && this.#isDue(evaluation.every);
+      const saves = checkpoint !== null && this.#isDue(checkpoint.every);
+      // Asked for early, so that they are there when the step is done.
+      if (evaluates) this.#heldOutBatches(stretch, evaluation.windows);
       const done = await this.#update(this.#step + 1);
       if (!done) continue;
       speed.add((performance.now() - startedAt) / 1000);
@@ -199,10 +205,8 @@ class Run {
         tokensPerSecond: this.#options.batchTokens / speed.secondsPerStep,
         secondsLeft: (this.#steps - this.#step) * speed.secondsPerStep,
       });
-      const last = this.#step === this.#steps;
-      if (evaluation && (last || this.#step % evaluation.every === 0))
-        await this.#evaluate(evaluation.windows);
-      if (checkpoint && (last || this.#step % checkpoint.every === 0)) await this.#save();
+      if (evaluates) await this.#evaluate(evaluation.windows);
+      if (saves) await this.#save();
     }
     const { weights } = await this.#snapshot();
     return {
@@ -226,11 +230,10 @@ class Run {
 
   /** One step; null where the signal came before its update. Throws TRAINING_DIVERGED. */
   async #update(step: number): Promise<Pick<StepEvent, "loss" | "rate" | "gradientNorm"> | null> {
-    const { stretch, network, optimiser } = this.#engine!;
+    const { network, optimiser } = this.#engine!;
     const { schedule, signal } = this.#options;
     const rate = rateAt({ ...schedule, steps: this.#steps }, step);
-    const first = (step - 1 - stretch.start) * stretch.sequences;
-    const batches = await this.#batches(stretch.train, first, stretch.sequences);
+    const batches = await this.#batchesOf(step);
     const weight = batches.reduce((sum, batch) => sum + weightOf(batch), 0);
     if (optimiser.needs === "losses") {
       const { loss, slope } = await optimiser.step({ rate, step }, async () => {
@@ -262,12 +265,10 @@ class Run {
 
   async #evaluate(windows: number): Promise<void> {
     const { stretch, network } = this.#engine!;
-    const { heldOut } = stretch;
-    if (!heldOut) return;
-    // Whole passes through the network, from the windows that are there over again.
-    const passes = Math.max(1, Math.round(Math.min(windows, heldOut.numWindows) / stretch.microSequences));
+    const batches = this.#heldOutBatches(stretch, windows);
+    if (!batches) return;
     let [loss, weight] = [0, 0];
-    for (const batch of await this.#batches(heldOut, 0, passes * stretch.microSequences)) {
+    for (const batch of await batches) {
       const found = await network.evaluate(batch);
       loss += found.loss;
       weight += found.weight;
@@ -278,16 +279,32 @@ class Run {
     this.#tell({ kind: "evaluated", ...entry });
   }
 
-  /** Windows `first` to `first + count - 1`, in batches of what the network takes at once. */
-  async #batches(source: WindowSource, first: number, count: number): Promise<Batch[]> {
-    const { microSequences } = this.#engine!.stretch;
-    const batches: Batch[] = [];
-    for (let at = first; at < first + count; at += microSequences) {
-      const windows = [];
-      for (let i = 0; i < microSequences; i++) windows.push(await source.window(at + i));
-      batches.push(joinWindows(windows, source.windowLength));
-    }
+  /** What `step` trains on. The next step's is asked for, to be made while this one's arithmetic runs. */
+  async #batchesOf(step: number): Promise<Batch[]> {
+    const ask = (step: number): Promise<Batch[]> => {
+      const { train, start, sequences, microSequences } = this.#stretchOf(step);
+      return makeBatches(train, (step - 1 - start) * sequences, sequences, microSequences);
+    };
+    const batches = await (this.#next?.step === step ? this.#next.batches : ask(step));
+    this.#next = step < this.#steps ? { step: step + 1, batches: ask(step + 1) } : null;
     return batches;
+  }
+
+  /** The first held-out windows, whole passes through the network of them; the same ones every time. */
+  #heldOutBatches(stretch: Stretch, windows: number): Promise<Batch[]> | null {
+    const { heldOut, microSequences } = stretch;
+    if (!heldOut) return null;
+    if (this.#heldOut?.stretch !== stretch) {
+      const passes = Math.max(1, Math.round(Math.min(windows, heldOut.numWindows) / microSequences));
+      const batches = makeBatches(heldOut, 0, passes * microSequences, microSequences);
+      this.#heldOut = { stretch, batches };
+    }
+    return this.#heldOut.batches;
+  }
+
+  /** Whether something that happens every so many steps, and after the last, happens after the step to come. */
+  #isDue(every: number): boolean {
+    return this.#step + 1 === this.#steps || (this.#step + 1) % every === 0;
   }
 
   async #gradientNorm(): Promise<number> {
@@ -388,11 +405,14 @@ class Run {
       this.#saved === null
         ? "No checkpoint had been saved yet."
         : `The checkpoint of step ${this.#saved} is kept in ${checkpoint!.folder}.`;
-    return new MillraceError(
-      "TRAINING_DIVERGED",
-      `Step ${step}: ${what}. ${kept} Try a lower rate, a longer warm-up or a smaller clip.`,
-      { step, saved: this.#saved },
-    );
+    const advice =
+      this.#step === 0
+        ? "No weight had been changed: the model that training starts from holds NaN or numbers too large. Start from another."
+        : `${kept} Try a lower rate, a longer warm-up or a smaller clip.`;
+    return new MillraceError("TRAINING_DIVERGED", `Step ${step}: ${what}. ${advice}`, {
+      step,
+      saved: this.#saved,
+    });
   }
 
   #stretchOf(step: number): Stretch {
@@ -402,6 +422,22 @@ class Run {
   #tell(event: TrainEvent): void {
     this.#options.onEvent?.(event);
   }
+}
+
+/**
+ * Windows `first` to `first + count - 1` of a source, `together` of them a batch. Asks for all at once. Whoever awaits
+ * it meets its errors; until then they are silent.
+ */
+function makeBatches(source: WindowSource, first: number, count: number, together: number): Promise<Batch[]> {
+  const batch = async (at: number): Promise<Batch> => {
+    const windows = await Promise.all(Array.from({ length: together }, (_, i) => source.window(at + i)));
+    return joinWindows(windows, source.windowLength);
+  };
+  const batches = Promise.all(
+    Array.from({ length: count / together }, (_, i) => batch(first + i * together)),
+  );
+  batches.catch(() => {});
+  return batches;
 }
 
 /** Seconds of a step, of late: a mean that forgets. */

@@ -4,6 +4,16 @@ import { openTextData, type WindowSource } from "./data.js";
 import { readTextPieces } from "./text-files.js";
 import type { TokenizerTrainingOptions } from "./tokenizer.js";
 
+/**
+ * How another thread makes the same data: it imports the module of this URL and calls its function `make` with
+ * `options`, which are plain data.
+ */
+export interface DataRecipe {
+  readonly module: string;
+  readonly make: string;
+  readonly options: unknown;
+}
+
 export interface TrainingData {
   /** Identifies the data in checkpoints: a resumed run must have the same. */
   readonly name: string;
@@ -15,7 +25,14 @@ export interface TrainingData {
   windows(
     tokenizer: Tokenizer,
     length: number,
-  ): Promise<{ readonly train: WindowSource; readonly heldOut: WindowSource | null }>;
+  ): Promise<{
+    readonly train: WindowSource;
+    readonly heldOut: WindowSource | null;
+    /** Of what stands in them, where the name does not say it: a resumed run must have the same. */
+    readonly digest?: string;
+  }>;
+  /** Where making a window takes work: with it windows are made ahead, in a thread of their own. */
+  readonly recipe?: DataRecipe;
 }
 
 /** Characters of text that a tokenizer is trained on at most. */

@@ -3,11 +3,11 @@ import { textHaystack } from "../../train/gates/haystack.js";
 import { type TrainGatesOptions, trainGates } from "../../train/gates/train-gates.js";
 import type { LengthShare } from "../../train/lengths.js";
 import type { MemoryMode } from "../../train/network.js";
-import { onInterrupt } from "../interrupt.js";
-import { bold, printable, say, table, write, writeJson } from "../terminal.js";
+import { bold, printable, table, write, writeJson } from "../terminal.js";
 import { given } from "../train/flags.js";
 import { localModel } from "../train/local-model.js";
 import { trainingProgress } from "../train/progress.js";
+import { onTrainingStop } from "../train/stop.js";
 import type { RazorFlags } from "./razor.js";
 
 export interface DuoFlags extends RazorFlags {
@@ -31,10 +31,7 @@ export interface DuoFlags extends RazorFlags {
 export async function trainDuo(source: string, flags: DuoFlags): Promise<void> {
   const model = await localModel(source);
   const stop = new AbortController();
-  using _interrupt = onInterrupt(() => {
-    say("millrace: stopping after this step; Ctrl-C again to quit at once");
-    stop.abort();
-  });
+  using _interrupt = onTrainingStop(() => stop.abort());
   using progress = trainingProgress();
   const { checkpoint, resume = false, data, batch, threads } = flags;
   const options: TrainGatesOptions = {

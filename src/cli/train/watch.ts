@@ -1,4 +1,4 @@
-/** What stands around a training run: progress, log, loss curve, checkpoints, and Ctrl-C. */
+/** What stands around a training run: progress, log, loss curve, checkpoints, and the signals that stop it. */
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { MillraceError } from "../../errors.js";
@@ -6,10 +6,10 @@ import type { Curve } from "../../train/checkpoints.js";
 import type { LoopOptions, TrainStart } from "../../train/loop-options.js";
 import { lossCurve } from "../../train/loss-curve.js";
 import type { TrainEvent } from "../../train/trainer.js";
-import { onInterrupt } from "../interrupt.js";
-import { say, write, writeJson } from "../terminal.js";
+import { write, writeJson } from "../terminal.js";
 import type { LoopFlags } from "./flags.js";
 import { trainingProgress } from "./progress.js";
+import { onTrainingStop } from "./stop.js";
 
 export interface TrainingWatch extends Disposable {
   readonly options: Pick<LoopOptions, "checkpoint" | "onEvent" | "signal">;
@@ -26,10 +26,7 @@ export function watchTraining(flags: LoopFlags, title: string, base: string): Tr
   const folder = flags.checkpoint ?? `${base}.training`;
   const curvePath = flags.curve ?? `${base}.svg`;
   const stop = new AbortController();
-  const interrupt = onInterrupt(() => {
-    say("millrace: stopping after this step; Ctrl-C again to quit at once");
-    stop.abort();
-  });
+  const interrupt = onTrainingStop(() => stop.abort());
   const curve: Curve = { train: [], heldOut: [] };
   const progress = trainingProgress();
   const log = flags.log === undefined ? null : openLog(flags.log);

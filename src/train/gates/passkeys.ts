@@ -34,7 +34,7 @@ const SHALLOWEST = 0.05;
 const DEEPEST = 0.95;
 
 /** Windows of passkeys without end; held out are those of another seed. Throws INVALID_ARGUMENT for options out of range. */
-export function passkeys(options: PasskeyOptions = {}): Pick<TrainingData, "name" | "windows"> {
+export function passkeys(options: PasskeyOptions = {}): Pick<TrainingData, "name" | "windows" | "recipe"> {
   const { haystack = worldHaystack } = options;
   const count = wholeNumber("passkeys", options.passkeys, 1, ORDINALS.length) ?? 10;
   const words = wholeNumber("words", options.words, 1) ?? 32;
@@ -50,6 +50,10 @@ export function passkeys(options: PasskeyOptions = {}): Pick<TrainingData, "name
       });
       return { train: source(seed), heldOut: source(deriveSeed(seed, "held out")) };
     },
+    // A haystack of the caller's is code, and stays in the caller's thread.
+    ...(options.haystack === undefined && {
+      recipe: { module: import.meta.url, make: "passkeys", options },
+    }),
   };
 }
 

@@ -10,7 +10,7 @@ import { openCheckpoint } from "../../formats/open.js";
 import { buildTape } from "../../models/resolve.js";
 import { openArithmetic } from "../arithmetic.js";
 import { describeShape } from "../describe-shape.js";
-import { checkLoop, type LoopOptions, refuseOccupied } from "../loop-options.js";
+import { checkLoop, claimCheckpoints, type LoopOptions } from "../loop-options.js";
 import { layPhases } from "../phases.js";
 import { runTrainer, type TrainerResult } from "../trainer.js";
 import { clampGate, GatedNetwork } from "./gated-network.js";
@@ -74,8 +74,8 @@ export async function trainGates(options: TrainGatesOptions): Promise<TrainGates
   const { tape, config } = await buildTape(model);
   const loop = checkLoop(loopOf(options, config.contextLength), { optimiser: "adamw" });
   const { checkpoint, backend, threads, memory } = loop;
-  if (checkpoint && !checkpoint.resume) await refuseOccupied(checkpoint.folder);
-  const phases = await layPhases(model, data, loop);
+  await using _claim = await claimCheckpoints(checkpoint);
+  await using laid = await layPhases(model, data, loop);
   await using opened = await openArithmetic(backend, threads);
   const { arithmetic, description, reason } = opened;
   const shape = describeShape(model, tape);
@@ -86,7 +86,7 @@ export async function trainGates(options: TrainGatesOptions): Promise<TrainGates
   const { weights, ...result } = await runTrainer({
     ...loop,
     arithmetic,
-    phases,
+    phases: laid.phases,
     network: (length, sequences) =>
       GatedNetwork.create(arithmetic, tape, model, {
         ...{ sequences, length, memory, pressure, sinks, recent },
