@@ -195,21 +195,29 @@ describe("adapters in files", () => {
     const path = join(folder, "layout");
     await writeAdapter(path, checkpoint, lowRanks);
     const config = JSON.parse(await readFile(join(path, "adapter_config.json"), "utf8"));
-    expect(config).toMatchObject({
-      peft_type: "LORA",
-      task_type: "CAUSAL_LM",
-      r: 4,
-      lora_alpha: 6,
-      target_modules: ["down_proj"],
-      bias: "none",
+    // Fields of its LoraConfig; others it would warn of and leave out. No other file makes the adapter.
+    expect(config).toEqual({
+      ...{ peft_type: "LORA", task_type: "CAUSAL_LM", base_model_name_or_path: checkpoint.path },
+      ...{ inference_mode: true, r: 4, lora_alpha: 6, lora_dropout: 0, target_modules: ["down_proj"] },
+      ...{ bias: "none", fan_in_fan_out: false, init_lora_weights: true, modules_to_save: null },
+      ...{ rank_pattern: {}, alpha_pattern: {}, use_rslora: false, use_dora: false },
     });
-    const header = await readFile(join(path, "adapter_model.safetensors"), "latin1");
-    const json = JSON.parse(header.slice(8, header.indexOf("}}", 8) + 2).trim());
-    expect(json["base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"]).toMatchObject({
-      dtype: "F32",
-      shape: [4, 96],
-    });
-    expect(json["base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"].shape).toEqual([64, 4]);
+    // The state dictionary's names without the adapter's own ("default"), as the library stores them.
+    const bytes = await readFile(join(path, "adapter_model.safetensors"));
+    const length = Number(bytes.readBigUInt64LE());
+    const { __metadata__, ...tensors } = JSON.parse(bytes.toString("utf8", 8, 8 + length));
+    expect(__metadata__).toEqual({ format: "pt" });
+    const layer = (i: number) => `base_model.model.model.layers.${i}.mlp.down_proj`;
+    const entries = Object.entries(tensors as Record<string, { dtype: string; shape: number[] }>);
+    expect(Object.fromEntries(entries.map(([name, { dtype, shape }]) => [name, [dtype, shape]]))).toEqual(
+      Object.fromEntries(
+        [0, 1].flatMap((i) => [
+          [`${layer(i)}.lora_A.weight`, ["F32", [4, 96]]],
+          [`${layer(i)}.lora_B.weight`, ["F32", [64, 4]]],
+        ]),
+      ),
+    );
+    expect(bytes.length).toBe(8 + length + 2 * 4 * (4 * 96 + 64 * 4));
     network[Symbol.dispose]();
   });
 
