@@ -143,7 +143,7 @@ describe("text files", () => {
       expect((error as Error).message).toContain(part);
     };
     await reject(join(folder, "absent.txt"), "FILE_NOT_FOUND", "does not exist");
-    await reject(folder, "FILE_NOT_FOUND", "regular file");
+    await reject(folder, "FILE_NOT_FOUND", "it is a folder");
     await reject(await file("empty.txt", ""), "BAD_FORMAT", "empty");
     await reject(await file("latin1.txt", Uint8Array.of(0x63, 0x61, 0x66, 0xe9)), "BAD_FORMAT", "UTF-8");
     await reject(await file("cut.txt", Uint8Array.of(0x63, 0xe2, 0x82)), "BAD_FORMAT", "UTF-8");
