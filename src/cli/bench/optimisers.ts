@@ -6,6 +6,7 @@ import { Command, Option } from "commander";
 import type { BackendName } from "../../backends/contract.js";
 import { formatBytes } from "../../engine/bytes.js";
 import { median } from "../../evaluate/median.js";
+import type { Window, WindowSource } from "../../train/data.js";
 import { exportGguf } from "../../train/export.js";
 import { initialiseModel } from "../../train/initialise.js";
 import type { OptimiserName } from "../../train/optimisers/contract.js";
@@ -17,6 +18,7 @@ import { worldData } from "../../train/world-data.js";
 import { onInterrupt } from "../interrupt.js";
 import { backendOption, count, decimal, jsonOption, threadsOption } from "../options.js";
 import { say, table, write, writeJson } from "../terminal.js";
+import { localModel } from "../train/local-model.js";
 import { trainingProgress } from "../train/progress.js";
 
 interface Flags {
@@ -29,11 +31,15 @@ interface Flags {
   readonly length: number;
   readonly batch: number;
   readonly vocabulary: number;
+  readonly init?: string;
   readonly seed: number;
   readonly backend: BackendName | "auto";
   readonly threads?: number;
   readonly json?: boolean;
 }
+
+/** Tokens of the held-out windows. */
+const HELD_OUT = 32768;
 
 interface Row {
   readonly optimiser: OptimiserName;
@@ -51,8 +57,9 @@ export function optimisersCommand(): Command {
   return new Command("optimisers")
     .summary("train the same small model with each optimiser")
     .description(
-      "Trains the same small model on the same windows with each optimiser and prints the loss " +
-        "that it reached, the bytes of its state and its speed (median over the steps).",
+      "Trains the same small model on the same windows with each optimiser, one after another, and prints the loss " +
+        "that it reached, the bytes of its state and its speed (median over the steps; the windows are made before). " +
+        "With --init all weights of a trained model train on, which is what mezo is for.",
     )
     .addOption(option("--data <files...>", "text files, or world").default(["world"], "world"))
     .addOption(
@@ -63,6 +70,7 @@ export function optimisersCommand(): Command {
     .addOption(
       option("--rate <x...>", "try these learning rates in turn (default: each one's own)").argParser(rates),
     )
+    .addOption(option("--init <model>", "begin with this model, not with random weights"))
     .addOption(option("--steps <n>", "updates of the weights").argParser(count).default(200))
     .addOption(option("--width <n>", "model width").argParser(count).default(128))
     .addOption(option("--layers <n>", "layers").argParser(count).default(2))
@@ -83,18 +91,21 @@ async function benchOptimisers(flags: Flags): Promise<void> {
   const stop = new AbortController();
   using _interrupt = onInterrupt(() => stop.abort());
   try {
-    const data = dataOf(flags);
-    const init = join(folder, "first.gguf");
-    await writeFirstModel(init, data, flags);
+    const data = madeBefore(dataOf(flags), (flags.steps * flags.batch) / flags.length);
+    const init = flags.init === undefined ? join(folder, "first.gguf") : await localModel(flags.init);
+    if (flags.init === undefined) await writeFirstModel(init, data, flags);
+    const run = { init, folder, data, signal: stop.signal, flags };
+    // One step that is too small to change a weight.
+    const { heldOutLoss } = await measure("adamw", 1e-30, { ...run, flags: { ...flags, steps: 1 } });
     const rows: Row[] = [];
     for (const optimiser of flags.optimiser) {
       for (const rate of flags.rate ?? [DEFAULT_RATES[optimiser]]) {
         say(`-- ${optimiser} at ${rate}`);
-        rows.push(await measure(optimiser, rate, init, data, flags, stop.signal));
+        rows.push(await measure(optimiser, rate, run));
       }
     }
-    if (flags.json) await writeJson({ ...flags, rows });
-    else await write(print(rows, flags));
+    if (flags.json) await writeJson({ ...flags, firstHeldOutLoss: heldOutLoss, rows });
+    else await write(print(rows, heldOutLoss, flags));
   } finally {
     await rm(folder, { recursive: true });
   }
@@ -102,6 +113,29 @@ async function benchOptimisers(flags: Flags): Promise<void> {
 
 const dataOf = ({ data, seed }: Flags): TrainingData =>
   data.length === 1 && data[0] === "world" ? worldData({ seed }) : textFiles(data, { seed, heldOut: 0.05 });
+
+/** Data whose windows are made when it is opened, the first `count` of them, so that no step waits for one. */
+function madeBefore(data: TrainingData, count: number): TrainingData {
+  const known = new Map<string, readonly Window[]>();
+  const made = async (key: string, source: WindowSource, count: number): Promise<WindowSource> => {
+    const windows =
+      known.get(key) ?? (await Promise.all(Array.from({ length: count }, (_, i) => source.window(i))));
+    known.set(key, windows);
+    return { ...source, window: (index) => windows[index] ?? source.window(index) };
+  };
+  return {
+    name: data.name,
+    tokenizer: data.tokenizer,
+    sample: () => data.sample(),
+    async windows(tokenizer, length) {
+      const { train, heldOut } = await data.windows(tokenizer, length);
+      return {
+        train: await made("train", train, count),
+        heldOut: heldOut && (await made("heldOut", heldOut, Math.min(heldOut.numWindows, HELD_OUT / length))),
+      };
+    },
+  };
+}
 
 async function writeFirstModel(path: string, data: TrainingData, flags: Flags): Promise<void> {
   const { width, layers, vocabulary, length, seed } = flags;
@@ -111,21 +145,25 @@ async function writeFirstModel(path: string, data: TrainingData, flags: Flags): 
   await exportGguf(path, initialiseModel(shape, keys, { seed }));
 }
 
-async function measure(
-  optimiser: OptimiserName,
-  rate: number,
-  init: string,
-  data: TrainingData,
-  { steps, length, batch, seed, backend, threads }: Flags,
-  signal: AbortSignal,
-): Promise<Row> {
+/** What all rows have in common. */
+interface BenchRun {
+  readonly init: string;
+  readonly folder: string;
+  readonly data: TrainingData;
+  readonly signal: AbortSignal;
+  readonly flags: Flags;
+}
+
+async function measure(optimiser: OptimiserName, rate: number, run: BenchRun): Promise<Row> {
+  const { init, folder, data, signal } = run;
+  const { steps, length, batch, seed, backend, threads } = run.flags;
   using progress = trainingProgress();
   const seconds: number[] = [];
   let since = performance.now();
   const { loss, curve, heldOutLoss, stateBytes, parameters } = await train({
     model: { init },
     data,
-    out: `${init}.${optimiser}`,
+    out: join(folder, `${optimiser}.gguf`),
     optimiser,
     rate,
     steps,
@@ -135,7 +173,7 @@ async function measure(
     seed,
     backend,
     ...(threads === undefined ? {} : { threads }),
-    evaluation: { every: steps, windows: Math.max(1, Math.round(32768 / length)) },
+    evaluation: { every: steps, windows: Math.max(1, Math.floor(HELD_OUT / length)) },
     signal,
     onEvent(event) {
       progress.tell(event);
@@ -155,7 +193,11 @@ async function measure(
   };
 }
 
-function print(rows: readonly Row[], { steps, batch, length, data }: Flags): string {
+function print(
+  rows: readonly Row[],
+  firstLoss: number | null,
+  { steps, batch, length, data, init = "random weights" }: Flags,
+): string {
   const { parameters } = rows[0]!;
   const number = (value: number, digits = 0) =>
     value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -171,7 +213,7 @@ function print(rows: readonly Row[], { steps, batch, length, data }: Flags): str
   const head = ["optimiser", "rate", "loss", "held out", "state", "bytes/weight", "tokens/s"];
   return (
     `${number(parameters)} weights, ${number(steps)} steps of ${number(batch)} tokens in windows of ${length}, ` +
-    `${data.join(", ")}\n\n` +
+    `${data.join(", ")}; from ${init}${firstLoss === null ? "" : `, held out ${number(firstLoss, 3)}`}\n\n` +
     `${table([head, ...cells], ["left", "right", "right", "right", "right", "right", "right"])}\n`
   );
 }
