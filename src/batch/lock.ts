@@ -7,6 +7,7 @@ import { readlinkSync } from "node:fs";
 import { open, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { MillraceError } from "../errors.js";
+import { isAlive } from "../formats/is-alive.js";
 
 /** What a lock says of the process that holds it. */
 interface Holder {
@@ -189,15 +190,6 @@ async function startOf(pid: number): Promise<string | null> {
 
 /** Of /proc/PID/stat, counted from behind the name: see proc(5), where it is number 22. */
 const START_FIELD = 19;
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-}
 
 /** Null for a file that is not there; anything else is thrown. */
 function absent(error: unknown): null {

@@ -20,6 +20,7 @@ import {
   recallPages,
 } from "../cache/tiers/recall.js";
 import { MillraceError } from "../errors.js";
+import { isAlive } from "../formats/is-alive.js";
 import type { Tape } from "../tape/tape.js";
 import type { AdapterIdentity, ModelIdentity } from "./identity.js";
 
@@ -143,16 +144,6 @@ function removeAbandoned(base: string, name: RegExp): void {
     const pid = Number(name.exec(each)?.[1]);
     if (Number.isNaN(pid) || isAlive(pid)) continue;
     rmSync(join(base, each), { recursive: true, force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    // It is somebody else's.
-    return (error as NodeJS.ErrnoException).code !== "ESRCH";
   }
 }
 

@@ -13,6 +13,7 @@ import { type ErrorDetails, MillraceError } from "../errors.js";
 import { makeFolder } from "./cache-folder.js";
 import { defaultCache, type HubOptions } from "./hub-options.js";
 import { type Choice, chooseFiles, type HubSource } from "./hub-source.js";
+import { isAlive } from "./is-alive.js";
 
 /** Worth another attempt: the connection, not the answer, was at fault. */
 class Interrupted extends Error {
@@ -363,14 +364,4 @@ function reasonOf(error: unknown): string {
 
 async function sizeOf(path: string): Promise<number> {
   return (await stat(path).catch(() => undefined))?.size ?? 0;
-}
-
-function isAlive(pid: number): boolean {
-  if (!(pid > 0)) return false;
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }
