@@ -56,6 +56,7 @@ export type {
   SessionReport,
 } from "./engine/protocol.js";
 export type { AnswerOptions, PromptInput } from "./engine/questions.js";
+export { SharedMemory } from "./engine/shared-memory.js";
 export type { StandingOptions } from "./engine/standing.js";
 export { ERRORS, type ErrorCode, type ErrorDetails, MillraceError } from "./errors.js";
 export type { Pooling } from "./models/contract.js";

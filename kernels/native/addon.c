@@ -94,6 +94,17 @@ static void release_mapping(napi_env env, void *data, void *hint) {
   free(mapping);
 }
 
+// discard(handle, byte offset, bytes): gives whole pages back to the system; they read as zero from then on
+static napi_value discard(napi_env env, napi_callback_info info) {
+  napi_value args[MAX_ARGS];
+  if (!read_args(env, info, args)) return NULL;
+  Mapping *mapping = to_external(env, args[0]);
+#ifdef __linux__
+  madvise(mapping->base + (size_t)to_double(env, args[1]), (size_t)to_double(env, args[2]), MADV_DONTNEED);
+#endif
+  return NULL;
+}
+
 // allocate(bytes: a multiple of the page size): handle, or null where the system refuses
 static napi_value allocate(napi_env env, napi_callback_info info) {
   napi_value args[MAX_ARGS], handle;
@@ -259,6 +270,7 @@ NAPI_MODULE_INIT() {
       {"allocate", allocate},
       {"address", address},
       {"window", window},
+      {"discard", discard},
       {"release", release},
       {"start", start},
       {"stop", stop},

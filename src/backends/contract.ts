@@ -27,6 +27,10 @@ export interface Region {
   float32(byteOffset: number, length: number): Float32Array;
   /** Idempotent. */
   free(): void;
+  /** Gives whole units of memory back to the system; they are zero when they are next read. Absent: it cannot be given. */
+  readonly discard?:
+    | { readonly unit: number; pages(byteOffset: number, byteLength: number): void }
+    | undefined;
 }
 
 /** Lanes (one per layer and kv head) that share one page table per sequence. */

@@ -20,7 +20,8 @@ export interface Reclaimer {
 
 /**
  * All pages of a model's caches: one region of backend memory, allocated once, cut into pages of equal size that are
- * reference-counted. Its size is the hard budget: no page exists outside it.
+ * reference-counted. Its size is the hard budget: no page exists outside it. Where several models share a memory, pages are
+ * taken out of use and put to use again; then `limit` is the budget of the moment.
  */
 export class KvPool implements Disposable {
   readonly arena: Region;
@@ -30,6 +31,8 @@ export class KvPool implements Disposable {
   /** Free page numbers; the next to be taken stands last. */
   readonly #free: Int32Array;
   #numFree: number;
+  /** Pages that are out of use. */
+  readonly #retired: number[] = [];
   readonly #references: Int32Array;
   /** Is asked for pages before any is refused. */
   reclaimer: Reclaimer | null = null;
@@ -74,10 +77,50 @@ export class KvPool implements Disposable {
     return this.#numFree;
   }
 
+  /** Memory of pages that were used can be given back to the system. */
+  get canDiscard(): boolean {
+    const { discard } = this.arena;
+    return discard !== undefined && this.pageBytes % discard.unit === 0;
+  }
+
+  /** Pages that may be used. */
+  get limit(): number {
+    return this.numPages - this.#retired.length;
+  }
+
+  /**
+   * Takes up to `count` free pages out of use and gives their memory back to the system; returns how many. Where the
+   * backend cannot give memory back, only pages that were never used: the others would still take room.
+   */
+  retire(count: number): number {
+    const { canDiscard } = this;
+    let [kept, left] = [0, count];
+    for (let i = 0; i < this.#numFree; i++) {
+      const page = this.#free[i]!;
+      const isTouched = page < this.#untouched;
+      if (left === 0 || (isTouched && !canDiscard)) {
+        this.#free[kept++] = page;
+        continue;
+      }
+      if (isTouched) this.arena.discard!.pages(page * this.pageBytes, this.pageBytes);
+      this.#retired.push(page);
+      left--;
+    }
+    this.#numFree = kept;
+    return count - left;
+  }
+
+  /** Puts up to `count` pages to use that `retire` took out. */
+  issue(count: number): void {
+    for (const page of this.#retired.splice(Math.max(0, this.#retired.length - count))) {
+      this.#free[this.#numFree++] = page;
+    }
+  }
+
   usage(): PoolUsage {
-    const { numPages, pageBytes } = this;
-    const used = numPages - this.#numFree;
-    return { pages: numPages, free: this.#numFree, used, shared: this.#shared, peak: this.#peak, pageBytes };
+    const { limit, pageBytes } = this;
+    const used = limit - this.#numFree;
+    return { pages: limit, free: this.#numFree, used, shared: this.#shared, peak: this.#peak, pageBytes };
   }
 
   /**
@@ -89,7 +132,7 @@ export class KvPool implements Disposable {
     const free = this.#numFree + returned;
     throw new MillraceError(
       "OUT_OF_BUDGET",
-      `The cache needs ${needed} more pages (${needed * this.pageBytes} bytes) and ${free} of ${this.numPages} are ` +
+      `The cache needs ${needed} more pages (${needed * this.pageBytes} bytes) and ${free} of ${this.limit} are ` +
         `free; end other sequences, choose a policy that keeps less, or raise the cache budget.`,
       { needed, free, pages: this.numPages, pageBytes: this.pageBytes },
     );
@@ -115,7 +158,7 @@ export class KvPool implements Disposable {
       // Else empty slots could hold another codec's bits, which may read as NaN.
       else this.arena.bytes(page * this.pageBytes, this.pageBytes).fill(0);
     }
-    this.#peak = Math.max(this.#peak, this.numPages - this.#numFree);
+    this.#peak = Math.max(this.#peak, this.limit - this.#numFree);
   }
 
   retain(pages: Int32Array): void {

@@ -287,7 +287,12 @@ export class PrefixTree implements Reclaimer {
    * Of `PrefixLease`: puts blocks of its prompt that came from below in their place, for it to take over. `from`: where the
    * first of them stands. Takes pages that the lease's sequence would have taken to run them.
    */
-  bring({ node, depth }: PrefixLease, prompt: Int32Array, from: number, payloads: readonly Uint8Array[]): void {
+  bring(
+    { node, depth }: PrefixLease,
+    prompt: Int32Array,
+    from: number,
+    payloads: readonly Uint8Array[],
+  ): void {
     // Meanwhile others may have run some.
     const left = payloads.slice((depth - from) / this.block);
     if (left.length === 0) return;

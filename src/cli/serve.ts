@@ -5,7 +5,7 @@ import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import { pino } from "pino";
 import type { OpenOptions } from "../engine/model.js";
 import { cacheFolder } from "../formats/cache-folder.js";
-import { formatBytes, MillraceError, open, parseBytes } from "../index.js";
+import { formatBytes, MillraceError, open, parseBytes, SharedMemory } from "../index.js";
 import { createServer } from "../server/create.js";
 import { parseKeys } from "../server/keys.js";
 import { DEFAULT_NAME, type ModelToServe, nameOfSource } from "../server/models.js";
@@ -142,7 +142,10 @@ export function serveCommand(): Command {
       ),
     )
     .addOption(
-      new Option("--prefix-folder <folder>", "where; it holds prompts (default: prefixes in the cache folder)"),
+      new Option(
+        "--prefix-folder <folder>",
+        "where; it holds prompts (default: prefixes in the cache folder)",
+      ),
     )
     .addOption(
       new Option("--max-requests <n>", "requests under way, those that wait included")
@@ -209,9 +212,10 @@ async function serve(named: readonly string[], options: ServeOptions): Promise<v
   const keys = await apiKeys(options);
   const sources = namedSources(named);
   const served: ModelToServe[] = [];
+  const memory = sharedMemory(options, sources.length);
   try {
     for (const { name, source } of sources) {
-      const shared = shareOptions(name, options, sources.length);
+      const shared = optionsOf(name, options, memory);
       const model = await openModel(source, shared);
       served.push({ name, model, reopen: (signal) => open(source, { ...shared, signal }) });
     }
@@ -221,15 +225,20 @@ async function serve(named: readonly string[], options: ServeOptions): Promise<v
   }
 }
 
-/** How each of several models is opened: they have one budget, of which each gets an equal part. */
-function shareOptions(name: string, options: ServeOptions, numModels: number): OpenOptions {
-  const { memory, maxSequences, maxStall } = options;
+/** Several models have one budget, and lend each other what they do not use. */
+function sharedMemory({ memory }: ServeOptions, numModels: number): OpenOptions["memory"] {
+  return memory === undefined || numModels === 1 ? memory : new SharedMemory(memory, numModels);
+}
+
+/** How a model is opened. */
+function optionsOf(name: string, options: ServeOptions, memory: OpenOptions["memory"]): OpenOptions {
+  const { maxSequences, maxStall } = options;
   return {
     ...openOptions(options),
     sequences: maxSequences,
     prefixCache: prefixesOf(name, options),
     ...(maxStall === undefined ? {} : { maxStall }),
-    ...(memory === undefined ? {} : { memory: Math.floor(parseBytes(memory) / numModels) }),
+    ...(memory === undefined ? {} : { memory }),
   };
 }
 
@@ -238,7 +247,10 @@ function prefixesOf(name: string, options: ServeOptions): NonNullable<OpenOption
   const { prefixCache, prefixDisk: disk, prefixFolder } = options;
   if (disk === undefined && prefixFolder === undefined) return prefixCache;
   if (!prefixCache) {
-    throw wrong("--no-prefix-cache", "Prefixes that are not kept need no --prefix-disk and no --prefix-folder.");
+    throw wrong(
+      "--no-prefix-cache",
+      "Prefixes that are not kept need no --prefix-disk and no --prefix-folder.",
+    );
   }
   const folder = join(prefixFolder ?? join(cacheFolder(), "prefixes"), name);
   return { folder, ...(disk === undefined ? {} : { disk }) };

@@ -6,7 +6,9 @@ import { Worker } from "node:worker_threads";
 import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
+import type { LeaseToBroker } from "./pool-lease.js";
 import type { CallName, Calls, FromWorker, OpenProgress, SessionReport, ToWorker } from "./protocol.js";
+import type { SharedMemory } from "./shared-memory.js";
 
 /** Whatever carries an engine: a worker thread, or the other end of a message channel in the same thread. */
 export interface EngineThread {
@@ -81,21 +83,27 @@ export class Connection {
   readonly ended: Promise<MillraceError>;
   #ended: (reason: MillraceError) => void = () => {};
 
-  constructor(thread: EngineThread) {
+  readonly #lease: ReturnType<SharedMemory["admit"]> | null;
+
+  /** @param shared The memory that the engine shares with others; absent: none. */
+  constructor(thread: EngineThread, shared?: SharedMemory) {
     this.#thread = thread;
+    this.#lease = shared?.admit((message) => thread.post({ type: "lease", message })) ?? null;
     this.ended = new Promise((resolve) => {
       this.#ended = resolve;
     });
     thread.listen(
       (message) => this.#receive(message),
-      (reason) =>
+      (reason) => {
+        this.#lease?.leave();
         this.#finish(
           new MillraceError(
             "WORKER_CRASHED",
             `The engine's worker ended unexpectedly (${reason}). The process goes on; open the model again to continue.`,
             { reason },
           ),
-        ),
+        );
+      },
     );
   }
 
@@ -176,6 +184,7 @@ export class Connection {
       clearTimeout(timer);
     }
     await this.#thread.terminate();
+    this.#lease?.leave();
   }
 
   #receive(message: FromWorker): void {
@@ -183,6 +192,10 @@ export class Connection {
       for (const { id, report } of message.reports) this.#sessions.get(id)?.report(report);
       for (const { id, change } of message.changes) this.#sessions.get(id)?.change(change);
       for (const { id, piece } of message.pieces) this.#pending.get(id)?.onPiece?.(piece);
+      return;
+    }
+    if (message.type === "lease") {
+      this.#hearOfLease(message.message);
       return;
     }
     const call = this.#pending.get(message.id);
@@ -201,7 +214,15 @@ export class Connection {
     // A backend that has crashed in a worker that has not answers nothing from then on.
     if (error.code === "WORKER_CRASHED") {
       this.#finish(error);
-      void this.#thread.terminate();
+      void this.#thread.terminate().then(() => this.#lease?.leave());
+    }
+  }
+
+  #hearOfLease(message: LeaseToBroker): void {
+    try {
+      this.#lease?.hear(message);
+    } catch (error) {
+      this.#finish(MillraceError.from(error));
     }
   }
 

@@ -7,6 +7,7 @@ import { MillraceError } from "../errors.js";
 import type { StallReport } from "../scheduler/bound-stall.js";
 import type { Limits, Queue, Scheduler } from "../scheduler/contract.js";
 import { Batcher, type Share } from "./batch.js";
+import type { PoolLease } from "./pool-lease.js";
 import type { EngineUsage } from "./protocol.js";
 import { type EngineRequest, Request } from "./request.js";
 import type { Place, Task } from "./task.js";
@@ -18,6 +19,8 @@ export interface EngineParts extends Place {
   readonly stalls?: () => StallReport | null;
   readonly limits: Limits;
   readonly vocabularySize: number;
+  /** Which of the pool's pages it may use, where others use its memory too. */
+  readonly lease?: PoolLease;
   /** Milliseconds that never go back. Default: the machine's. */
   readonly clock?: () => number;
 }
@@ -151,6 +154,7 @@ export class Engine {
    * A task that fails takes nobody with it; where the backend itself fails, all that ran in the batch do.
    */
   async step(): Promise<boolean> {
+    this.lend();
     const startedAt = this.#clock();
     const numWaiting = this.#waiting.length;
     const batches = this.#schedule(startedAt);
@@ -209,6 +213,7 @@ export class Engine {
       this.#running.push(task);
       this.#attempt(task, () => task.admit());
     }
+    this.#wantMore();
     const batches = new Map<Place, Share[]>();
     for (const { id, tokens, outputs } of plan.work) {
       const task = this.#byId.get(id);
@@ -239,10 +244,23 @@ export class Engine {
   }
 
   /** Pages that are not in use, nor promised to anybody who runs. */
-  #freePages(): number {
+  #freePages(owed = this.#parts.lease?.owedPages ?? 0): number {
     const { pool, prefix } = this.#parts;
     const promised = this.#running.reduce((sum, { pages }) => sum + pages, 0);
-    return pool.numPages - (prefix?.referenced ?? 0) - promised;
+    return pool.limit - (prefix?.referenced ?? 0) - promised - owed;
+  }
+
+  /** Gives pages back that another engine wants, as far as nobody here needs them. Only between steps. */
+  lend(): void {
+    this.#parts.lease?.give(this.#freePages(0));
+  }
+
+  /** Asks for what the next in the line lacks. */
+  #wantMore(): void {
+    const { lease, limits } = this.#parts;
+    if (!lease) return;
+    const next = this.#running.length < limits.maxSequences ? this.#waiting[0] : undefined;
+    lease.want(next ? Math.max(0, next.pages - this.#freePages()) : 0);
   }
 
   #batcher(place: Place): Batcher {

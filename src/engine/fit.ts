@@ -23,6 +23,9 @@ export interface Fit {
   readonly context: number;
   /** Whole pages. */
   readonly cacheBytes: number;
+  /** Of these, what one request needs; and what all that may run at once could fill, had the budget more. */
+  readonly leastBytes: number;
+  readonly mostBytes: number;
   /** Scratch and page tables. */
   readonly scratchBytes: number;
 }
@@ -75,7 +78,7 @@ export function fitMemory(question: FitQuestion): Fit {
       { needs, has, weightBytes, cacheBytes: least, scratchBytes, context, sequences },
     );
   }
-  return { context, cacheBytes, scratchBytes };
+  return { context, cacheBytes, leastBytes: one, mostBytes: all, scratchBytes };
 }
 
 /**

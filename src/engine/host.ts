@@ -6,6 +6,7 @@ import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
 import type { LoadedModel } from "./loaded.js";
+import type { LeaseFromBroker, LeaseWire } from "./pool-lease.js";
 import type {
   CallName,
   Calls,
@@ -28,6 +29,7 @@ export type Loader = (
   parameters: OpenParameters,
   onProgress: (progress: OpenProgress) => void,
   sessions: SessionsListener,
+  wire: LeaseWire,
 ) => Promise<LoadedModel>;
 
 /** The longest that a timer takes. */
@@ -49,6 +51,8 @@ class Host {
   /** There may be work that the loop has not seen. */
   #wanted = false;
   #closing = false;
+  /** Hears of the pages that the model may use, where others use its memory too. */
+  #onLease: (message: LeaseFromBroker) => void = () => {};
   /** Comes when a deadline passes while nothing runs. */
   #alarm: NodeJS.Timeout | undefined;
   /** What the step under way has to say: first all pieces, then who has ended. */
@@ -65,6 +69,7 @@ class Host {
   receive(message: ToWorker): void {
     try {
       if (message.type === "call") this.#answer(message);
+      else if (message.type === "lease") this.#hearOfLease(message.message);
       else if (message.type === "read") {
         this.#model?.engine.grant(message.id, message.pieces);
         this.#model?.sessions.grant(message.id, message.pieces);
@@ -195,12 +200,31 @@ class Host {
       };
       const onProgress = (progress: OpenProgress) =>
         this.#port.postMessage({ type: "progress", id, progress });
-      this.#model = await this.#load(parameters, onProgress, sessions);
+      const wire: LeaseWire = {
+        send: (message) => this.#port.postMessage({ type: "lease", message }),
+        listen: (listener) => {
+          this.#onLease = listener;
+        },
+      };
+      this.#model = await this.#load(parameters, onProgress, sessions, wire);
       this.#reply(id, this.#model.info);
     } catch (error) {
       this.#fail(id, error);
     }
     this.#flush();
+  }
+
+  /** Before the model is there, and between steps from then on. */
+  #hearOfLease(message: LeaseFromBroker): void {
+    const model = this.#model;
+    if (!model) this.#onLease(message);
+    else {
+      void model.engine.betweenSteps(() => {
+        this.#onLease(message);
+        model.engine.lend();
+        this.#drive(model);
+      });
+    }
   }
 
   #opened(): LoadedModel {

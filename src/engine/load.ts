@@ -31,6 +31,7 @@ import { type AdapterIdentity, identify, identifyAdapter } from "./identity.js";
 import { Language } from "./language.js";
 import { LoadedModel } from "./loaded.js";
 import type { CacheSpec } from "./policies.js";
+import { type LeaseWire, PoolLease } from "./pool-lease.js";
 import { openPrefixDisk } from "./prefix-disk.js";
 import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
@@ -56,12 +57,13 @@ export async function loadModel(
   parameters: OpenParameters,
   onProgress: (progress: OpenProgress) => void,
   sessions?: SessionsListener,
+  wire?: LeaseWire,
 ): Promise<LoadedModel> {
   const checkpoint = await openCheckpoint(parameters.path);
   try {
     const { threads } = parameters;
     const resolved = await createBackend(parameters.backend, threads === undefined ? {} : { threads });
-    return await assemble(checkpoint, resolved, parameters, onProgress, sessions);
+    return await assemble(checkpoint, resolved, parameters, onProgress, sessions, wire);
   } finally {
     await checkpoint.close();
   }
@@ -152,6 +154,7 @@ export async function assemble(
   parameters: PlanParameters,
   onProgress: (progress: OpenProgress) => void = () => {},
   sessions: SessionsListener = UNHEARD,
+  wire?: LeaseWire,
 ): Promise<LoadedModel> {
   const undo: (() => unknown)[] = [() => backend.dispose()];
   const dispose = async () => {
@@ -172,8 +175,19 @@ export async function assemble(
     const resolved = usableTokenizer(checkpoint);
     const tokenizer = resolved instanceof MillraceError ? null : resolved;
 
-    const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: fit.cacheBytes });
+    const { memoryBytes, sharedBytes } = parameters;
+    const fixedBytes = (memoryBytes ?? 0) - fit.cacheBytes;
+    const mostBytes =
+      sharedBytes === undefined ? fit.cacheBytes : Math.min(fit.mostBytes, sharedBytes - fixedBytes);
+    const pool = new KvPool(backend, { pageBytes: layout.pageBytes, budgetBytes: mostBytes });
     undo.push(() => pool.dispose());
+    // What cannot be given back again must not be borrowed.
+    const terms = {
+      fixedBytes,
+      leastBytes: fit.leastBytes,
+      mostBytes: pool.canDiscard ? mostBytes : fit.cacheBytes,
+    };
+    const lease = sharedBytes !== undefined && wire ? await PoolLease.join(pool, wire, terms) : null;
     const prefix = parameters.prefixCache ? PrefixTree.over(pool, layout) : null;
     const weights = await backend.load(tape, plan.checkpoint, (progress) => {
       onProgress({ phase: "load", ...progress });
@@ -210,6 +224,7 @@ export async function assemble(
       pool,
       layout,
       ...(prefix && { prefix }),
+      ...(lease && { lease }),
       ...composeScheduler(maxStallMs === undefined ? {} : { maxStallMs }),
       limits,
       vocabularySize,

@@ -35,6 +35,7 @@ import {
   type PromptInput,
   withTools,
 } from "./questions.js";
+import { SharedMemory } from "./shared-memory.js";
 import { STANDING_OPTIONS, type StandingOptions, standing } from "./standing.js";
 
 /** How a model is loaded: what `open` may be told. */
@@ -50,9 +51,10 @@ export interface OpenOptions {
   /**
    * Hard limit on weights, cache and scratch together: bytes, or "2 GiB", "512MB". The cache then takes what the
    * weights leave, up to what `context` and `sequences` can fill. Default: no limit but the machine's memory, and a
-   * cache for `sequences` requests of `context` tokens, which the system backs as it fills.
+   * cache for `sequences` requests of `context` tokens, which the system backs as it fills. Several models may have one
+   * limit together: see `SharedMemory`.
    */
-  readonly memory?: number | string;
+  readonly memory?: number | string | SharedMemory;
   /**
    * Longest that an answer under way may wait for its next token because of other requests' prompts: milliseconds, or
    * "200ms". Prompts then run beside it in chunks of what length this allows, by a cost of steps that is measured all the
@@ -198,22 +200,22 @@ export async function openAs<M>(
 export function openOn(
   thread: EngineThread,
   parameters: OpenParameters,
-  options?: Pick<OpenOptions, "onProgress" | "signal">,
+  options?: Pick<OpenOptions, "memory" | "onProgress" | "signal">,
 ): Promise<Model>;
 export function openOn<M>(
   thread: EngineThread,
   parameters: OpenParameters,
-  options: Pick<OpenOptions, "onProgress" | "signal">,
+  options: Pick<OpenOptions, "memory" | "onProgress" | "signal">,
   make: MakeModel<M>,
 ): Promise<M>;
 export async function openOn(
   thread: EngineThread,
   parameters: OpenParameters,
-  { onProgress, signal }: Pick<OpenOptions, "onProgress" | "signal"> = {},
+  { memory, onProgress, signal }: Pick<OpenOptions, "memory" | "onProgress" | "signal"> = {},
   make: MakeModel<unknown> = makeModel,
 ): Promise<unknown> {
   const startedAt = performance.now();
-  const connection = new Connection(thread);
+  const connection = new Connection(thread, memory instanceof SharedMemory ? memory : undefined);
   let onAbort = () => {};
   try {
     const aborted = new Promise<never>((_, reject) => {
@@ -253,9 +255,15 @@ export function openParameters(source: string, options: OpenOptions): OpenParame
     ...(options.adapters === undefined ? {} : { adapters: adapterPaths(options.adapters) }),
     ...(threads === undefined ? {} : { threads }),
     ...(context === undefined ? {} : { context }),
-    ...(options.memory === undefined ? {} : { memoryBytes: parseBytes(options.memory) }),
+    ...memoryOf(options.memory),
     ...(options.maxStall === undefined ? {} : { maxStallMs: parseDuration(options.maxStall, "maxStall") }),
   };
+}
+
+function memoryOf(memory: OpenOptions["memory"]): Pick<OpenParameters, "memoryBytes" | "sharedBytes"> {
+  if (memory === undefined) return {};
+  if (!(memory instanceof SharedMemory)) return { memoryBytes: parseBytes(memory) };
+  return { memoryBytes: memory.partBytes, sharedBytes: memory.totalBytes };
 }
 
 function prefixCacheOf(given: OpenOptions["prefixCache"] = true): boolean | PrefixStore {

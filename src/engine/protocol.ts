@@ -20,6 +20,7 @@ import type { StallReport } from "../scheduler/bound-stall.js";
 import type { ChatFormat, ChatMessage } from "../tokenizer/chat.js";
 import type { ToolFormatName } from "../tokenizer/tools/resolve.js";
 import type { CacheSpec } from "./policies.js";
+import type { LeaseFromBroker, LeaseToBroker } from "./pool-lease.js";
 import type { PrefixStore } from "./prefix-file.js";
 import type { RecallSpec } from "./session-recall.js";
 import type { Standing } from "./standing.js";
@@ -32,6 +33,8 @@ export interface OpenParameters {
   readonly context?: number;
   readonly sequences: number;
   readonly memoryBytes?: number;
+  /** Bytes of a memory that other models share; `memoryBytes` is this one's part. Absent: the model has its own. */
+  readonly sharedBytes?: number;
   readonly maxStallMs?: number;
   readonly cache: CacheSpec;
   /** Whether requests that begin alike share what they have in common, and where that is kept. Absent: they do not. */
@@ -301,9 +304,11 @@ export type ToWorker =
   /** `pieces` of generation `id` have been read by the caller: as many more may be sent. */
   | { readonly type: "read"; readonly id: number; readonly pieces: number }
   /** The caller of `id` lost interest: free what it holds; the call then ends with finish reason "aborted". */
-  | { readonly type: "cancel"; readonly id: number };
+  | { readonly type: "cancel"; readonly id: number }
+  | { readonly type: "lease"; readonly message: LeaseFromBroker };
 
 export type FromWorker =
+  | { readonly type: "lease"; readonly message: LeaseToBroker }
   | { readonly type: "progress"; readonly id: number; readonly progress: OpenProgress }
   | {
       readonly type: "step";

@@ -17,6 +17,8 @@ export interface Addon {
   window(handle: MappingHandle, byteOffset: number, byteLength: number): ArrayBuffer | null;
   /** Detaches the windows and unmaps the memory. */
   release(handle: MappingHandle, windows: readonly ArrayBuffer[]): void;
+  /** Gives whole pages of the system back to it; they read as zero from then on. Does nothing but on Linux. */
+  discard(handle: MappingHandle, byteOffset: number, byteLength: number): void;
   start(threads: number): PoolHandle | null;
   /** Ends the threads; idempotent. */
   stop(pool: PoolHandle): void;

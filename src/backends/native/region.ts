@@ -45,6 +45,17 @@ export class NativeRegion implements Region {
     return this.#view(byteOffset, length, 4, (buffer, at) => new Float32Array(buffer, at, length));
   }
 
+  /** Other systems than Linux keep what was written. */
+  readonly discard =
+    process.platform === "linux"
+      ? {
+          unit: PAGE,
+          pages: (byteOffset: number, byteLength: number) => {
+            if (this.#handle) this.#addon.discard(this.#handle, byteOffset, byteLength);
+          },
+        }
+      : undefined;
+
   free(): void {
     if (!this.#handle) return;
     this.#addon.release(
