@@ -35,7 +35,7 @@ export interface ClientsMeasured {
   readonly delay: LoopDelay;
 }
 
-/** Starts `millrace serve` and clients for it, and measures. Throws BACKEND_UNAVAILABLE where either dies. */
+/** Starts `millrace serve` and clients for it, and measures. Throws BACKEND_UNAVAILABLE where either dies, ABORTED where nothing was measured yet. */
 export async function measureClients(options: ClientsOptions): Promise<ClientsMeasured> {
   const { serve, profile, signal, onSample, ...request } = options;
   const watch = new URL("./watch-process.js", import.meta.url).href;
@@ -47,7 +47,12 @@ export async function measureClients(options: ClientsOptions): Promise<ClientsMe
     // It logs each request, as it always does.
     ["ignore", "pipe", "ignore", "ipc"],
   );
-  const url = await server.during(listening(server.child));
+  const stopped = new Promise<never>((_, reject) => {
+    const stop = () => reject(new MillraceError("ABORTED", "Stopped before the server listened."));
+    signal.addEventListener("abort", stop, { once: true });
+  });
+  stopped.catch(() => {});
+  const url = await server.during(Promise.race([listening(server.child), stopped]));
   using clients = start(
     "clients",
     [fileURLToPath(new URL("./client-process.js", import.meta.url))],
