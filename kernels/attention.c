@@ -11,302 +11,9 @@
 // Both are 64-byte aligned and need no clearing.
 //
 // Scores are kept in units of log2: q carries scale * log2(e), and exponentials are powers of 2.
-#include "attention_plan.h"
-#include "attention_tile.h"
-
-#define LOG2_E 1.44269504f
-#define LOWEST -3.0e38f  // the maximum before any score: finite, so that no difference is infinity - infinity
-
-// -------------------------------------------------------------------------------------------------------- tiles
-
-// A tile of query rows, and one thread's memory for it.
-typedef struct Tile {
-  int rows, tokens, first_token, heads, first_head;
-  int rotation;            // of the rows in `moved`, or -1
-  const float *q;          // the rows as they are or moved: row blocks of [D][rows of the block]
-  float *still, *moved;    // both of them
-  float *thin;             // of q's rows, what thin keys meet: row blocks of [K][rows of the block]
-  const View *thin_view;   // whose keys, or 0
-  float *sums;             // [rows][Dp] weighted values of this part
-  float *total;            // [rows][Dp] of all parts so far
-  float *keys, *values;    // a block, as f32
-  float *scores;           // [ROW_BLOCK][BLOCK_KEYS]
-  float *lane_weights;     // [rows][16] sums of exponentials of this part
-  float *max, *weight;     // [rows] of this part
-  float *total_max, *total_weight;
-  int32_t *positions;      // [rows]
-  float cap;               // softcap in units of log2, or 0
-  // What mass is taken from: the softmax itself, or a tempered one beside it.
-  const View *tempered;    // whose temperature and noise, or 0
-  const float *gumbel;
-  uint32_t *hashes;        // [rows]
-  float *mass_max, *mass_weight, *mass_total_max, *mass_total_weight;  // [rows]
-} Tile;
-
-static Tile tile_memory(const Plan *plan, int thread) {
-  int padded = plan->shape.padded, size = TILE_ROWS * padded;
-  float *memory = AT(float, plan->op->p[5]) + (size_t)thread * (448 * padded + 3072);
-  Tile tile = {.still = memory, .moved = memory + size, .sums = memory + 2 * size, .total = memory + 3 * size,
-               .keys = memory + 4 * size, .values = memory + 5 * size, .thin = memory + 6 * size};
-  memory += 7 * size;
-  tile.scores = memory;
-  tile.lane_weights = memory + 512;
-  tile.max = memory + 1536;
-  tile.weight = memory + 1664;
-  tile.total_max = memory + 1792;
-  tile.total_weight = memory + 1920;
-  tile.positions = (int32_t *)(memory + 2048);
-  tile.hashes = (uint32_t *)(memory + 2112);
-  tile.mass_max = memory + 2176;
-  tile.mass_weight = memory + 2304;
-  tile.mass_total_max = memory + 2432;
-  tile.mass_total_weight = memory + 2560;
-  tile.cap = plan->op->f[1] * LOG2_E;
-  tile.gumbel = AT(const float, plan->step->gumbel);
-  return tile;
-}
-
-static inline int min(int a, int b) { return a < b ? a : b; }
-
-// Which of the step's queries [T, H] a row is.
-static inline size_t query_of(const Plan *plan, const Tile *tile, int row) {
-  return (size_t)(tile->first_token + row / tile->heads) * plan->shape.heads + tile->first_head + row % tile->heads;
-}
-
-// One round of a hash in which every bit of the result depends on every bit given.
-static inline uint32_t mix(uint32_t hash, uint32_t value) {
-  hash = (hash ^ value) * 0x9e3779b1u;
-  hash = (hash ^ hash >> 15) * 0x85ebca6bu;
-  return hash ^ hash >> 13;
-}
-
-// Says whether the tile's mass comes from a softmax of its own, and where its noise begins.
-static void temper_tile(const Plan *plan, const Stream *stream, Tile *tile) {
-  const View *view = stream->view;
-  tile->tempered = stream->has_mass && (view->noise != 0 || view->sharpness != 1) ? view : 0;
-  if (!tile->tempered) return;
-  for (int row = 0; row < tile->rows; row++) {
-    uint32_t query = query_of(plan, tile, row) % plan->shape.heads;
-    tile->hashes[row] = mix(mix(mix(view->seed, stream->lane), query), tile->positions[row]);
-  }
-}
-
-// Loads tile `index` of a stream: its queries, scaled and transposed in row blocks, and their positions.
-static void load_tile(const Plan *plan, const Stream *stream, int index, Tile *tile) {
-  const Shape *s = &plan->shape;
-  int token_tile = index / s->head_tiles, head_tile = index % s->head_tiles;
-  tile->first_token = stream->span->start + token_tile * s->tile_tokens;
-  tile->tokens = min(s->tile_tokens, stream->span->count - token_tile * s->tile_tokens);
-  tile->first_head = stream->kv_head * s->per_kv_head + head_tile * s->tile_heads;
-  tile->heads = min(s->tile_heads, s->per_kv_head - head_tile * s->tile_heads);
-  tile->rows = tile->tokens * tile->heads;
-  tile->rotation = -1;
-  tile->q = tile->still;
-  tile->thin_view = 0;
-  float cap = plan->op->f[1], scale = plan->op->f[0] * (cap > 0 ? 1.f / cap : LOG2_E);
-  for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
-    const float *from[ROW_BLOCK];
-    float *to = tile->still + block * s->width;
-    int rows = min(ROW_BLOCK, tile->rows - block);
-    for (int r = 0; r < rows; r++) {
-      int token = tile->first_token + (block + r) / tile->heads;
-      tile->positions[block + r] = AT(const int32_t, plan->step->positions)[token];
-      from[r] = AT(const float, plan->op->p[0]) + query_of(plan, tile, block + r) * s->width;
-    }
-    if (rows == ROW_BLOCK) {
-      for (int d = 0; d < s->width; d++) {
-#pragma GCC unroll 8
-        for (int r = 0; r < ROW_BLOCK; r++) to[d * ROW_BLOCK + r] = from[r][d] * scale;
-      }
-    } else {
-      for (int d = 0; d < s->width; d++) {
-        for (int r = 0; r < rows; r++) to[d * rows + r] = from[r][d] * scale;
-      }
-    }
-  }
-  temper_tile(plan, stream, tile);
-}
-
-// Makes tile->q the rows that keys moved by `rotation` must meet.
-static void move_tile(const Plan *plan, Tile *tile, int rotation) {
-  const float *before = tile->q;
-  tile->q = rotation < 0 || !plan->op->p[3] ? tile->still : tile->moved;
-  if (tile->q != before) tile->thin_view = 0;
-  if (tile->q == tile->still || tile->rotation == rotation) return;
-  tile->thin_view = 0;
-  tile->rotation = rotation;
-  int width = plan->shape.width, pairs = plan->shape.pairs;
-  const float *cos = AT(const float, plan->op->p[3]) + (size_t)(plan->step->num_tokens + rotation) * 2 * pairs;
-  const float *sin = cos + pairs;
-  for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
-    int rows = min(ROW_BLOCK, tile->rows - block);
-    const float *from = tile->still + block * width;
-    float *to = tile->moved + block * width;
-    for (int i = 0; i < pairs; i++) {
-      int a = (plan->shape.halves ? i : 2 * i) * rows, b = (plan->shape.halves ? i + pairs : 2 * i + 1) * rows;
-      for (int r = 0; r < rows; r++) {
-        to[a + r] = from[a + r] * cos[i] - from[b + r] * sin[i];
-        to[b + r] = from[a + r] * sin[i] + from[b + r] * cos[i];
-      }
-    }
-    for (int i = 2 * pairs * rows; i < width * rows; i++) to[i] = from[i];
-  }
-}
-
-// The rows that a block's keys meet, [width][rows of a block] one after another: tile->q, or of a view's thin keys the
-// elements that these have, gathered once for all blocks that follow.
-static const float *rows_for(const Plan *plan, Tile *tile, const View *thin, int lane) {
-  if (!thin) return tile->q;
-  if (tile->thin_view == thin) return tile->thin;
-  tile->thin_view = thin;
-  const int32_t *elements = AT(const int32_t, thin->thin_elements) + (size_t)lane * thin->thin_width;
-  for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
-    int rows = min(ROW_BLOCK, tile->rows - block);
-    const float *from = tile->q + block * plan->shape.width;
-    float *to = tile->thin + block * thin->thin_width;
-    for (int i = 0; i < thin->thin_width; i++) {
-      for (int r = 0; r < rows; r++) to[i * rows + r] = from[elements[i] * rows + r];
-    }
-  }
-  return tile->thin;
-}
-
-// -------------------------------------------------------------------------------------------------- what is seen
-
-// Rows at positions low .. high, of which each sees positions up to its own, and down to the window's edge.
-typedef struct Sight {
-  int32_t low, high, window;
-} Sight;
-
-static Sight sight_of(const int32_t *positions, int rows, int window) {
-  Sight sight = {positions[0], positions[0], window};
-  for (int r = 1; r < rows; r++) {
-    sight.low = min(sight.low, positions[r]);
-    if (positions[r] > sight.high) sight.high = positions[r];
-  }
-  return sight;
-}
-
-// The last position that a row does not see because it is too old; -1 stands for empty slots.
-static inline int32_t edge(int32_t position, int32_t window) {
-  return window == 0 || position < window ? -1 : position - window;
-}
-
-static inline uint32_t between(i32x16 positions, int32_t after, int32_t last) {
-  return mask16_bits(i32x16_gt(positions, i32x16_set1(after))) &
-         ~mask16_bits(i32x16_gt(positions, i32x16_set1(last))) & 0xffff;
-}
-
-// Sets what the rows see of a group; 0 where they see nothing.
-static inline int look(const Sight *sight, Group16 *group) {
-  i32x16 positions = i32x16_load(group->positions);
-  uint32_t shown = 0xffff;  // a log count below zero is that of no token: minus infinity
-  if (group->log_counts) shown = mask16_bits(i32x16_gt(i32x16_load((const int32_t *)group->log_counts), i32x16_set1(-1)));
-  group->live = between(positions, edge(sight->low, sight->window), sight->high) & shown;
-  group->masked = (between(positions, edge(sight->high, sight->window), sight->low) & shown) != 0xffff;
-  return group->live != 0;
-}
-
-// A block: up to four groups that lie one after another in a view, share a rotation and are thin or are not.
-typedef struct Block {
-  Group16 group[BLOCK_GROUPS];
-  int groups, codec, rotation;
-  int width;         // elements of a key
-  const View *thin;  // the view, where keys are thin, or 0
-} Block;
-
-// A walk over slots begin .. end-1 of a stream.
-typedef struct Walk {
-  const Step *step;
-  const View *view;
-  int width, lane;
-  int slot, left;  // in this view; slots to go
-} Walk;
-
-static Walk walk_part(const Plan *plan, const Stream *stream, int part) {
-  int begin = part * stream->part_slots;
-  Walk walk = {plan->step, stream->view, plan->shape.width, stream->lane, begin,
-               min(stream->part_slots, stream->slots - begin)};
-  return walk;
-}
-
-// The next block of which the rows see anything. Where blocks begin and end does not depend on the rows.
-static int next_block(Walk *walk, const Sight *sight, Block *block) {
-  for (block->groups = 0; walk->left > 0 && block->groups == 0;) {
-    const View *view = walk->view;
-    int view_slots = view->num_pages * view->page_tokens;
-    if (walk->slot >= view_slots) {
-      walk->slot -= view_slots;
-      walk->view = AT(const View, view->next);
-      continue;
-    }
-    const int32_t *positions = AT(const int32_t, view->positions), *rotations = AT(const int32_t, view->rotations);
-    float *mass = view->mass ? AT(float, view->mass) + (size_t)walk->lane * view_slots : 0;
-    const float *log_counts = view->log_counts ? AT(const float, view->log_counts) : 0;
-    const int32_t *thin_rows = view->thin_rows ? AT(const int32_t, view->thin_rows) : 0;
-    int page = walk->slot / view->page_tokens, page_end = (page + 1) * view->page_tokens;
-    int thin = thin_rows && thin_rows[page];
-    block->thin = thin ? view : 0;
-    block->width = thin ? view->thin_width : walk->width;
-    int64_t bytes = group_bytes(view->codec, block->width, walk->width);
-    int keys_at = codec_scale_bytes(view->codec);
-    int values_at = keys_at + GROUP * block->width * codec_element_bytes(view->codec);
-    block->codec = view->codec;
-    block->rotation = rotations[page];
-    for (int i = 0; i < BLOCK_GROUPS && walk->left > 0 && walk->slot < view_slots; i++) {
-      if (walk->slot == page_end) {
-        page++;
-        if (rotations[page] != block->rotation || (thin_rows && thin_rows[page] != thin)) break;
-        page_end += view->page_tokens;
-      }
-      Group16 *group = &block->group[block->groups];
-      group->positions = positions + walk->slot;
-      group->log_counts = log_counts ? log_counts + walk->slot : 0;
-      if (look(sight, group)) {
-        const uint8_t *at = group_address(walk->step, view, walk->lane, page, walk->slot, bytes);
-        group->keys = at + keys_at;
-        group->values = at + values_at;
-        group->scales = keys_at ? (const float *)at : 0;
-        group->mass = mass ? mass + walk->slot : 0;
-        group->ahead = 0;
-        block->groups++;
-      }
-      walk->slot += GROUP;
-      walk->left -= GROUP;
-    }
-  }
-  return block->groups;
-}
-
-// Replaces a block's elements by f32 ones in the tile's memory, where several row blocks will read them.
-static void unpack_block(const Plan *plan, const Tile *tile, Block *block) {
-  if (block->codec == CODEC_F32) return;
-  for (int g = 0; g < block->groups; g++) {
-    Group16 *group = &block->group[g];
-    float *keys = tile->keys + g * GROUP * plan->shape.padded, *values = tile->values + g * GROUP * plan->shape.padded;
-    unpack_group(block->codec, group, block->width, plan->shape.padded, keys, values);
-    group->keys = (const uint8_t *)keys;
-    group->values = (const uint8_t *)values;
-    group->ahead = 0;
-  }
-  block->codec = CODEC_F32;
-}
+#include "attention_walk.h"
 
 // -------------------------------------------------------------------------------------------------- the softmax
-
-// A raw score as a power of 2, minus infinity where the row does not see the key.
-INLINE f32x16 finish_score(const Tile *tile, const Group16 *group, int32_t position, int32_t window, f32x16 x) {
-  if (group->scales) x = f32x16_mul(x, f32x16_load(group->scales));
-  if (tile->cap > 0) x = f32x16_mul(f32x16_tanh(x), f32x16_set1(tile->cap));
-  if (group->log_counts) x = f32x16_fma(f32x16_load(group->log_counts), f32x16_set1(LOG2_E), x);
-  if (group->masked) {
-    i32x16 positions = i32x16_load(group->positions);
-    f32x16 none = f32x16_set1(-__builtin_inff());
-    x = f32x16_blend(i32x16_gt(positions, i32x16_set1(position)), none, x);
-    x = f32x16_blend(i32x16_gt(positions, i32x16_set1(edge(position, window))), x, none);
-  }
-  return x;
-}
 
 // A finished score as the tempered softmax has it: warmer, and with noise that depends on query and key alone.
 static f32x16 temper_score(const Tile *tile, const Group16 *group, int row, f32x16 x) {
@@ -366,7 +73,7 @@ static void weigh_scores(const Tile *tile, int first, int rows, int32_t window, 
     if (!group[g].masked && !group[g].scales && !group[g].log_counts && tile->cap <= 0) continue;
     for (int r = 0; r < rows; r++) {
       float *at = tile->scores + r * BLOCK_KEYS + g * GROUP;
-      f32x16_store(at, finish_score(tile, &group[g], tile->positions[first + r], window, f32x16_load(at)));
+      f32x16_store(at, finish_score(tile, &group[g], tile->positions[first + r], window, choice_bit(tile, first + r), f32x16_load(at)));
     }
   }
   if (tile->tempered) weigh_tempered(tile, first, rows, group, groups);
@@ -392,7 +99,7 @@ static int groups_seen(const Tile *tile, int first, int rows, int32_t window, co
     for (int g = 0; g < block->groups; g++) seen[g] = block->group[g];
     return block->groups;
   }
-  Sight sight = sight_of(tile->positions + first, rows, window);
+  Sight sight = sight_of(tile, first, rows, window);
   int groups = 0;
   for (int g = 0; g < block->groups; g++) {
     seen[groups] = block->group[g];
@@ -427,7 +134,7 @@ static void attend_part(const Plan *plan, const Stream *stream, Tile *tile, int 
     tile->max[row] = tile->mass_max[row] = LOWEST;
     tile->mass_weight[row] = 0;
   }
-  Sight sight = sight_of(tile->positions, tile->rows, plan->shape.window);
+  Sight sight = sight_of(tile, 0, tile->rows, plan->shape.window);
   Walk walk = walk_part(plan, stream, part);
   Block blocks[2], *now = &blocks[0], *next = &blocks[1];
   next_block(&walk, &sight, now);
@@ -635,7 +342,7 @@ static void add_mass(const Plan *plan, Tile *tile, Block *block, int lane, int32
         float weight = tile->mass_total_weight[first + r];
         if (weight == 0 || tile->positions[first + r] < from) continue;
         f32x16 x = f32x16_load(tile->scores + r * BLOCK_KEYS + g * GROUP);
-        x = finish_score(tile, &seen[g], tile->positions[first + r], s->window, x);
+        x = finish_score(tile, &seen[g], tile->positions[first + r], s->window, choice_bit(tile, first + r), x);
         if (tile->tempered) x = temper_score(tile, &seen[g], first + r, x);
         f32x16 p = f32x16_exp2(f32x16_sub(x, f32x16_set1(tile->mass_total_max[first + r])));
         mass = f32x16_fma(p, f32x16_set1(1.f / weight), mass);
@@ -650,7 +357,7 @@ static void give_mass(const Plan *plan, const Stream *stream, Tile *tile, int fi
   for (int index = 0; index < stream->tiles; index++) {
     load_tile(plan, stream, index, tile);
     load_outcome(plan, stream, tile, first_split + index);
-    Sight sight = sight_of(tile->positions, tile->rows, plan->shape.window);
+    Sight sight = sight_of(tile, 0, tile->rows, plan->shape.window);
     if (sight.high < stream->view->mass_from) continue;
     Walk walk = walk_part(plan, stream, part);
     Block block;

@@ -21,7 +21,7 @@ typedef struct Shape {
   int tile_heads, head_tiles, tile_tokens;  // rows of a tile: tile_tokens x tile_heads
 } Shape;
 
-static Shape shape_of(const Op *op) {
+SHARED Shape shape_of(const Op *op) {
   Shape s = {.heads = op->i[0], .kv_heads = op->i[1], .width = op->i[2], .window = op->i[3], .pairs = op->i[4],
              .halves = op->i[5]};
   s.per_kv_head = s.heads / s.kv_heads;
@@ -42,7 +42,7 @@ typedef struct Stream {
   int has_queries;  // some query of the span adds to the lane's sums
 } Stream;
 
-static Stream stream_of(const Op *op, const Step *step, const Shape *shape, int index) {
+SHARED Stream stream_of(const Op *op, const Step *step, const Shape *shape, int index) {
   int span = index / shape->kv_heads, head = index % shape->kv_heads;
   const int32_t *lane_map = AT(const int32_t, op->p[2]);
   Stream s = {.span = AT(const Span, step->spans) + span, .kv_head = head, .lane = lane_map[2 * head + 1]};
@@ -83,11 +83,11 @@ typedef struct Plan {
   int64_t cost;
 } Plan;
 
-static int is_split(const Plan *plan, const Stream *s) {
+SHARED int is_split(const Plan *plan, const Stream *s) {
   return plan->threads > 1 && s->parts > 1 && s->tile_cost * SPLITS_PER_THREAD * plan->threads >= plan->cost;
 }
 
-static int units_of(const Plan *plan, const Stream *s, int phase) {
+SHARED int units_of(const Plan *plan, const Stream *s, int phase) {
   int split = is_split(plan, s);
   return phase == WHOLE_TILES   ? (split ? 0 : s->tiles)
          : phase == SPLIT_PARTS ? (split ? s->tiles * s->parts : 0)
@@ -96,7 +96,7 @@ static int units_of(const Plan *plan, const Stream *s, int phase) {
                                 : s->has_queries;
 }
 
-static Plan plan_of(const Op *op, const Step *step, int threads) {
+SHARED Plan plan_of(const Op *op, const Step *step, int threads) {
   Plan plan = {.op = op, .step = step, .shape = shape_of(op), .threads = threads};
   plan.streams = step->num_spans * plan.shape.kv_heads;
   for (int i = 0; i < plan.streams; i++) {
@@ -106,7 +106,7 @@ static Plan plan_of(const Op *op, const Step *step, int threads) {
   return plan;
 }
 
-static int count_units(const Plan *plan, int first_phase, int last_phase) {
+SHARED int count_units(const Plan *plan, int first_phase, int last_phase) {
   int units = 0;
   for (int i = 0; i < plan->streams; i++) {
     Stream s = stream_of(plan->op, plan->step, &plan->shape, i);
@@ -123,18 +123,18 @@ typedef struct Cursor {
   Stream stream;
 } Cursor;
 
-static void enter_stream(const Plan *plan, Cursor *at) {
+SHARED void enter_stream(const Plan *plan, Cursor *at) {
   at->stream = stream_of(plan->op, plan->step, &plan->shape, at->index);
   at->units = units_of(plan, &at->stream, at->phase);
 }
 
-static Cursor cursor_at(const Plan *plan, int phase) {
+SHARED Cursor cursor_at(const Plan *plan, int phase) {
   Cursor at = {.phase = phase};
   if (plan->streams) enter_stream(plan, &at);
   return at;
 }
 
-static void seek(const Plan *plan, Cursor *at, int unit) {
+SHARED void seek(const Plan *plan, Cursor *at, int unit) {
   while (unit >= at->first + at->units) {
     at->first += at->units;
     if (is_split(plan, &at->stream)) at->splits += at->stream.tiles;

@@ -46,6 +46,7 @@ typedef struct Group16 {
   const int32_t *positions;  // [16]
   float *mass;               // [16], or 0
   const float *log_counts;   // [16], or 0
+  const int32_t *shown;      // [16], bit per token of the span: attends to it; or 0, where all do
   ptrdiff_t ahead;           // from here to the group that will be read a block later
   uint32_t live;             // bit per token: some row sees it
   int masked;                // some row does not see all 16
@@ -190,7 +191,7 @@ static void score_block(int codec, int rows, const float *q, int width, const Gr
 }
 
 // Scales each row's sums by its factor, then adds the values, weighted.
-static void add_values_block(int codec, int rows, const float *p, const float *factor, int padded,
+SHARED void add_values_block(int codec, int rows, const float *p, const float *factor, int padded,
                              const Group16 *group, int groups, float *out) {
   switch (codec) {
     case CODEC_F32: add_values_f32(rows, p, factor, padded, group, groups, out); break;

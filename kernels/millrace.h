@@ -58,6 +58,8 @@ enum OpCode {
   OP_TRAIN_COMBINE_BACKWARD,
   OP_TRAIN_BLEND,
   OP_TRAIN_BLEND_BACKWARD,
+  OP_CHOICE_SCORES,
+  OP_CHOICE,
 };
 
 enum RowKind { ROWS_TOKENS = 0, ROWS_OUTPUTS = 1, ROWS_ROUTES = 2, ROWS_STATES = 3 };
@@ -95,6 +97,7 @@ typedef struct View {
   uint64_t thin_elements; // int32 [lanes][thin_width]: which elements of a key these are, ascending
   uint64_t queries;    // f32 [lanes][D], sums of squares of queries, or 0
   uint64_t next;       // View, or 0
+  uint64_t choice;     // Choice, or 0
   int32_t num_pages;
   int32_t lanes;
   int32_t page_tokens;
@@ -107,6 +110,26 @@ typedef struct View {
   int32_t queries_from; // of the first view of a chain: which queries add to sums
   int32_t thin_width;
 } View;
+
+// How queries choose what they attend to of a view (KvChoice of contract.ts), and memory for the scores of one step.
+// R = tokens of the span x query heads of a lane, S = slots of the view.
+typedef struct Choice {
+  uint64_t shown;    // int32 [S]
+  uint64_t chooser;  // int32, then f32 [lanes][D]
+  uint64_t scores;   // f32 [lanes][R][S]: powers of 2, relative to the maximum of their part
+  uint64_t ends;     // f32 [lanes][R][32][2]: maximum and sum of each part
+  uint64_t worth;    // f32 [num_positions], from position first_position on
+  int32_t first_position;
+  int32_t num_positions;
+  int32_t tokens;    // ChoiceRule of contract.ts
+  int32_t first;
+  int32_t newest;
+  int32_t stride;
+  int32_t every;
+  int32_t reach;
+  int32_t wholly;
+  float similar;
+} Choice;
 
 typedef struct Span {
   int32_t start;

@@ -4,6 +4,9 @@
 
 #include "millrace.h"
 
+// Functions of a header that not every file which includes it uses.
+#define SHARED static __attribute__((unused))
+
 static inline int padded_width(int head_width) { return (head_width + 15) & ~15; }
 
 static inline int codec_element_bytes(int codec) { return codec == CODEC_F32 ? 4 : codec == CODEC_F16 ? 2 : 1; }

@@ -27,6 +27,8 @@ KERNEL(rope);
 KERNEL(append);
 KERNEL(attention);
 KERNEL(attention_merge);
+KERNEL(choice_scores);
+KERNEL(choice);
 KERNEL(glu);
 KERNEL(add);
 KERNEL(select);
@@ -121,6 +123,8 @@ EXPORT void mill_run(uint64_t address, int32_t thread) {
       case OP_APPEND: kernel_append(op, step, &work); break;
       case OP_ATTENTION: kernel_attention(op, step, &work); break;
       case OP_ATTENTION_MERGE: kernel_attention_merge(op, step, &work); break;
+      case OP_CHOICE_SCORES: kernel_choice_scores(op, step, &work); break;
+      case OP_CHOICE: kernel_choice(op, step, &work); break;
       case OP_GLU: kernel_glu(op, step, &work); break;
       case OP_ADD: kernel_add(op, step, &work); break;
       case OP_SELECT: kernel_select(op, step, &work); break;

@@ -7,7 +7,7 @@ import { GROUP } from "../cache/codecs/contract.js";
 import { codecs } from "../cache/codecs/index.js";
 import { MillraceError } from "../errors.js";
 import type { RowKind, Tape } from "../tape/tape.js";
-import type { ProgramLimits, Step } from "./contract.js";
+import { MOST_CHOOSERS, type ProgramLimits, type Step } from "./contract.js";
 
 function refuse(got: string, expected: string): never {
   throw new MillraceError("INVALID_ARGUMENT", `Got ${got}; expected ${expected}.`, { got, expected });
@@ -37,6 +37,9 @@ export function checkLimits(tape: Tape, { maxTokens, maxOutputs, maxStates = 0, 
     const bytes = (pageTokens / GROUP) * codecs[codec].groupBytes(headWidth);
     require(bytes <=
       kv.pageBytes, `pages of ${kv.pageBytes} bytes`, `${bytes} for ${pageTokens} tokens of ${codec}`);
+    const layers = new Set(group.lanes.map(({ layer }) => layer));
+    require(!group.chooses ||
+      layers.size === 1, `a group of ${layers.size} layers whose queries choose`, "one layer");
     for (const { layer, head } of group.lanes) {
       const spec = tape.kv[layer];
       require(spec !== undefined, `a lane of layer ${layer}`, `one of ${tape.kv.length} layers`);
@@ -94,6 +97,9 @@ export function checkStep(step: Step, limits: ProgramLimits, vocabularySize: num
     for (let g = 0; g < numGroups; g++) {
       const view = span.views[g]!;
       const slots = step.slots[g]!;
+      require(!view.choice ||
+        span.count <=
+          MOST_CHOOSERS, `a span of ${span.count} tokens that choose`, `at most ${MOST_CHOOSERS}`);
       require(slots.length === numTokens, `${slots.length} slots`, `${numTokens}`);
       for (let link: typeof view | null = view; link; link = link.next) {
         const { lanes, headWidth } = limits.kv.groups[g]!;

@@ -40,6 +40,8 @@ export interface KvGroup {
   readonly pageTokens: number;
   readonly lanes: readonly { readonly layer: number; readonly head: number }[];
   readonly headWidth: number;
+  /** Whether views of this group may have a `choice`. Default false, and nobody pays. */
+  readonly chooses?: boolean;
 }
 
 /** How the cache is cut; fixed when a program is compiled. */
@@ -77,8 +79,50 @@ export interface KvView {
   readonly thin: KvThin | null;
   /** Where attention adds up how large queries are. Null: nobody asked. Read from the first table of a chain alone. */
   readonly queries: KvQueries | null;
+  /** How queries choose what they attend to of this table, where it is the first of a chain. Absent or null: all. */
+  readonly choice?: KvChoice | null;
   /** A further table of the same lanes (another codec, a recalled block), attended together with this one. */
   readonly next: KvView | null;
+}
+
+/**
+ * How each query chooses the tokens that it attends to. Token after token of a span, for the lanes of the group
+ * together, which are all of one layer:
+ *
+ * - A query chooses where none has yet, where the last that did stands `stride` positions or more before it, or where
+ *   its position is a multiple of `every` and it is unlike that one: the cosine of the two is below `similar`. Compared
+ *   are means over the query heads of each lane, as they were before they were rotated to their positions.
+ * - A token is worth the probability that attention to all that the query sees gives it, summed over lanes and query
+ *   heads; then as much as the best of those that stand at most `reach` positions away.
+ * - Chosen are the `tokens` that are worth most, of equals the newer; before all others those at positions below
+ *   `first`, and the `newest` positions up to the query's own.
+ * - A query attends to what it chose itself, or what the last one did that chose and what has been stored since. Where
+ *   `wholly`, one that chooses attends to all.
+ */
+export interface ChoiceRule {
+  readonly tokens: number;
+  readonly first: number;
+  readonly newest: number;
+  readonly stride: number;
+  readonly every: number;
+  readonly similar: number;
+  readonly reach: number;
+  readonly wholly: boolean;
+}
+
+/** Tokens that one span may have where its queries choose. */
+export const MOST_CHOOSERS = 31;
+
+/** A rule, and what has been chosen. Both regions are read and written by attention. */
+export interface KvChoice {
+  readonly rule: ChoiceRule;
+  /**
+   * int32 [numPages x pageTokens]: bit 31 of the slots that were chosen last, bit t of those that token t of the span
+   * attends to. 0 for a token that is stored.
+   */
+  readonly shown: Region;
+  /** int32: position of the query that chose last, -1: none has; then f32 [lanes, D]: that query, as it is compared. */
+  readonly chooser: Region;
 }
 
 /** What attention adds up for a table. Of tables that are chained, the first one's `from` and `tempered` hold for all. */

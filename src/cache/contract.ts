@@ -4,8 +4,9 @@
  * counted in the report and told to listeners.
  *
  * A policy is one file in policies/ and one line in policies/resolve.ts. Most write only a score and let `byScore`
- * (score.ts) make the plan, or `selecting` (select.ts) the choice of what is attended; those that need more (their own
- * segment, moves, merges) write `plan`, most simply within `inBlocks` (blocks.ts). Policies compose by wrapping
+ * (score.ts) make the plan, or only the rule by which queries choose what they attend to (`choosing` in choosing.ts);
+ * those that need more (their own segment, moves, merges) write `plan`, most simply within `inBlocks` (blocks.ts).
+ * Policies compose by wrapping
  * (policies/visible.ts) and by giving lanes policies of their own (`perLayer`, `perHead` in lanes.ts), never by flags.
  * test/support/cache-suite.ts holds what every one of them must.
  *
@@ -13,7 +14,7 @@
  * so that it can be undone, and carry it out in `LaneTable.evict`; count it in `LaneCounts` and tell it as a
  * `CacheEvent`; give it a policy in test/support/cache-policies.ts. The union holds only what is carried out.
  */
-import type { Tempered } from "../backends/contract.js";
+import type { ChoiceRule, Tempered } from "../backends/contract.js";
 
 /** One kv head of one layer. */
 export interface Lane {
@@ -127,18 +128,6 @@ export interface MassSpec {
   tempered?(seen: number): Tempered;
 }
 
-/** Attention to a part of the tokens that are held. None goes: what is not attended now may be later. */
-export interface Selects {
-  /**
-   * What a step attends to when `seen` tokens have been stored: all; what `choose` says; or as the step before. Tokens
-   * stored since the last choice are attended in any case. To depend on `seen` alone, steps must end where this changes
-   * from or to "all" (`maxIncoming`).
-   */
-  at(seen: number): "all" | "choose" | "keep";
-  /** Slots to attend. Pure, as `CachePolicy.plan`. */
-  choose(view: LaneView): Iterable<number>;
-}
-
 /** How plans take elements out of keys; the same for all tokens that are thin. */
 export interface Thins {
   /** Elements that stay of a key of D. */
@@ -169,8 +158,11 @@ export interface CachePolicy {
   readonly sinks?: number;
   /** Most tokens that are not settled yet, where plans settle. Default: plans do not, and nobody pays. */
   readonly settles?: number;
-  /** Lets steps attend to a part of what is held. Default: to all. */
-  readonly selects?: Selects;
+  /**
+   * Lets each query choose what it attends to of what is held. Lanes of different layers never choose together, and
+   * `maxIncoming` must be at most MOST_CHOOSERS. Default: all is attended, and nobody pays.
+   */
+  readonly chooses?: ChoiceRule;
   /** Whether plans merge tokens. Default false; nobody pays otherwise. */
   readonly merges?: boolean;
   /** Lets plans take elements out of keys. Default: all are stored whole. */

@@ -1,3 +1,4 @@
+import { choiceScratch } from "../backends/choice-scratch.js";
 import type { KvGroup, KvLayout } from "../backends/contract.js";
 import { MillraceError } from "../errors.js";
 import type { KvLayer, RopeRef } from "../tape/tape.js";
@@ -11,6 +12,8 @@ export interface CacheGroup extends KvGroup {
   readonly policy: CachePolicy;
   /** By lane: what its keys are rotated by, null where they are not. */
   readonly ropes: readonly (RopeRef | null)[];
+  /** Query heads of each lane. */
+  readonly queryHeads: number;
   /** Rows whose keys are stored in part, where the policy thins: elements of a key, and tokens of a page. */
   readonly thin: { readonly keyWidth: number; readonly pageTokens: number } | null;
 }
@@ -106,23 +109,52 @@ export function rowsFor({ policy, pageTokens, thin }: CacheGroup, demand: Demand
   return rows + Math.ceil(Math.min(others, dense) / pageTokens) + Math.ceil(thinTokens / thin.pageTokens);
 }
 
+/**
+ * Most bytes that a backend needs for what the queries of one step score, where they choose, in one sequence whose
+ * tables have at most `slotsOf` slots. Layers follow each other in the same memory.
+ */
+export function scoreBytes(layout: CacheLayout, slotsOf: (group: CacheGroup) => number): number {
+  const byLayer = new Map<number, number>();
+  for (const group of layout.groups) {
+    const { policy, lanes, queryHeads } = group;
+    if (!policy.chooses) continue;
+    const { layer } = lanes[0]!;
+    const tokens = Math.min(layout.step, policy.maxIncoming?.(0) ?? layout.step);
+    const slots = slotsOf(group);
+    const { length } = choiceScratch({ lanes: lanes.length, queryHeads, tokens, slots, positions: slots });
+    byLayer.set(layer, (byLayer.get(layer) ?? 0) + 4 * length);
+  }
+  return Math.max(0, ...byLayer.values());
+}
+
 type Unsized = Omit<CacheGroup, "pageTokens" | "thin">;
 
 function groupLanes({ kv, policy, codec }: LayoutOptions): Unsized[] {
   const groups = new Map<string, Unsized & { lanes: Lane[]; ropes: (RopeRef | null)[] }>();
-  for (const { layer, numKvHeads, headWidth, window, rope = null } of kv) {
+  for (const { layer, numKvHeads, numHeads = numKvHeads, headWidth, window, rope = null } of kv) {
     for (let head = 0; head < numKvHeads; head++) {
       const lane: Lane = { layer, head };
       const inner = typeof policy === "function" ? policy(lane, kv.length) : policy;
       const own = window === null ? inner : visible(window, inner);
       const codecName = typeof codec === "function" ? codec(lane) : codec;
-      const scope = own.per === "head" ? `${layer}.${head}` : own.per === "layer" ? layer : "";
+      const byLayer = own.per === "layer" || own.chooses !== undefined;
+      const scope = own.per === "head" ? `${layer}.${head}` : byLayer ? layer : "";
+      const queryHeads = numHeads / numKvHeads;
       const key = `${own.id} ${codecName} ${headWidth} ${scope}`;
       const group = groups.get(key);
       if (group) {
         group.lanes.push(lane);
         group.ropes.push(rope);
-      } else groups.set(key, { codec: codecName, headWidth, lanes: [lane], policy: own, ropes: [rope] });
+        continue;
+      }
+      const common = {
+        codec: codecName,
+        headWidth,
+        policy: own,
+        queryHeads,
+        chooses: own.chooses !== undefined,
+      };
+      groups.set(key, { ...common, lanes: [lane], ropes: [rope] });
     }
   }
   return [...groups.values()];

@@ -2,10 +2,13 @@
  * The raw state of a sequence's cache, as a header (JSON) and bytes: per group of the layout, in order,
  *   positions  int32 [rows, pageTokens]
  *   mass       f32 [lanes, rows x pageTokens], where the group's policy asks for it
- *   counts     int32 [rows, pageTokens], tokens that slots stand for, negative where unseen, if the policy merges or selects
+ *   counts     int32 [rows, pageTokens], tokens that slots stand for, if the policy merges
  *   moved      int32 [rows, pageTokens], how much further on keys are stored than their positions, if the policy settles
  *   elements   int32 [lanes, keyWidth], those that are stored of thin keys, if the policy thins
  *   queries    f32 [lanes, D], sums of squares of queries by which they are chosen, if the policy thins
+ *   chosen     int32 [rows, pageTokens], bit 31: chosen by the last query that chose, if queries do
+ *   chosenAt   int32, position of that query, -1 for none, if queries choose
+ *   chooser    f32 [lanes, D], that query as it is compared, if queries choose
  *   pages      [rows, lanes] of pageBytes each
  * all little-endian. Restored slots are those that were saved, so what follows is the same to the last bit.
  */

@@ -4,7 +4,17 @@ import { badSnapshot, type SnapshotSource, type TableState } from "./snapshot.js
 import { LaneTable } from "./table.js";
 
 /** What is saved of a table beside its pages, in this order. */
-const ARRAYS = ["positions", "mass", "counts", "moved", "elements", "queries"] as const;
+const ARRAYS = [
+  "positions",
+  "mass",
+  "counts",
+  "moved",
+  "elements",
+  "queries",
+  "chosen",
+  "chosenAt",
+  "chooser",
+] as const;
 
 /** Bytes that `savedParts` gives. */
 export function savedBytes(table: LaneTable, pool: KvPool): number {
@@ -54,8 +64,8 @@ export function restoreTable(
       throw badSnapshot("its attention mass is not a number");
     }
   }
-  const { merges, selects } = group.policy;
-  const counts = merges || selects ? new Int32Array(slots) : null;
+  const { merges, chooses } = group.policy;
+  const counts = merges ? new Int32Array(slots) : null;
   if (counts) {
     reader.read(counts);
     checkCounts(counts, positions, state);
@@ -75,7 +85,28 @@ export function restoreTable(
     if (queries.some((sum) => !(sum >= 0 && sum < Number.POSITIVE_INFINITY)))
       throw badSnapshot("its sums of queries are not numbers");
   }
-  const table = LaneTable.from(pool, group, { state, positions, mass, counts, moved, elements, queries });
+  const chosen = chooses ? new Int32Array(slots) : null;
+  const chosenAt = chooses ? new Int32Array(1) : null;
+  const chooser = chooses ? new Float32Array(lanes.length * headWidth) : null;
+  if (chosen && chosenAt && chooser) {
+    reader.read(chosen);
+    reader.read(chosenAt);
+    reader.read(chooser);
+    if (!(chosenAt[0]! >= -1 && chosenAt[0]! <= last) || !chooser.every(Number.isFinite))
+      throw badSnapshot("its last choice is of no query it saw");
+  }
+  const table = LaneTable.from(pool, group, {
+    state,
+    positions,
+    mass,
+    counts,
+    moved,
+    elements,
+    queries,
+    chosen,
+    chosenAt,
+    chooser,
+  });
   try {
     const { arena, pageBytes } = pool;
     for (const page of table.parts().pages) reader.read(arena.bytes(page * pageBytes, pageBytes));
@@ -160,8 +191,8 @@ function checkCounts(counts: Int32Array, positions: Int32Array, { merged, demote
   let more = 0;
   for (const [slot, count] of counts.entries()) {
     if (positions[slot]! < 0) continue;
-    if (count === 0) throw badSnapshot(`slot ${slot} stands for no token`);
-    more += Math.abs(count) - 1;
+    if (count < 1) throw badSnapshot(`slot ${slot} stands for no token`);
+    more += count - 1;
   }
   // What was merged into tokens that are demoted now is counted nowhere else.
   if (more > merged || (more < merged && demoted === 0)) throw badSnapshot("its merged tokens do not add up");

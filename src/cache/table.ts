@@ -54,6 +54,10 @@ export interface TableParts {
   /** Elements of thin keys [lanes, keyWidth], and sums of squares of queries [lanes, D]; null where the policy never thins. */
   readonly elements: Int32Array | null;
   readonly queries: Float32Array | null;
+  /** What queries chose last, see KvChoice: by slot, where the one stands that chose, and that query; null where none choose. */
+  readonly chosen: Int32Array | null;
+  readonly chosenAt: Int32Array | null;
+  readonly chooser: Float32Array | null;
   /** [rows, lanes] */
   readonly pages: Int32Array;
 }
@@ -110,7 +114,7 @@ export class LaneTable {
   /** By slot: neighbours in order of position. */
   #older: Int32Array;
   #newer: Int32Array;
-  /** By slot: tokens that it stands for, negative while it is not attended; null where the policy needs none. */
+  /** By slot: tokens that it stands for; null where the policy merges none. */
   #counts: Int32Array | null = null;
   /** By slot: how much further on its key is stored than its position; null where plans do not settle. */
   #moved: Int32Array | null = null;
@@ -225,7 +229,7 @@ export class LaneTable {
         const message = `Policy ${this.group.policy.id} reads attention mass but does not declare "mass".`;
         throw new MillraceError("INTERNAL", message);
       },
-      countOf: (slot) => Math.abs(this.#counts?.[slot] ?? 1),
+      countOf: (slot) => this.#counts?.[slot] ?? 1,
       keys: (slots) => this.#keys(slots),
       isThin: (slot) => this.#segmentOf[this.#rowOf(slot)] === THIN,
       queries: () => (this.#hasThin ? null : (this.view.measured?.values().slice() ?? null)),
@@ -342,7 +346,6 @@ export class LaneTable {
    */
   append(positions: Int32Array, slots: Int32Array): void {
     this.#map();
-    this.#select(positions);
     this.#aimMass(positions);
     this.#aimQueries(positions);
     for (let i = 0; i < positions.length; i++) {
@@ -364,21 +367,6 @@ export class LaneTable {
     for (const values of this.view.values) for (const slot of slots) values.clear(slot);
     if (this.#counts) for (const slot of slots) this.#counts[slot] = 1;
     if (this.#moved) for (const slot of slots) this.#moved[slot] = 0;
-  }
-
-  /** Hides what the policy wants unseen in this step. */
-  #select(positions: Int32Array): void {
-    const { selects } = this.group.policy;
-    const when = selects?.at(this.#seen) ?? "keep";
-    if (!selects || when === "keep") return;
-    const counts = this.#counts!;
-    const logs = this.view.counted!.values();
-    const view = this.look(positions.length, positions[0]!, Number.POSITIVE_INFINITY);
-    const shown = new Set(when === "choose" ? selects.choose(view) : view.oldest());
-    for (const slot of view.oldest()) {
-      counts[slot] = shown.has(slot) ? Math.abs(counts[slot]!) : -Math.abs(counts[slot]!);
-      logs[slot] = logOf(counts[slot]!);
-    }
   }
 
   /** Says which of the step's queries give mass, and forgets what others gave where these are the first to count. */
@@ -443,7 +431,9 @@ export class LaneTable {
 
   /** See SequenceCache.rewindable. */
   rewindable(to: number): "exact" | "approximate" | "gone" {
-    const measures = this.view.received !== null || (this.view.measured !== null && !this.#hasThin);
+    const { received, measured, choice } = this.view;
+    const chosen = choice !== null && choice.chosenAt >= to;
+    const measures = received !== null || (measured !== null && !this.#hasThin) || chosen;
     if (to >= this.#exactFrom && !(measures && to <= this.lastPosition)) return "exact";
     return to > this.#newestLost + 1 || this.#newestLost === NONE ? "approximate" : "gone";
   }
@@ -458,6 +448,8 @@ export class LaneTable {
     }
     this.#seen -= removed;
     this.#exactFrom = Math.min(this.#exactFrom, to);
+    // Of what was chosen before, nothing is known any more.
+    if (this.view.choice && this.view.choice.chosenAt >= to) this.view.choice.chosenAt = NONE;
     this.#removeEmptied();
     this.#settle();
     return removed;
@@ -574,6 +566,9 @@ export class LaneTable {
       moved: this.#moved?.subarray(0, this.#numRows * this.#pageTokens) ?? null,
       elements: this.view.thin?.elements() ?? null,
       queries: this.view.measured?.values() ?? null,
+      chosen: this.view.choice?.slots.words() ?? null,
+      chosenAt: this.view.choice ? Int32Array.of(this.view.choice.chosenAt) : null,
+      chooser: this.view.choice?.query() ?? null,
       pages: this.#pageIds.subarray(0, this.numPages),
     };
   }
@@ -585,7 +580,18 @@ export class LaneTable {
   static from(
     pool: KvPool,
     group: CacheGroup,
-    { state, positions, mass, counts, moved, elements, queries }: Omit<TableParts, "pages">,
+    {
+      state,
+      positions,
+      mass,
+      counts,
+      moved,
+      elements,
+      queries,
+      chosen,
+      chosenAt,
+      chooser,
+    }: Omit<TableParts, "pages">,
   ): LaneTable {
     const { rows } = state;
     const table = new LaneTable(pool, group, roomFor(rows));
@@ -636,7 +642,13 @@ export class LaneTable {
     if (moved) table.#moved?.set(moved);
     if (counts) {
       table.#counts?.set(counts);
-      table.view.counted?.values().set(Float32Array.from(counts, logOf));
+      table.view.counted?.values().set(Float32Array.from(counts, Math.log));
+    }
+    const { choice } = table.view;
+    if (choice && chosen && chosenAt && chooser) {
+      choice.slots.words().set(chosen);
+      choice.chosenAt = chosenAt[0]!;
+      choice.query().set(chooser);
     }
     return table;
   }
@@ -1102,9 +1114,6 @@ export class LaneTable {
     for (const values of this.view.values) values.resize(this.#numRows);
   }
 }
-
-/** What is added to the scores of a slot that counts as so many tokens; negative counts are hidden. */
-const logOf = (count: number): number => (count < 0 ? Number.NEGATIVE_INFINITY : Math.log(count));
 
 /** Rows that a table has room for when it must hold `rows`: it grows by doubling. */
 function roomFor(rows: number): number {

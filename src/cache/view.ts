@@ -1,4 +1,14 @@
-import type { Backend, KvMass, KvQueries, KvThin, KvView, Region, Tempered } from "../backends/contract.js";
+import type {
+  Backend,
+  ChoiceRule,
+  KvChoice,
+  KvMass,
+  KvQueries,
+  KvThin,
+  KvView,
+  Region,
+  Tempered,
+} from "../backends/contract.js";
 import type { CodecName } from "./codecs/contract.js";
 import type { CacheGroup } from "./layout.js";
 
@@ -20,6 +30,7 @@ export class TableView implements KvView {
   readonly counted: SlotValues | null;
   readonly thin: ThinRows | null;
   readonly measured: QuerySums | null;
+  readonly choice: Choice | null;
   /** Rows for which there is room. */
   maxRows: number;
   readonly #backend: Backend;
@@ -33,8 +44,10 @@ export class TableView implements KvView {
     this.#backend = backend;
     this.region = this.#cut();
     this.received = group.policy.mass ? new Mass(backend, this.lanes, this.pageTokens, maxRows) : null;
-    const counts = group.policy.merges || group.policy.selects;
-    this.counted = counts ? new SlotValues(backend, 1, this.pageTokens, maxRows) : null;
+    this.counted = group.policy.merges ? new SlotValues(backend, 1, this.pageTokens, maxRows) : null;
+    const { chooses } = group.policy;
+    const width = this.lanes * group.headWidth;
+    this.choice = chooses ? new Choice(backend, chooses, width, this.pageTokens, maxRows) : null;
     this.thin = group.thin ? new ThinRows(backend, this.lanes, group.thin.keyWidth, maxRows) : null;
     this.measured = group.thin ? new QuerySums(backend, this.lanes, group.headWidth) : null;
   }
@@ -53,13 +66,14 @@ export class TableView implements KvView {
 
   /** Bytes of backend memory, pages not counted. */
   get byteLength(): number {
-    const regions = [this.region, ...[...this.values, this.thin, this.measured].map((each) => each?.region)];
+    const parts = [...this.values, this.thin, this.measured].map((each) => each?.region);
+    const regions = [this.region, ...parts, this.choice?.chooser];
     return regions.reduce((sum, region) => sum + (region?.byteLength ?? 0), 0);
   }
 
   /** What is kept by slot beside positions. */
   get values(): readonly SlotValues[] {
-    return [this.received, this.counted].filter((each) => each !== null);
+    return [this.received, this.counted, this.choice?.slots ?? null].filter((each) => each !== null);
   }
 
   pageIds(): Int32Array {
@@ -106,6 +120,7 @@ export class TableView implements KvView {
     if (other.counted) this.counted?.copyFrom(other.counted);
     if (other.thin) this.thin?.copyFrom(other.thin);
     if (other.measured) this.measured?.copyFrom(other.measured);
+    if (other.choice) this.choice?.copyFrom(other.choice);
   }
 
   dispose(): void {
@@ -113,6 +128,7 @@ export class TableView implements KvView {
     for (const values of this.values) values.dispose();
     this.thin?.region.free();
     this.measured?.region.free();
+    this.choice?.chooser.free();
   }
 
   #cut(): Region {
@@ -125,7 +141,7 @@ export class TableView implements KvView {
   }
 }
 
-/** A number for each slot of each lane in backend memory: f32 [lanes, rows x pageTokens]. Zero at first. */
+/** A number for each slot of each lane in backend memory: f32 (or int32) [lanes, rows x pageTokens]. Zero at first. */
 export class SlotValues {
   region: Region;
   #rows = 0;
@@ -147,6 +163,11 @@ export class SlotValues {
     return this.region.float32(0, this.#lanes * this.#width);
   }
 
+  /** The same as whole numbers. What moves them goes by these: not every pattern of bits is a float that stays itself. */
+  words(): Int32Array {
+    return this.region.int32(0, this.#lanes * this.#width);
+  }
+
   /** Sum over the lanes, [slots]. */
   total(): Float32Array {
     const width = this.#width;
@@ -161,7 +182,7 @@ export class SlotValues {
   reserve(maxRows: number): void {
     if (maxRows <= this.#maxRows) return;
     const grown = this.#backend.allocate(this.#lanes * maxRows * this.#pageTokens * 4);
-    grown.float32(0, this.#lanes * this.#width).set(this.values());
+    grown.int32(0, this.#lanes * this.#width).set(this.words());
     this.region.free();
     this.region = grown;
     this.#maxRows = maxRows;
@@ -173,7 +194,7 @@ export class SlotValues {
     const from = this.#width;
     const to = rows * this.#pageTokens;
     this.#rows = rows;
-    const all = this.region.float32(0, this.#lanes * Math.max(from, to));
+    const all = this.region.int32(0, this.#lanes * Math.max(from, to));
     const move = (lane: number) => {
       all.copyWithin(lane * to, lane * from, lane * from + Math.min(from, to));
       if (to > from) all.fill(0, lane * to + from, (lane + 1) * to);
@@ -184,18 +205,18 @@ export class SlotValues {
 
   moveRow(from: number, to: number): void {
     const run = this.#pageTokens;
-    this.eachLane((values) => values.copyWithin(to * run, from * run, (from + 1) * run));
+    this.#eachLane((words) => words.copyWithin(to * run, from * run, (from + 1) * run));
   }
 
   moveSlot(from: number, to: number): void {
-    this.eachLane((values) => {
-      values[to] = values[from]!;
+    this.#eachLane((words) => {
+      words[to] = words[from]!;
     });
   }
 
   clear(slot: number): void {
-    this.eachLane((values) => {
-      values[slot] = 0;
+    this.#eachLane((words) => {
+      words[slot] = 0;
     });
   }
 
@@ -205,9 +226,14 @@ export class SlotValues {
     for (let at = 0; at < values.length; at += this.#width) act(values.subarray(at, at + this.#width));
   }
 
+  #eachLane(act: (words: Int32Array) => void): void {
+    const words = this.words();
+    for (let at = 0; at < words.length; at += this.#width) act(words.subarray(at, at + this.#width));
+  }
+
   copyFrom(other: SlotValues): void {
     this.#rows = other.#rows;
-    this.values().set(other.values());
+    this.words().set(other.words());
   }
 
   dispose(): void {
@@ -229,6 +255,46 @@ export class Mass extends SlotValues implements KvMass {
     this.eachLane((values) => {
       for (let i = 0; i < slots.length; i++) values[into]! += values[slots[i]!]!;
     });
+  }
+}
+
+/** Which tokens queries attend to. */
+export class Choice implements KvChoice {
+  readonly rule: ChoiceRule;
+  readonly slots: SlotValues;
+  readonly chooser: Region;
+  readonly #width: number;
+
+  /** `width`: elements of the lanes' queries. */
+  constructor(backend: Backend, rule: ChoiceRule, width: number, pageTokens: number, maxRows: number) {
+    this.rule = rule;
+    this.slots = new SlotValues(backend, 1, pageTokens, maxRows);
+    this.chooser = backend.allocate(4 + 4 * width);
+    this.#width = width;
+    this.chosenAt = -1;
+  }
+
+  get shown(): Region {
+    return this.slots.region;
+  }
+
+  /** Position of the query that chose last, -1: none has, and the next one will. */
+  get chosenAt(): number {
+    return this.chooser.int32(0, 1)[0]!;
+  }
+
+  set chosenAt(position: number) {
+    this.chooser.int32(0, 1)[0] = position;
+  }
+
+  /** That query, [lanes, D]. */
+  query(): Float32Array {
+    return this.chooser.float32(4, this.#width);
+  }
+
+  copyFrom(other: Choice): void {
+    this.slots.copyFrom(other.slots);
+    this.chooser.bytes().set(other.chooser.bytes());
   }
 }
 

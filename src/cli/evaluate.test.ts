@@ -62,8 +62,8 @@ describe.skipIf(!built)("millrace evaluate (needs npm run build)", () => {
       within: 150,
       results: [
         { name: "full", budget: null, questions: 3 },
-        { name: "sinks 30", budget: 30, questions: 3 },
-        { name: "sinks 75", budget: 75, questions: 3 },
+        { name: "sinks 20 %", budget: 30, questions: 3 },
+        { name: "sinks 50 %", budget: 75, questions: 3 },
       ],
     });
     const stream = await evaluate(

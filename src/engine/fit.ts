@@ -1,5 +1,5 @@
 /** Does it fit? Answered with numbers, from plans alone, before anything is allocated. */
-import { type CacheLayout, pagesFor } from "../cache/layout.js";
+import { type CacheGroup, type CacheLayout, pagesFor, scoreBytes } from "../cache/layout.js";
 import { MillraceError } from "../errors.js";
 import { formatBytes } from "./bytes.js";
 
@@ -83,15 +83,17 @@ export function fitMemory(question: FitQuestion): Fit {
 
 /**
  * Upper bound of the page tables of one sequence: page numbers, positions, rotations, and what the policy wants beside
- * them; tables grow by doubling.
+ * them, which grow by doubling; and of the scores by which its queries choose.
  */
 function tableBytes(layout: CacheLayout, tokens: number): number {
   let bytes = 0;
   for (const { policy, lanes, pageTokens } of layout.groups) {
     const pages = Math.ceil(policy.capacity({ tokens, step: layout.step }) / pageTokens) + 1;
     const mass = policy.mass ? lanes.length * pageTokens : 0;
-    const counts = policy.merges || policy.selects ? pageTokens : 0;
+    const counts = (policy.merges ? pageTokens : 0) + (policy.chooses ? pageTokens : 0);
     bytes += 2 * 4 * pages * (lanes.length + pageTokens + 1 + mass + counts);
   }
-  return bytes;
+  const slotsOf = ({ policy, pageTokens }: CacheGroup) =>
+    policy.capacity({ tokens, step: layout.step }) + 2 * pageTokens;
+  return bytes + scoreBytes(layout, slotsOf);
 }

@@ -47,6 +47,29 @@ describe("measureHeads", () => {
   });
 });
 
+describe("a kv head that several query heads share", () => {
+  it("counts by the one of them that looks back most", async () => {
+    const backend = createReference();
+    /** What the first kv head scores, with the queries of one of its two query heads gone, so that it looks at all alike. */
+    const echoWithout = async (head: number | null): Promise<number> => {
+      const model = tinyModel("llama");
+      const name = "blk.0.attn_q.weight";
+      const { shape, data } = model.tensors[name]!;
+      const silenced = data.slice();
+      if (head !== null) silenced.fill(0, head * 16 * shape[1]!, (head + 1) * 16 * shape[1]!);
+      const tensors = { ...model.tensors, [name]: { shape, data: silenced } };
+      const checkpoint = tinyCheckpoint({ ...model, tensors }, "gguf");
+      const { tape } = await buildTape(checkpoint);
+      expect(tape.kv[0]).toMatchObject({ numHeads: 4, numKvHeads: 2, headWidth: 16 });
+      const weights = await backend.load(tape, checkpoint);
+      return (await measureHeads(backend, tape, weights, CONTEXT)).echo[0]![0]!;
+    };
+    const [both, second, first] = [await echoWithout(null), await echoWithout(0), await echoWithout(1)];
+    expect(first).not.toBeCloseTo(second, 3);
+    expect(Math.max(first, second)).toBe(both);
+  });
+});
+
 describe("what is stored of heads", () => {
   const NOTHING = { scores: null, gates: null };
 

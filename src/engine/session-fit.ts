@@ -1,7 +1,7 @@
 /** What a session's cache takes, and what fits its budget; answered before anything is allocated. */
 import type { CodecName } from "../cache/codecs/contract.js";
 import type { CacheGroup, CacheLayout } from "../cache/layout.js";
-import { pagesFor, planLayout, rowsFor } from "../cache/layout.js";
+import { pagesFor, planLayout, rowsFor, scoreBytes } from "../cache/layout.js";
 import { chooseAuto } from "../cache/policies/auto.js";
 import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
 import { MillraceError } from "../errors.js";
@@ -99,19 +99,21 @@ const rowsOf = (group: CacheGroup, step: number): number =>
   rowsFor(group, { tokens: Number.POSITIVE_INFINITY, step });
 
 /** Upper bound of page tables with so many rows: they grow by doubling, and while they do the old one is there too. */
-function tables({ groups }: CacheLayout, rowsOfGroup: (group: CacheGroup) => number): number {
+function tables(layout: CacheLayout, rowsOfGroup: (group: CacheGroup) => number): number {
   let bytes = 0;
-  for (const group of groups) {
+  for (const group of layout.groups) {
     const { lanes, policy, thin } = group;
     const pageTokens = thin?.pageTokens ?? group.pageTokens;
     const rows = Math.max(4, 2 ** Math.ceil(Math.log2(Math.max(1, rowsOfGroup(group)))));
     const table = 64 + 4 * rows * (lanes.length + pageTokens + 1);
     const mass = policy.mass ? 4 * rows * lanes.length * pageTokens : 0;
-    const counts = policy.merges || policy.selects ? 4 * rows * pageTokens : 0;
+    const counts =
+      4 * rows * pageTokens * (Number(policy.merges ?? false) + Number(policy.chooses !== undefined));
     const thinned = thin ? 4 * (lanes.length * (thin.keyWidth + group.headWidth) + rows) : 0;
     bytes += Math.ceil(1.5 * (table + mass + counts + thinned));
   }
-  return bytes;
+  const slotsOf = (group: CacheGroup) => rowsOfGroup(group) * (group.thin?.pageTokens ?? group.pageTokens);
+  return bytes + scoreBytes(layout, slotsOf);
 }
 
 function tooSmall(layout: CacheLayout, needs: number, has: number, pages: number): MillraceError {

@@ -43,6 +43,26 @@ describe("policiesOfSize", () => {
       expect(() => policiesOfSize("razor", [450], sizing)).toThrow(/razor:window/);
     }
     expect(() => policiesOfSize("razor", [230], { of: 900, heads })).toThrow(/25 %/);
+    const unfit: string[] = [];
+    const fit = policiesOfSize("razor,sinks", [230, 450], { of: 900, heads }, ({ message }) =>
+      unfit.push(message),
+    );
+    expect(fit.map(({ name, budget }) => [name, budget])).toEqual([
+      ["razor", 450],
+      ["sinks", 230],
+      ["sinks", 450],
+    ]);
+    expect(unfit).toEqual([expect.stringContaining("razor cannot be cut to 230 of 900 tokens")]);
+  });
+
+  it("gives thin keys the bytes of so many tokens with whole ones", () => {
+    expect(policiesOfSize("think", [180], NOTHING)).toEqual([
+      {
+        name: "think",
+        policy: { policy: "think", keep: 0.6, of: { policy: "snapkv", tokens: 225 } },
+        budget: 180,
+      },
+    ]);
   });
 
   it("cuts duo to whole heads and a window of the others that keep so many tokens on average", () => {

@@ -47,9 +47,16 @@ const SIZED: Readonly<Record<string, (tokens: number, sizing: Sizing) => PolicyS
   }),
   recycled: (tokens) => ({ policy: "recycled", tokens }),
   compensated: (tokens) => ({ policy: "compensated", window: tokens - SINKS - 1, sinks: SINKS }),
+  // Thin keys on top of SnapKV, as in the paper: more tokens, in the bytes that so many have.
+  think: (tokens) => ({ policy: "think", keep: THIN, of: { policy: "snapkv", tokens: thinly(tokens) } }),
   razor: (tokens, sizing) => ({ policy: "razor", window: razorWindow(tokens, sizing), sinks: SINKS }),
   duo: (tokens, sizing) => ({ policy: "duo", ...duoShares(tokens, sizing), sinks: SINKS }),
 };
+
+const THIN = 0.6;
+
+/** How many tokens fit where so many do with whole keys: keys are half of what is kept. */
+const thinly = (tokens: number): number => Math.floor(tokens / ((1 + THIN) / 2));
 
 /** The window of the heads that do not retrieve, so that all heads together keep `tokens` tokens each. */
 function razorWindow(tokens: number, { of, heads: { scores } }: Sizing): number {
@@ -104,14 +111,28 @@ function unsized(name: string, tokens: number, missing: string | null, example: 
 
 /**
  * The policies of a list such as "full,sinks,window:512,h2o:heavy=100,recent=60": those that stand there by name alone
- * are cut to keep so many tokens, once for each of `budgets`. Throws INVALID_ARGUMENT as `parsePolicy`, and for a budget
- * that is too small.
+ * are cut to keep so many tokens, once for each of `budgets`. One that keeps more than such a budget in some of its heads
+ * alone is left out there, where `tellUnfit` is given. Throws INVALID_ARGUMENT as `parsePolicy`, and for a budget that
+ * is too small.
  */
-export function policiesOfSize(list: string, budgets: readonly number[], sizing: Sizing): NamedPolicy[] {
+export function policiesOfSize(
+  list: string,
+  budgets: readonly number[],
+  sizing: Sizing,
+  tellUnfit?: (reason: MillraceError) => void,
+): NamedPolicy[] {
   return splitPolicies(list).flatMap((name): NamedPolicy[] => {
     const sized = Object.hasOwn(SIZED, name) ? SIZED[name] : undefined;
     if (!sized) return [{ name, policy: parsePolicy(name), budget: null }];
-    return budgets.map((tokens) => ({ name, policy: sized(checked(tokens), sizing), budget: tokens }));
+    return budgets.flatMap((tokens) => {
+      try {
+        return [{ name, policy: sized(checked(tokens), sizing), budget: tokens }];
+      } catch (error) {
+        if (!tellUnfit || !(error instanceof MillraceError) || error.details.share === undefined) throw error;
+        tellUnfit(error);
+        return [];
+      }
+    });
   });
 }
 

@@ -93,6 +93,8 @@ export interface KvLayer {
   readonly window: number | null;
   /** What its keys are rotated by, as its attention says; absent where they are not. */
   readonly rope?: RopeRef;
+  /** Query heads, as its attention says. */
+  readonly numHeads?: number;
 }
 
 export type Activation = "silu" | "gelu" | "gelu_tanh";
@@ -340,7 +342,8 @@ export class TapeBuilder {
         `${kv.headWidth} a head and a multiple of ${kv.numKvHeads} kv heads`,
       );
     }
-    if (options.rope) this.#kv[options.layer] = { ...kv, rope: options.rope };
+    const { numHeads, rope } = options;
+    this.#kv[options.layer] = { ...kv, numHeads, ...(rope ? { rope } : {}) };
     const out = this.buffer(q.width, q.rows);
     this.#ops.push({
       op: "attention",

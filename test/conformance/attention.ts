@@ -1,4 +1,5 @@
-import type { KvView } from "../../src/backends/contract.js";
+import { expect } from "vitest";
+import type { ChoiceRule, KvView } from "../../src/backends/contract.js";
 import type { BufferRef } from "../../src/tape/tape.js";
 import { TestRandom } from "../support/random.js";
 import { expectClose } from "./compare.js";
@@ -16,6 +17,17 @@ export interface AttentionCase extends KvShape {
 
 const QUERY_SIZE = 3;
 const KEY_SIZE = 1;
+
+const CHOOSES: ChoiceRule = {
+  tokens: 20,
+  first: 3,
+  newest: 4,
+  stride: 1000,
+  every: 1,
+  similar: 1,
+  reach: 0,
+  wholly: false,
+};
 
 /** A scene of one attention per layer, its inputs random; `results` are the attentions' outputs. */
 export function attentionScene(
@@ -173,6 +185,28 @@ export function attentionCases(suite: Suite): void {
         spans: [{ stored: 150, count: 9 }],
       },
       "squares of the last queries": { measured: 3, numLayers: 2, queriesPerKvHead: 3 },
+      "what each query chooses for itself": {
+        choice: CHOOSES,
+        queriesPerKvHead: 3,
+        spans: [
+          { stored: 300, count: 7 },
+          { stored: 0, count: 5 },
+          { stored: 2, count: 1 },
+        ],
+      },
+      "what queries unlike the last choose, by neighbourhood, attending to all themselves": {
+        choice: { ...CHOOSES, similar: 0.1, every: 2, stride: 5, reach: 3, wholly: true },
+        groups: "apart",
+        chained: 20,
+        rotations: [9],
+        window: 250,
+        spans: [{ stored: 300, count: 17 }],
+      },
+      "what one query chooses of a long past": {
+        choice: { ...CHOOSES, tokens: 100 },
+        pageTokens: 64,
+        spans: [{ stored: 1500, count: 1 }],
+      },
       "a long chunk": { spans: [{ stored: 100, count: 65 }] },
       "71 query heads on one kv head": { queriesPerKvHead: 71, numKvHeads: 1, headWidth: 16 },
     };
@@ -253,7 +287,27 @@ async function check(suite: Suite, shape: AttentionCase): Promise<void> {
   }
   if (shape.wantsMass) compareMass(got, want, shape, batch, bound);
   if (shape.measured !== undefined) compareQueries(got, want, shape);
+  if (shape.choice) compareChoices(got, want, batch);
   for (const stage of stages) stage.dispose();
+}
+
+/** Random scores are never so close that rounding would choose another token. */
+function compareChoices(got: Stage, want: Stage, batch: Batch): void {
+  got.views.forEach((views, s) => {
+    views.forEach((view, g) => {
+      const [mine, theirs] = [view, want.views[s]![g]!].map(({ choice, numPages, pageTokens }) =>
+        choice!.shown.int32(0, numPages * pageTokens),
+      );
+      expect([...mine!]).toEqual([...theirs!]);
+      // Somebody attends to a part, where there is more than may be chosen.
+      const { positions } = batch.spans![s]!.tables[g]!;
+      const everybody = 2 ** batch.spans![s]!.count - 1;
+      const unseen = mine!.filter((word, slot) => positions[slot]! >= 0 && (word & everybody) !== everybody);
+      if (positions.filter((p) => p >= 0).length > 150) expect(unseen.length).toBeGreaterThan(100);
+      const chosenAt = [view, want.views[s]![g]!].map(({ choice }) => choice!.chooser.int32(0, 1)[0]);
+      expect(chosenAt[0]).toBe(chosenAt[1]);
+    });
+  });
 }
 
 /** Sums of squares up to QUERY_SIZE^2, as many as there are queries, a rounding for each. */

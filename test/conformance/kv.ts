@@ -1,4 +1,4 @@
-import type { KvGroup, Tempered } from "../../src/backends/contract.js";
+import type { ChoiceRule, KvGroup, Tempered } from "../../src/backends/contract.js";
 import type { CodecName } from "../../src/cache/codecs/contract.js";
 import type { TestRandom } from "../support/random.js";
 import { type Batch, makeTable, PagePool, type Table } from "./scene.js";
@@ -28,6 +28,8 @@ export interface KvShape {
   readonly thin?: number;
   /** Only this many last queries of each span add to the sums of queries. */
   readonly measured?: number;
+  /** How queries choose what they attend to; one chose three positions before each span's first. Of one layer. */
+  readonly choice?: ChoiceRule;
   /** Added to every position. */
   readonly shift?: number;
 }
@@ -41,7 +43,9 @@ function kvGroups(shape: KvShape): KvGroup[] {
   const lanesOf = (head: number) => Array.from({ length: numLayers }, (_, layer) => ({ layer, head }));
   const heads = Array.from({ length: numKvHeads }, (_, head) => head);
   if (shape.groups === "together") {
-    return [{ codec, pageTokens, headWidth, lanes: heads.flatMap(lanesOf) }];
+    return [
+      { codec, pageTokens, headWidth, lanes: heads.flatMap(lanesOf), chooses: shape.choice !== undefined },
+    ];
   }
   // The heads in reverse, so that a lane's place is not its head's number.
   return heads.reverse().map((head, g) => ({
@@ -49,6 +53,7 @@ function kvGroups(shape: KvShape): KvGroup[] {
     pageTokens: [16, 32, 64][g % 3]!,
     headWidth,
     lanes: lanesOf(head),
+    chooses: shape.choice !== undefined,
   }));
 }
 
@@ -84,7 +89,7 @@ export function kvBatch(
       for (let i = 0; i < stored + count; i++) filled[order[i]!] = shift + i;
       for (let i = 0; i < count; i++) slots[g]!.push(order[stored + i]!);
       const pick = () => random.below(rotations.length + 1) - 1;
-      const { givers, tempered, mostCounts, thin, measured } = shape;
+      const { givers, tempered, mostCounts, thin, measured, choice } = shape;
       const common = {
         lanes: lanes.length,
         headWidth,
@@ -116,6 +121,7 @@ export function kvBatch(
         isStored: (slot) => !own.has(slot),
         rotations: Array.from({ length: capacity / pageTokens }, pick),
         ...(next ? { next } : {}),
+        ...(choice === undefined ? {} : { choice, chosenAt: Math.max(-1, shift + stored - 3) }),
       });
     });
     return { count, tables };

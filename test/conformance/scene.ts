@@ -5,6 +5,8 @@
  */
 import type {
   Backend,
+  ChoiceRule,
+  KvChoice,
   KvGroup,
   KvThin,
   KvView,
@@ -125,6 +127,13 @@ export interface Table {
   readonly thin?: { readonly width: number; readonly elements: Int32Array; readonly rows: Int32Array };
   /** As in KvQueries. */
   readonly queriesFrom?: number;
+  /** As in KvChoice; `chosen` are the slots that the query chose which stands in `chooser`. */
+  readonly choice?: {
+    readonly rule: ChoiceRule;
+    readonly chosenAt: number;
+    readonly chosen: readonly boolean[];
+    readonly chooser: Float32Array;
+  };
   /** Keys and values that lie there before the step: [lane][slot] -> [key, value]. */
   readonly contents: readonly (readonly (readonly [Float32Array, Float32Array] | null)[])[];
   readonly next?: Table;
@@ -244,6 +253,7 @@ export class Stage {
       table.queriesFrom === undefined
         ? null
         : { region: this.#allocate(4 * lanes * headWidth), from: table.queriesFrom };
+    const choice = table.choice ? this.#layChoice(table.choice) : null;
     const next = table.next ? this.#lay(table.next, headWidth) : null;
     return {
       codec,
@@ -258,8 +268,18 @@ export class Stage {
       logCounts,
       thin,
       queries,
+      choice,
       next,
     };
+  }
+
+  #layChoice({ rule, chosenAt, chosen, chooser }: NonNullable<Table["choice"]>): KvChoice {
+    const shown = this.#allocate(4 * chosen.length);
+    shown.int32(0, chosen.length).set(chosen.map((is) => (is ? 1 << 31 : 0)));
+    const region = this.#allocate(4 + 4 * chooser.length);
+    region.int32(0, 1)[0] = chosenAt;
+    region.float32(4, chooser.length).set(chooser);
+    return { rule, shown, chooser: region };
   }
 
   #layThin({ width, elements, rows }: NonNullable<Table["thin"]>): KvThin {
@@ -317,6 +337,8 @@ export function makeTable(
     /** Elements of a thin key; rows that hold nothing but stored tokens are thin. */
     thin?: number;
     queriesFrom?: number;
+    choice?: ChoiceRule;
+    chosenAt?: number;
     next?: Table;
   },
 ): Table {
@@ -368,6 +390,19 @@ export function makeTable(
           },
         }),
     ...(options.queriesFrom === undefined ? {} : { queriesFrom: options.queriesFrom }),
+    ...(options.choice === undefined
+      ? {}
+      : {
+          choice: {
+            rule: options.choice,
+            chosenAt: options.chosenAt ?? -1,
+            chosen: Array.from(
+              filled,
+              (position, slot) => position >= 0 && isStored(slot) && random.below(3) > 0,
+            ),
+            chooser: random.floats(lanes * headWidth),
+          },
+        }),
     ...(options.next ? { next: options.next } : {}),
   };
 }

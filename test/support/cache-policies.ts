@@ -37,10 +37,14 @@ export const POLICIES: readonly PolicyCase[] = [
   { name: "compensated", create: (tokens) => compensated({ window: tokens - 5 }) },
   { name: "razor", create: (tokens) => razor({ window: tokens - 5 }, { echo: SCORES, induction: SCORES }) },
   { name: "duo", create: (tokens) => duo({ keep: 0.5, sinks: 4, recent: tokens - 4 }, SCORES) },
-  { name: "recycled", create: (tokens) => recycled({ tokens, stride: 6, kernel: 3 }) },
+  { name: "recycled", create: (tokens) => recycled({ tokens, stride: 6, every: 2, kernel: 3 }) },
   {
     name: "tokenselect",
-    create: (tokens) => tokenselect({ tokens: tokens - 8, init: 2, local: 6, stride: 5 }),
+    create: (tokens) => tokenselect({ tokens: tokens - 8, init: 2, local: 6, similar: 0.2 }),
+  },
+  {
+    name: "tokenselect by head",
+    create: (tokens) => tokenselect({ tokens: tokens - 8, init: 2, local: 6, similar: 1, per: "head" }),
   },
   {
     name: "h2o at contiguous positions",
@@ -59,7 +63,10 @@ export const POLICIES: readonly PolicyCase[] = [
     create: (tokens) => thin(snapkv({ tokens, window: 5, kernel: 3, pool: "max" }), tokens),
   },
   { name: "think of kvmerger", create: (tokens) => thin(kvmerger({ tokens }), tokens) },
-  { name: "think of recycled", create: (tokens) => thin(recycled({ tokens, stride: 6, kernel: 3 }), tokens) },
+  {
+    name: "think of recycled",
+    create: (tokens) => thin(recycled({ tokens, stride: 6, every: 2, kernel: 3 }), tokens),
+  },
 ];
 
 /** Half of each key stays, of all but a few tokens; where the budget is to hold everything, it holds keys whole. */

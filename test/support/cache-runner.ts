@@ -121,6 +121,8 @@ export class CacheRunner {
       const stays = (slot: number) => codec === "int8" && thinRows[Math.floor(slot / pageTokens)] === 1;
       const logCounts = view.logCounts?.float32(0, numPages * pageTokens);
       const counted = logCounts?.slice();
+      const shown = view.choice?.shown.int32(0, numPages * pageTokens);
+      const chosen = shown?.slice();
       const value = new Float32Array(headWidth);
       const keyOf = (slot: number) =>
         new Float32Array(thinRows[Math.floor(slot / pageTokens)] === 1 ? thin!.width : headWidth);
@@ -139,6 +141,7 @@ export class CacheRunner {
         const key = keyOf(slot);
         at[to[slot]!] = before[slot]!;
         if (logCounts && counted) logCounts[to[slot]!] = counted[slot]!;
+        if (shown && chosen) shown[to[slot]!] = chosen[slot]!;
         for (let lane = 0; lane < lanes; lane++) {
           codecs[codec].load(page(this.pool.arena, slot, lane), slot % pageTokens, key, value);
           codecs[codec].store(page(arena, to[slot]!, lane), to[slot]! % pageTokens, key, value);

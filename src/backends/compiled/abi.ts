@@ -53,6 +53,8 @@ export const OP = {
   TRAIN_COMBINE_BACKWARD: 44,
   TRAIN_BLEND: 45,
   TRAIN_BLEND_BACKWARD: 46,
+  CHOICE_SCORES: 47,
+  CHOICE: 48,
 } as const;
 
 export type OpCode = (typeof OP)[keyof typeof OP];
@@ -157,7 +159,7 @@ export const LOW_RANK = { words: 6, down: 0, up: 2, rank: 4 } as const;
 
 /** 32-bit words of `View`. */
 export const VIEW = {
-  words: 28,
+  words: 30,
   pageIds: 0,
   positions: 2,
   rotations: 4,
@@ -167,16 +169,37 @@ export const VIEW = {
   thinElements: 12,
   queries: 14,
   next: 16,
-  numPages: 18,
-  lanes: 19,
-  pageTokens: 20,
-  codec: 21,
-  massFrom: 22,
-  seed: 23,
-  sharpness: 24,
-  noise: 25,
-  queriesFrom: 26,
-  thinWidth: 27,
+  choice: 18,
+  numPages: 20,
+  lanes: 21,
+  pageTokens: 22,
+  codec: 23,
+  massFrom: 24,
+  seed: 25,
+  sharpness: 26,
+  noise: 27,
+  queriesFrom: 28,
+  thinWidth: 29,
+} as const;
+
+/** 32-bit words of `Choice`. */
+export const CHOICE = {
+  words: 20,
+  shown: 0,
+  chooser: 2,
+  scores: 4,
+  ends: 6,
+  worth: 8,
+  firstPosition: 10,
+  numPositions: 11,
+  tokens: 12,
+  first: 13,
+  newest: 14,
+  stride: 15,
+  every: 16,
+  reach: 17,
+  wholly: 18,
+  similar: 19,
 } as const;
 
 /** Writes a 64-bit address (or count) below 2^53 as two words. */

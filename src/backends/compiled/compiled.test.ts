@@ -8,6 +8,7 @@ import type { ProgramLimits } from "../contract.js";
 import {
   ACTIVATIONS,
   BARRIER_WORDS,
+  CHOICE,
   LOW_RANK,
   MATRIX,
   OP,
@@ -125,6 +126,7 @@ describe("numbers and structs are those of the C headers", () => {
       ["thinElements", "thin_elements"],
       ["queries", "queries"],
       ["next", "next"],
+      ["choice", "choice"],
       ["numPages", "num_pages"],
       ["lanes", "lanes"],
       ["pageTokens", "page_tokens"],
@@ -138,6 +140,25 @@ describe("numbers and structs are those of the C headers", () => {
     ] as const) {
       expect([ours, VIEW[ours]]).toEqual([ours, words(view, theirs)]);
     }
+    const choice = structOf(header, "Choice");
+    expect(CHOICE).toEqual({
+      words: words(choice, "sizeof"),
+      shown: words(choice, "shown"),
+      chooser: words(choice, "chooser"),
+      scores: words(choice, "scores"),
+      ends: words(choice, "ends"),
+      worth: words(choice, "worth"),
+      firstPosition: words(choice, "first_position"),
+      numPositions: words(choice, "num_positions"),
+      tokens: words(choice, "tokens"),
+      first: words(choice, "first"),
+      newest: words(choice, "newest"),
+      stride: words(choice, "stride"),
+      every: words(choice, "every"),
+      reach: words(choice, "reach"),
+      wholly: words(choice, "wholly"),
+      similar: words(choice, "similar"),
+    });
     const span = structOf(header, "Span");
     expect(SPAN).toEqual({
       words: words(span, "sizeof"),

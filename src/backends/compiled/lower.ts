@@ -19,7 +19,7 @@ import type {
   WeightRef,
 } from "../../tape/tape.js";
 import { mostRows, rowsOf } from "../check.js";
-import type { ProgramLimits } from "../contract.js";
+import type { KvGroup, ProgramLimits } from "../contract.js";
 import { ACTIVATIONS, align, OP, OP_RECORD, type OpCode, ROPE_STYLES, ROWS } from "./abi.js";
 import { attentionScratch } from "./attention-scratch.js";
 import { type Access, barriers, type Range } from "./hazards.js";
@@ -293,9 +293,18 @@ class Drafting {
           writes: [partials, threads, out],
           readsPages: op.layer,
         };
-        return [
+        const attention: Draft[] = [
           { code: OP.ATTENTION, ...common, reads: [q] },
           { code: OP.ATTENTION_MERGE, ...common, reads: [q, partials, out] },
+        ];
+        const chooses = ({ lanes, chooses = false }: KvGroup) =>
+          chooses && lanes.some(({ layer }) => layer === op.layer);
+        if (!this.limits.kv.groups.some(chooses)) return attention;
+        // Each waits for the one before it: all work in the memory of their thread.
+        return [
+          { code: OP.CHOICE_SCORES, ...common, reads: [q] },
+          { code: OP.CHOICE, ...common, reads: [q] },
+          ...attention,
         ];
       }
       case "glu": {

@@ -1,9 +1,10 @@
 import { codecs } from "../../cache/codecs/index.js";
 import type { RopeRef, Tape } from "../../tape/tape.js";
-import type { KvView, ProgramLimits, Region, Step } from "../contract.js";
+import { choiceScratch } from "../choice-scratch.js";
+import type { KvChoice, KvView, ProgramLimits, Region, Step } from "../contract.js";
 import { GUMBEL_QUANTILES, gumbelQuantiles } from "../gumbel.js";
 import { fillRopeTable, ropeTableLength } from "../rope-table.js";
-import { align, putAddress, SPAN, STEP, VIEW } from "./abi.js";
+import { align, CHOICE, putAddress, SPAN, STEP, VIEW } from "./abi.js";
 import type { Machine } from "./machine.js";
 
 /** Segment rotations that tables have room for before they are made anew. */
@@ -47,6 +48,15 @@ function layoutOf({ maxTokens, maxOutputs, maxStates = 0, kv }: ProgramLimits): 
   };
 }
 
+/** Where arrays of struct Choice begin in the memory for scores, in floats, and which positions they are for. */
+interface ScorePlace {
+  readonly scores: number;
+  readonly ends: number;
+  readonly worth: number;
+  readonly firstPosition: number;
+  readonly positions: number;
+}
+
 const ropeBytes = (rope: RopeRef, maxTokens: number, rotations: number): number =>
   align(ropeTableLength(rope, maxTokens, rotations) * 4);
 
@@ -64,6 +74,8 @@ export class StepWriter {
   readonly #layout: StepLayout;
   readonly #region: Region;
   #tables: Region;
+  /** What queries score that choose; none until a step has some. */
+  #scores: Region | null = null;
   #ropes: Region[];
   #maxRotations = FIRST_ROTATIONS;
 
@@ -97,13 +109,14 @@ export class StepWriter {
       fillRopeTable(rope, step.positions, step.rotations, this.#ropes[id]!.float32(0, length));
     });
     this.#growTables(step);
-    this.#writeTables(step);
+    this.#writeTables(step, this.#placeScores(step));
     this.#writeStep(step);
     return moved;
   }
 
   free(): void {
     for (const region of [this.#region, this.#tables, ...this.#ropes]) region.free();
+    this.#scores?.free();
   }
 
   #allocateRopes(): Region[] {
@@ -125,6 +138,7 @@ export class StepWriter {
     for (const { views } of step.spans) {
       for (const view of views) {
         for (let link: KvView | null = view; link; link = link.next) bytes += VIEW.words * 4;
+        if (view.choice) bytes += CHOICE.words * 4;
       }
     }
     if (bytes <= this.#tables.byteLength) return;
@@ -133,8 +147,66 @@ export class StepWriter {
     this.#tables = grown;
   }
 
-  /** Spans, then the pointers to their groups' views, then the views. */
-  #writeTables(step: Step): void {
+  /**
+   * Addresses of the memory for scores, by the view whose queries choose. Layers follow each other, so all use the same.
+   */
+  #placeScores(step: Step): ReadonlyMap<KvView, ScorePlace> {
+    const places = new Map<KvView, ScorePlace>();
+    const used = new Map<number, number>();
+    for (const span of step.spans) {
+      for (const [g, view] of span.views.entries()) {
+        if (!view.choice) continue;
+        const { lanes } = this.#limits.kv.groups[g]!;
+        const { layer } = lanes[0]!;
+        const { numHeads, numKvHeads, window } = this.#tape.kv[layer]!;
+        const [first, last] = [step.positions[span.start]!, step.positions[span.start + span.count - 1]!];
+        const firstPosition = window === null ? 0 : Math.max(0, first - window + 1);
+        const positions = last + 1 - firstPosition;
+        const queryHeads = (numHeads ?? numKvHeads) / numKvHeads;
+        const slots = view.numPages * view.pageTokens;
+        const { scores, ends, worth, length } = choiceScratch({
+          lanes: lanes.length,
+          queryHeads,
+          tokens: span.count,
+          slots,
+          positions,
+        });
+        const at = used.get(layer) ?? 0;
+        used.set(layer, at + length);
+        places.set(view, {
+          scores: at + scores,
+          ends: at + ends,
+          worth: at + worth,
+          firstPosition,
+          positions,
+        });
+      }
+    }
+    const bytes = 4 * Math.max(0, ...used.values());
+    if (bytes > (this.#scores?.byteLength ?? 0)) {
+      const grown = this.#machine.allocate(bytes);
+      this.#scores?.free();
+      this.#scores = grown;
+    }
+    return places;
+  }
+
+  #putChoice(words: Int32Array, at: number, { rule, shown, chooser }: KvChoice, place: ScorePlace): void {
+    const base = this.#scores!.address;
+    putAddress(words, at + CHOICE.shown, shown.address);
+    putAddress(words, at + CHOICE.chooser, chooser.address);
+    for (const array of ["scores", "ends", "worth"] as const)
+      putAddress(words, at + CHOICE[array], base + 4 * place[array]);
+    words[at + CHOICE.firstPosition] = place.firstPosition;
+    words[at + CHOICE.numPositions] = place.positions;
+    for (const field of ["tokens", "first", "newest", "stride", "every", "reach"] as const)
+      words[at + CHOICE[field]] = rule[field];
+    words[at + CHOICE.wholly] = Number(rule.wholly);
+    new Float32Array(words.buffer, words.byteOffset)[at + CHOICE.similar] = rule.similar;
+  }
+
+  /** Spans, then the pointers to their groups' views, then the views, each with its choice after it. */
+  #writeTables(step: Step, scores: ReadonlyMap<KvView, ScorePlace>): void {
     const base = this.#tables.address;
     const words = this.#tables.int32(0, this.#tables.byteLength >> 2);
     const floats = this.#tables.float32(0, this.#tables.byteLength >> 2);
@@ -161,7 +233,11 @@ export class StepWriter {
           putAddress(words, viewAt + VIEW.thinRows, view.thin ? thinAt + view.thin.rowsAt : 0);
           putAddress(words, viewAt + VIEW.thinElements, view.thin ? thinAt + view.thin.elementsAt : 0);
           putAddress(words, viewAt + VIEW.queries, view.queries?.region.address ?? 0);
-          putAddress(words, viewAt + VIEW.next, view.next ? base + (viewAt + VIEW.words) * 4 : 0);
+          const { choice = null } = view === first ? view : {};
+          const end = viewAt + VIEW.words + (choice ? CHOICE.words : 0);
+          if (choice) this.#putChoice(words, viewAt + VIEW.words, choice, scores.get(view)!);
+          putAddress(words, viewAt + VIEW.choice, choice ? base + (viewAt + VIEW.words) * 4 : 0);
+          putAddress(words, viewAt + VIEW.next, view.next ? base + end * 4 : 0);
           words[viewAt + VIEW.numPages] = view.numPages;
           words[viewAt + VIEW.lanes] = view.lanes;
           words[viewAt + VIEW.pageTokens] = view.pageTokens;
@@ -172,7 +248,7 @@ export class StepWriter {
           floats[viewAt + VIEW.noise] = view.mass?.tempered?.noise ?? 0;
           words[viewAt + VIEW.queriesFrom] = view.queries?.from ?? 0;
           words[viewAt + VIEW.thinWidth] = view.thin?.width ?? 0;
-          viewAt += VIEW.words;
+          viewAt = end;
         }
       }
     }

@@ -22,3 +22,23 @@ export function rotate(
     values[second] = a * sin + b * cos;
   }
 }
+
+/** Undoes `rotate`, but for the square of what the rope's magnitude is. */
+export function rotateBack(
+  values: Float32Array | Float64Array,
+  at: number,
+  rope: RopeRef,
+  table: Float32Array,
+  row: number,
+): void {
+  const pairs = rope.frequencies.length;
+  for (let i = 0; i < pairs; i++) {
+    const first = at + (rope.style === "interleaved" ? 2 * i : i);
+    const second = first + (rope.style === "interleaved" ? 1 : pairs);
+    const cos = table[row * 2 * pairs + i]!;
+    const sin = table[row * 2 * pairs + pairs + i]!;
+    const [a, b] = [values[first]!, values[second]!];
+    values[first] = a * cos + b * sin;
+    values[second] = b * cos - a * sin;
+  }
+}

@@ -13,7 +13,7 @@ export function visible(window: number, inner: CachePolicy): CachePolicy {
     per: inner.per ?? "model",
     merges: inner.merges ?? false,
     ...(inner.settles === undefined ? {} : { settles: inner.settles }),
-    ...(inner.selects ? { selects: inner.selects } : {}),
+    ...(inner.chooses ? { chooses: inner.chooses } : {}),
     ...(inner.thins ? { thins: inner.thins } : {}),
     ...(inner.mass ? { mass: inner.mass } : {}),
     capacity: (demand) => Math.min(inner.capacity(demand), window - 1 + Math.min(demand.step, demand.tokens)),

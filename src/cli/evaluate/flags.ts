@@ -85,17 +85,26 @@ function recallOptions(text: string): RecallOptions {
   return Object.fromEntries(pairs) as unknown as RecallOptions;
 }
 
+export interface CacheNaming {
+  /** How several budgets are told apart in names. Default: by their tokens. */
+  readonly label?: (budget: number) => string;
+  /** Told of policies that cannot be cut to a budget; without it they throw. */
+  readonly tellUnfit?: (reason: Error) => void;
+}
+
 /** What `cacheOption` yielded, or `otherwise`. Throws INVALID_ARGUMENT. */
 export function cachePolicies(
   lists: readonly string[] | undefined,
   otherwise: string,
   budgets: readonly number[],
   sizing: Sizing,
+  { label = String, tellUnfit }: CacheNaming = {},
 ): NamedPolicy[] {
-  const policies = (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, budgets, sizing));
-  const several = (name: string) => policies.filter((each) => each.name === name).length > 1;
+  const policies = (lists ?? [otherwise]).flatMap((list) => policiesOfSize(list, budgets, sizing, tellUnfit));
   return policies.map((each) =>
-    several(each.name) ? { ...each, name: `${each.name} ${each.budget}` } : each,
+    each.budget !== null && budgets.length > 1
+      ? { ...each, name: `${each.name} ${label(each.budget)}` }
+      : each,
   );
 }
 

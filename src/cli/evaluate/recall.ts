@@ -24,6 +24,7 @@ import { bold, plural, table } from "../terminal.js";
 import {
   addEvaluationOptions,
   budgetOption,
+  type CacheNaming,
   cacheOption,
   cachePolicies,
   type EvaluationOptions,
@@ -121,7 +122,14 @@ async function evaluate(source: string, flags: RecallFlags): Promise<void> {
   await using model = await openModel(source, evaluationModel(flags));
   const budgets = flags.budget ?? flags.share.map((share) => Math.round(share * within));
   const sizing = { of: tokens === undefined ? within : null, heads: await headsOf(source) };
-  const caches = examinees(flags, budgets, sizing);
+  const unfit: string[] = [];
+  const label = flags.budget
+    ? String
+    : (budget: number) => percentage(flags.share[budgets.indexOf(budget)] ?? Number.NaN);
+  const caches = examinees(flags, budgets, sizing, {
+    label,
+    tellUnfit: ({ message }) => unfit.push(message),
+  });
   const bar = progressBar(
     "asking",
     tokens === undefined ? (total) => plural(total, "question") : (total) => plural(total, "token"),
@@ -131,15 +139,29 @@ async function evaluate(source: string, flags: RecallFlags): Promise<void> {
   const seconds = (performance.now() - startedAt) / 1000;
   const { path, backend } = model.info;
   const where = tokens === undefined ? { within, questions } : { tokens };
-  const figures = { model: path, backend: backend.description, codec, seed, ...where, seconds, results };
+  const figures = {
+    model: path,
+    backend: backend.description,
+    codec,
+    seed,
+    ...where,
+    seconds,
+    results,
+    unfit,
+  };
   const title = `${basename(path)}, ${tokens === undefined ? "a log for each question" : `one log of ${plural(tokens, "token")}`}`;
-  await deliver(flags, figures, print(title, results), [picture(title, results)]);
+  await deliver(flags, figures, print(title, results, unfit), pictures(title, results, label));
 }
 
 /** The caches that were asked for; where there is a disk, those that lose tokens also with it. */
-function examinees(flags: RecallFlags, budgets: readonly number[], sizing: Sizing): Examinee[] {
+function examinees(
+  flags: RecallFlags,
+  budgets: readonly number[],
+  sizing: Sizing,
+  naming: CacheNaming,
+): Examinee[] {
   const { codec, memory, recall } = flags;
-  return cachePolicies(flags.cache, POLICIES, budgets, sizing).flatMap((policy): Examinee[] => {
+  return cachePolicies(flags.cache, POLICIES, budgets, sizing, naming).flatMap((policy): Examinee[] => {
     const plain = { ...policy, codec, ...(memory === undefined ? {} : { memory }) };
     const keeps = policy.policy.policy === "full";
     return recall && !keeps ? [plain, { ...plain, name: `${policy.name} + disk`, recall }] : [plain];
@@ -179,11 +201,12 @@ async function ask(
   }
 }
 
+const percentage = (share: number) => `${Number((100 * share).toFixed(1))} %`;
 const percent = (right: number, questions: number) =>
   questions === 0 ? "-" : `${((100 * right) / questions).toFixed(1)} %`;
 const thousands = (value: number) => Math.round(value).toLocaleString("en-US");
 
-function print(title: string, results: readonly RecallResult[]): string {
+function print(title: string, results: readonly RecallResult[], unfit: readonly string[]): string {
   const buckets = new Map(results.flatMap(({ buckets }) => buckets.map((each) => [each.from, each.to])));
   const ranges = [...buckets].sort(([a], [b]) => a - b);
   const row = ({ name, kept, questions, right, buckets, perplexity, bytes, firstTokenMs }: RecallResult) => [
@@ -217,26 +240,37 @@ function print(title: string, results: readonly RecallResult[]): string {
     `${plural(most.questions, "question")}; right answers by tokens since the fact was stated`,
     table([head, ...results.map(row)], align),
     ...ends,
+    ...unfit.map((reason) => `  ${reason}`),
   ].join("\n");
 }
 
 const short = (tokens: number) => (tokens >= 1000 ? `${tokens / 1000}k` : String(tokens));
 
-function picture(title: string, results: readonly RecallResult[]): Panel {
+/** A picture for each size of cache, with those beside it that have none. */
+function pictures(
+  title: string,
+  results: readonly RecallResult[],
+  label: (budget: number) => string,
+): Panel[] {
   const budgets = [...new Set(results.map(({ budget }) => budget))].filter((budget) => budget !== null);
-  return {
-    title: `Recall: ${title}`,
-    x: { label: "tokens since the fact was stated", scale: "log" },
-    y: { label: "right answers, percent", from: 0, to: 100 },
-    series: results.map(({ name, budget, policy, buckets }) => ({
-      name,
-      group: name.endsWith(" + disk") ? `${policy.policy} + disk` : policy.policy,
-      style: "marks",
-      dashed: budgets.length > 1 && budget === Math.min(...budgets),
-      points: buckets.map(({ from, right, questions }) => [middleOf(from), (100 * right) / questions]),
-    })),
-  };
+  if (budgets.length < 2) return [picture(`Recall: ${title}`, results)];
+  return budgets.map((size) => {
+    const shown = results.filter(({ budget }) => budget === null || budget === size);
+    return picture(`Recall, caches of ${label(size)}: ${title}`, shown);
+  });
 }
+
+const picture = (title: string, results: readonly RecallResult[]): Panel => ({
+  title,
+  x: { label: "tokens since the fact was stated", scale: "log" },
+  y: { label: "right answers, percent", from: 0, to: 100 },
+  series: results.map(({ name, policy, buckets }) => ({
+    name,
+    group: name.endsWith(" + disk") ? `${policy.policy} + disk` : policy.policy,
+    style: "marks",
+    points: buckets.map(({ from, right, questions }) => [middleOf(from), (100 * right) / questions]),
+  })),
+});
 
 /** Where a bucket is drawn: in its middle, by factors. */
 const middleOf = (from: number): number => {
