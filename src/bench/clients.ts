@@ -35,7 +35,10 @@ export interface ClientsMeasured {
   readonly delay: LoopDelay;
 }
 
-/** Starts `millrace serve` and clients for it, and measures. Throws BACKEND_UNAVAILABLE where either dies, ABORTED where nothing was measured yet. */
+/**
+ * Starts `millrace serve` and clients for it, and measures. Throws BACKEND_UNAVAILABLE where either dies, ABORTED where
+ * nothing was measured yet.
+ */
 export async function measureClients(options: ClientsOptions): Promise<ClientsMeasured> {
   const { serve, profile, signal, onSample, ...request } = options;
   const watch = new URL("./watch-process.js", import.meta.url).href;
