@@ -102,9 +102,11 @@ describe("worldSource", () => {
     const sparse = questions({ every: [100, 100], exams: 0 });
     expect(dense.length).toBeGreaterThan(3 * sparse.length);
     expect(sparse.length).toBeGreaterThan(80);
-    const weather = questions({ every: [10, 10], exams: 0, weights: { weather: 10_000 } });
-    const share = (all: string[]) => all.filter((text) => text.includes("weather")).length / all.length;
-    expect(share(weather)).toBeGreaterThan(5 * share(dense));
+    const people = questions({ every: [10, 10], exams: 0, weights: { person: 10_000 } });
+    const share = (all: string[]) =>
+      all.filter((text) => /^(Where is|Where can I find|Do you know where) [A-Z]/.test(text)).length /
+      all.length;
+    expect(share(people)).toBeGreaterThan(1.3 * share(dense));
   });
 
   it("asks in exams about facts that lie equally far back", () => {
