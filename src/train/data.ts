@@ -50,7 +50,7 @@ export interface TextData {
   readonly heldOut: WindowSource | null;
   /** Tokens of all documents and separators. */
   readonly numTokens: number;
-  /** Of all tokens. */
+  /** Of the text and its tokens. */
   readonly digest: string;
 }
 
@@ -79,20 +79,29 @@ export async function packText(
 ): Promise<TextData> {
   const { parseSpecial = false, separator = tokenizer.eosId } = options;
   const ids = new TokenStream();
+  // Of the text too: another text's tokenizer may give it the same ids.
+  const hash = createHash("sha256");
   for (const pieces of documents) {
     let first = true;
     for await (const piece of pieces) {
       // A tokenizer that puts a space before its text gets later pieces without theirs.
       const text = first || !tokenizer.leadingSpace ? piece : piece.slice(1);
       ids.append(tokenizer.encode(text, { addSpecial: false, parseSpecial }));
+      hash.update(text);
       first = false;
     }
     if (separator !== null) ids.append(Int32Array.of(separator));
   }
-  return packTokens(ids.toArray(), tokenizer, options);
+  const tokens = ids.toArray();
+  const digest = hash.update(tokens).digest("hex").slice(0, 16);
+  return { ...packTokens(tokens, tokenizer, options), digest };
 }
 
-function packTokens(ids: Int32Array, tokenizer: Tokenizer, options: TextDataOptions): TextData {
+function packTokens(
+  ids: Int32Array,
+  tokenizer: Tokenizer,
+  options: TextDataOptions,
+): Omit<TextData, "digest"> {
   const { windowLength, seed, heldOut = 0 } = options;
   check(
     Number.isSafeInteger(windowLength) && windowLength >= 2,
@@ -122,7 +131,6 @@ function packTokens(ids: Int32Array, tokenizer: Tokenizer, options: TextDataOpti
     train: shuffledWindows(ids.subarray(0, boundary), cut, seed),
     heldOut: numHeldOut === 0 ? null : orderedWindows(ids.subarray(boundary), cut),
     numTokens: ids.length,
-    digest: createHash("sha256").update(ids).digest("hex").slice(0, 16),
   };
 }
 

@@ -71,5 +71,12 @@ function validLength(chunk: Uint8Array): number {
       bad = middle;
     }
   }
+  // Back to where a character begins that does not end.
+  for (let back = 1; back <= Math.min(3, good); back++) {
+    const byte = chunk[good - back]!;
+    if (byte >> 6 === 0b10) continue;
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return length > back ? good - back : good;
+  }
   return good;
 }
