@@ -78,6 +78,8 @@ class Host {
         void this.#model?.sessions.cancel(message.id).then(() => this.#flush());
       }
     } catch (error) {
+      // Nobody waits for an answer to a lease.
+      if (message.type === "lease") throw error;
       this.#fail(message.id, error);
     }
     this.#flush();
