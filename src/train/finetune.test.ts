@@ -96,7 +96,9 @@ describe("finetune", () => {
     await expect(
       finetune(options(model, join(folder, "part"), { ...other, checkpoint: resume })),
     ).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
-    const otherModel = await writeTinyGguf(tinyModel("llama"), join(folder, "resume-other"), { type: "Q8_0" });
+    const otherModel = await writeTinyGguf(tinyModel("llama"), join(folder, "resume-other"), {
+      type: "Q8_0",
+    });
     await expect(
       finetune(options(otherModel, join(folder, "part"), { ...spec, checkpoint: resume })),
     ).rejects.toMatchObject({ message: expect.stringContaining("(model: ") });
