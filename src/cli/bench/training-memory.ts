@@ -9,6 +9,7 @@ import { longestFitting } from "../../bench/longest.js";
 import { randomCheckpoint } from "../../bench/random-model.js";
 import { SHAPES as KNOWN_SHAPES, type Shape } from "../../bench/shapes.js";
 import { formatBytes, parseBytes } from "../../engine/bytes.js";
+import { MillraceError } from "../../errors.js";
 import type { Checkpoint } from "../../formats/checkpoint.js";
 import { buildTape } from "../../models/resolve.js";
 import type { Tape } from "../../tape/tape.js";
@@ -114,6 +115,13 @@ async function trainingMemory({ backend, threads, memory, chunk, json }: Flags):
   const small = Math.floor(budget * MEASURED);
   const measured: Measured[] = [];
   const longest = await longestOf(tape, checkpoint, small, chunk);
+  if (Object.values(longest).includes(0)) {
+    throw new MillraceError(
+      "INVALID_ARGUMENT",
+      `Real steps get a sixteenth of --memory, ${formatBytes(small)}, which has no room for ${STEP} tokens; give more.`,
+      { memory: budget },
+    );
+  }
   for (const mode of MODES)
     measured.push(await measure(opened.arithmetic, tape, checkpoint, mode, longest[mode], chunk));
   // The same sequence in each way: the longest that all have room for.
