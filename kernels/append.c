@@ -1,5 +1,5 @@
 // OP_APPEND: stores each token's keys and values in the slot that the step names, encoded as the page's codec says.
-// i: [K, D]   p: [k f32 [T, K*D], v f32 [T, K*D], laneMap int32 [K][2] = (group, lane)]
+// i: [K, D, kv heads of the layers before]   p: [k f32 [T, K*D], v f32 [T, K*D]]
 #include "page.h"
 #include "simd.h"
 #include "work.h"
@@ -48,15 +48,15 @@ static void store_int8(float *scales, int token, int8_t *keys, int8_t *values, c
   }
 }
 
-static void store_token(const Op *op, const Step *step, const Span *span, int t) {
+static void store_token(const Op *op, const Span *span, int t) {
   int num_heads = op->i[0], width = op->i[1];
-  const int32_t *lanes = AT(const int32_t, op->p[2]);
+  const int32_t *lanes = AT(const int32_t, span->lanes) + 2 * op->i[2];
   for (int head = 0; head < num_heads; head++) {
     int group = lanes[2 * head], lane = lanes[2 * head + 1];
     const View *view = AT(const View, AT(const uint64_t, span->views)[group]);
-    int slot = AT(const int32_t, AT(const uint64_t, step->slots)[group])[t], token = slot % GROUP;
+    int slot = AT(const int32_t, AT(const uint64_t, span->slots)[group])[t - span->start], token = slot % GROUP;
     int64_t bytes = group_bytes(view->codec, width, width);
-    uint8_t *at = group_address(step, view, lane, slot / view->page_tokens, slot, bytes);
+    uint8_t *at = group_address(span, view, lane, slot / view->page_tokens, slot, bytes);
     int element = codec_element_bytes(view->codec);
     uint8_t *keys = at + codec_scale_bytes(view->codec) + token * element;
     uint8_t *values = keys + (GROUP * width + token * (padded_width(width) - 1)) * element;
@@ -76,6 +76,6 @@ void kernel_append(const Op *op, const Step *step, Work *work) {
   const int32_t *token_span = AT(const int32_t, step->token_span);
   int begin, end;
   while (work_take(work, step->num_tokens, 8, &begin, &end)) {
-    for (int t = begin; t < end; t++) store_token(op, step, &spans[token_span[t]], t);
+    for (int t = begin; t < end; t++) store_token(op, &spans[token_span[t]], t);
   }
 }

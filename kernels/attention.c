@@ -1,7 +1,7 @@
 // OP_ATTENTION and OP_ATTENTION_MERGE: softmax(cap(scale * q . k) + log_count) v over the pages of each token's sequence.
 //
-// i: [H, K, D, window (0: none), pairs, style, maxTokens]   f: [scale, softcap (0: none)]
-// p: [q f32 [T, H*D], out f32 [T, H*D], laneMap int32 [K][2], rope table or 0, partials, threadScratch]
+// i: [H, K, D, window (0: none), pairs, style, maxTokens, kv heads of the layers before]   f: [scale, softcap (0: none)]
+// p: [q f32 [T, H*D], out f32 [T, H*D], rope table or 0, partials, threadScratch]
 // Both ops take the same fields. The merge must follow the attention directly, with a barrier before it.
 //
 // Memory, in bytes, with Dp = D rounded up to 16 and g = H / K:
@@ -209,7 +209,7 @@ static void write_out(const Plan *plan, const Tile *tile, const float *sums, con
 
 // Maximum and weight of every query [T, H] in the softmax that mass comes from, for the merge to give it out.
 static inline float *outcome_of(const Plan *plan, const Tile *tile, int row) {
-  return AT(float, plan->op->p[4]) + 2 * query_of(plan, tile, row);
+  return AT(float, plan->op->p[3]) + 2 * query_of(plan, tile, row);
 }
 
 // What one part of split tile number `split` gave one row: sums [Dp], max, weight, both again for mass.
@@ -217,7 +217,7 @@ static inline float *partial_of(const Plan *plan, int split, int part, int row) 
   const Shape *s = &plan->shape;
   size_t outcomes = ((size_t)plan->op->i[6] * s->heads * 2 + 15) & ~(size_t)15;
   int64_t most = (int64_t)plan->op->i[6] * s->per_kv_head, rows = most < TILE_ROWS ? most : TILE_ROWS;
-  return AT(float, plan->op->p[4]) + outcomes +
+  return AT(float, plan->op->p[3]) + outcomes +
          (((size_t)split * MAX_PARTS + part) * rows + row) * (s->padded + 16);
 }
 

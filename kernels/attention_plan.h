@@ -42,10 +42,16 @@ typedef struct Stream {
   int has_queries;  // some query of the span adds to the lane's sums
 } Stream;
 
+// Of each kv head of the op's layer: the group that holds it in this span's cache, and its lane there.
+static inline const int32_t *lane_map_of(const Op *op, const Span *span) {
+  return AT(const int32_t, span->lanes) + 2 * op->i[7];
+}
+
 SHARED Stream stream_of(const Op *op, const Step *step, const Shape *shape, int index) {
-  int span = index / shape->kv_heads, head = index % shape->kv_heads;
-  const int32_t *lane_map = AT(const int32_t, op->p[2]);
-  Stream s = {.span = AT(const Span, step->spans) + span, .kv_head = head, .lane = lane_map[2 * head + 1]};
+  const Span *from = AT(const Span, step->spans) + index / shape->kv_heads;
+  int head = index % shape->kv_heads;
+  const int32_t *lane_map = lane_map_of(op, from);
+  Stream s = {.span = from, .kv_head = head, .lane = lane_map[2 * head + 1]};
   s.view = AT(const View, AT(const uint64_t, s.span->views)[lane_map[2 * head]]);
   for (const View *view = s.view; view; view = AT(const View, view->next)) {
     s.slots += view->num_pages * view->page_tokens;

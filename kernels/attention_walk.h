@@ -37,7 +37,7 @@ typedef struct Tile {
 
 SHARED Tile tile_memory(const Plan *plan, int thread) {
   int padded = plan->shape.padded, size = TILE_ROWS * padded;
-  float *memory = AT(float, plan->op->p[5]) + (size_t)thread * (448 * padded + 3072);
+  float *memory = AT(float, plan->op->p[4]) + (size_t)thread * (448 * padded + 3072);
   Tile tile = {.still = memory, .moved = memory + size, .sums = memory + 2 * size, .total = memory + 3 * size,
                .keys = memory + 4 * size, .values = memory + 5 * size, .thin = memory + 6 * size};
   memory += 7 * size;
@@ -123,13 +123,13 @@ SHARED void load_tile(const Plan *plan, const Stream *stream, int index, Tile *t
 // Makes tile->q the rows that keys moved by `rotation` must meet.
 SHARED void move_tile(const Plan *plan, Tile *tile, int rotation) {
   const float *before = tile->q;
-  tile->q = rotation < 0 || !plan->op->p[3] ? tile->still : tile->moved;
+  tile->q = rotation < 0 || !plan->op->p[2] ? tile->still : tile->moved;
   if (tile->q != before) tile->thin_view = 0;
   if (tile->q == tile->still || tile->rotation == rotation) return;
   tile->thin_view = 0;
   tile->rotation = rotation;
   int width = plan->shape.width, pairs = plan->shape.pairs;
-  const float *cos = AT(const float, plan->op->p[3]) + (size_t)(plan->step->num_tokens + rotation) * 2 * pairs;
+  const float *cos = AT(const float, plan->op->p[2]) + (size_t)(plan->step->num_tokens + rotation) * 2 * pairs;
   const float *sin = cos + pairs;
   for (int block = 0; block < tile->rows; block += ROW_BLOCK) {
     int rows = min(ROW_BLOCK, tile->rows - block);
@@ -224,7 +224,7 @@ typedef struct Block {
 
 // A walk over slots begin .. end-1 of a stream.
 typedef struct Walk {
-  const Step *step;
+  const Span *span;
   const View *view;
   int width, lane;
   int slot, left;  // in this view; slots to go
@@ -232,7 +232,7 @@ typedef struct Walk {
 
 SHARED Walk walk_part(const Plan *plan, const Stream *stream, int part) {
   int begin = part * stream->part_slots;
-  Walk walk = {plan->step, stream->view, plan->shape.width, stream->lane, begin,
+  Walk walk = {stream->span, stream->view, plan->shape.width, stream->lane, begin,
                min(stream->part_slots, stream->slots - begin)};
   return walk;
 }
@@ -272,7 +272,7 @@ SHARED int next_block(Walk *walk, const Sight *sight, Block *block) {
       group->log_counts = log_counts ? log_counts + walk->slot : 0;
       group->shown = shown ? shown + walk->slot : 0;
       if (look(sight, group)) {
-        const uint8_t *at = group_address(walk->step, view, walk->lane, page, walk->slot, bytes);
+        const uint8_t *at = group_address(walk->span, view, walk->lane, page, walk->slot, bytes);
         group->keys = at + keys_at;
         group->values = at + values_at;
         group->scales = keys_at ? (const float *)at : 0;

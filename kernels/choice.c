@@ -35,8 +35,8 @@ static void mean_query(const Plan *plan, int token, int kv_head, float *out) {
   for (int h = 0; h < s->per_kv_head; h++, q += s->width) {
     for (int i = 0; i < s->width; i++) out[i] += q[i] / s->per_kv_head;
   }
-  if (!plan->op->p[3]) return;
-  const float *cos = AT(const float, plan->op->p[3]) + (size_t)token * 2 * s->pairs, *sin = cos + s->pairs;
+  if (!plan->op->p[2]) return;
+  const float *cos = AT(const float, plan->op->p[2]) + (size_t)token * 2 * s->pairs, *sin = cos + s->pairs;
   for (int i = 0; i < s->pairs; i++) {
     float *a = out + (s->halves ? i : 2 * i), *b = out + (s->halves ? i + s->pairs : 2 * i + 1), x = *a, y = *b;
     *a = x * cos[i] + y * sin[i];
@@ -47,7 +47,7 @@ static void mean_query(const Plan *plan, int token, int kv_head, float *out) {
 // Whether the query of a token is like that of `last`, or, where that is -1, the one that chose in an earlier step.
 static int is_like(const Plan *plan, const Stream *stream, int token, int last, float *memory) {
   const Choice *choice = AT(const Choice, stream->view->choice);
-  const int32_t *lane_map = AT(const int32_t, plan->op->p[2]);
+  const int32_t *lane_map = lane_map_of(plan->op, stream->span);
   int width = plan->shape.width, group = lane_map[2 * stream->kv_head];
   const float *stored = AT(const float, choice->chooser) + 1;
   double product = 0, own = 0, other = 0;
@@ -116,7 +116,7 @@ static void score_tile(const Plan *plan, const Stream *stream, Tile *tile, float
   }
   Sight sight = sight_of(tile, 0, tile->rows, s->window);
   sight.tokens = 0;  // all is looked at
-  Walk walk = {plan->step, stream->view, s->width, stream->lane, begin, end - begin};
+  Walk walk = {stream->span, stream->view, s->width, stream->lane, begin, end - begin};
   Block block;
   while (next_block(&walk, &sight, &block)) {
     move_tile(plan, tile, block.rotation);
@@ -201,7 +201,7 @@ static void sum_worth(const Plan *plan, const Stream *stream, int token, int32_t
   const Choice *choice = AT(const Choice, stream->view->choice);
   const View *view = stream->view;
   const Shape *s = &plan->shape;
-  const int32_t *lane_map = AT(const int32_t, plan->op->p[2]), *positions = AT(const int32_t, view->positions);
+  const int32_t *lane_map = lane_map_of(plan->op, stream->span), *positions = AT(const int32_t, view->positions);
   const float *log_counts = view->log_counts ? AT(const float, view->log_counts) : 0;
   int part_slots, parts = view_parts(view, &part_slots), slots = view->num_pages * view->page_tokens;
   float *worth = AT(float, choice->worth), *sum = tile->scores;
@@ -306,7 +306,7 @@ static void choose_for(const Plan *plan, const Stream *stream, int token, int32_
 static void choose(const Plan *plan, const Stream *stream, Tile *tile) {
   const Choice *choice = AT(const Choice, stream->view->choice);
   const Span *span = stream->span;
-  const int32_t *lane_map = AT(const int32_t, plan->op->p[2]), *slot_positions = AT(const int32_t, stream->view->positions);
+  const int32_t *lane_map = lane_map_of(plan->op, stream->span), *slot_positions = AT(const int32_t, stream->view->positions);
   const int32_t *positions = AT(const int32_t, plan->step->positions) + span->start;
   int32_t *chooser = AT(int32_t, choice->chooser), *shown = AT(int32_t, choice->shown);
   int slots = stream->view->num_pages * stream->view->page_tokens, last = -1;
@@ -335,11 +335,11 @@ static void choose(const Plan *plan, const Stream *stream, Tile *tile) {
 void kernel_choice(const Op *op, const Step *step, Work *work) {
   Plan plan = {.op = op, .step = step, .shape = shape_of(op), .threads = work->threads};
   Tile tile = tile_memory(&plan, work->thread);
-  const int32_t *lane_map = AT(const int32_t, op->p[2]);
   int begin, end;
   while (work_take(work, step->num_spans * plan.shape.kv_heads, 1, &begin, &end)) {
     for (int unit = begin; unit < end; unit++) {
       Stream stream = stream_of(op, step, &plan.shape, unit);
+      const int32_t *lane_map = lane_map_of(op, stream.span);
       int is_first = stream.view->choice != 0;
       for (int head = 0; head < stream.kv_head; head++) is_first &= !chooses_with(&stream, head, lane_map);
       if (is_first) choose(&plan, &stream, &tile);

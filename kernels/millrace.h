@@ -131,12 +131,17 @@ typedef struct Choice {
   float similar;
 } Choice;
 
+// One sequence's tokens. How its cache is cut into groups of lanes, and the arena of its pages, are its own.
 typedef struct Span {
   int32_t start;
   int32_t count;
-  uint64_t views;  // uint64 [num_groups]: address of the group's first View
+  uint64_t views;  // uint64 [groups]: address of the group's first View
   int32_t adapter; // -1: none
   int32_t reserved;
+  uint64_t slots;  // uint64 [groups]: address of int32 [count]
+  uint64_t lanes;  // int32 [kv heads of all layers][2] = (group, lane)
+  uint64_t arena;
+  int64_t page_bytes;
 } Span;
 
 // One adapter's change of low rank at one matrix (LowRankPair of tape.ts); rank 0: none.
@@ -151,17 +156,14 @@ typedef struct Step {
   int32_t num_tokens;
   int32_t num_outputs;
   int32_t num_spans;
-  int32_t num_groups;
   int32_t num_rotations;
   int32_t num_states;
+  int32_t reserved;
   uint64_t tokens;     // int32 [T]
   uint64_t positions;  // int32 [T]
   uint64_t outputs;    // int32 [R]
   uint64_t spans;      // Span [num_spans]
   uint64_t token_span; // int32 [T]: which span a token belongs to
-  uint64_t slots;      // uint64 [num_groups]: address of int32 [T]
-  uint64_t arena;
-  int64_t page_bytes;
   uint64_t gumbel;     // f32 [1024]: quantiles of the Gumbel distribution
   uint64_t states;     // int32 [num_states]
 } Step;

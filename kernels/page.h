@@ -21,9 +21,9 @@ static inline int64_t group_bytes(int codec, int key_width, int head_width) {
 }
 
 // The group of 16 tokens that holds slot `slot` of a view, in lane `lane`; the slot lies in page `page` of the view.
-static inline uint8_t *group_address(const Step *step, const View *view, int lane, int page, int slot, int64_t bytes) {
+static inline uint8_t *group_address(const Span *span, const View *view, int lane, int page, int slot, int64_t bytes) {
   int64_t id = AT(const int32_t, view->page_ids)[(size_t)page * view->lanes + lane];
-  return AT(uint8_t, step->arena) + id * step->page_bytes + (slot - page * view->page_tokens) / GROUP * bytes;
+  return AT(uint8_t, span->arena) + id * span->page_bytes + (slot - page * view->page_tokens) / GROUP * bytes;
 }
 
 #endif

@@ -170,12 +170,26 @@ export interface Tempered {
   readonly seed: number;
 }
 
-/** One sequence's share of a batch: tokens start .. start+count-1 of the step. */
+/** Pages of a sequence that lie in an arena of their own, cut in a way of their own. */
+export interface KvPages {
+  /** Any that holds every lane of the tape once. Not to change. */
+  readonly kv: KvLayout;
+  readonly arena: Region;
+  /** By group of `kv`: for each token of the span the slot, in its first view, where `append` stores it, [count]. */
+  readonly slots: readonly Int32Array[];
+}
+
+/**
+ * One sequence's share of a batch: tokens start .. start+count-1 of the step. Sequences with different adapters, layouts
+ * and arenas share a step: only what touches their pages is done for each by itself.
+ */
 export interface Span {
   readonly start: number;
   readonly count: number;
   /** By group of the layout. */
   readonly views: readonly KvView[];
+  /** Absent: the pages lie in the step's arena, cut as the program was compiled for. */
+  readonly pages?: KvPages;
   /** Number of the adapter that its `lowRank` ops apply; absent: none. */
   readonly adapter?: number;
 }
@@ -191,7 +205,10 @@ export interface Step {
   /** Token rows whose states are wanted, [S], ascending, whether their logits are or not. Absent: none. */
   readonly states?: Int32Array;
   readonly spans: readonly Span[];
-  /** By group: for each token the slot, in its span's first view, where `append` stores it, [T]. */
+  /**
+   * By group: for each token the slot, in its span's first view, where `append` stores it, [T]. Not read for spans with
+   * pages of their own.
+   */
   readonly slots: readonly Int32Array[];
   /** Offsets (in positions, may be negative) by which a segment's queries are rotated; see KvView.rotations. */
   readonly rotations: Float64Array;
@@ -205,6 +222,7 @@ export interface ProgramLimits {
   readonly maxOutputs: number;
   /** Largest S of a step. Absent: 0. */
   readonly maxStates?: number;
+  /** How the caches are cut of sequences that say nothing else. */
   readonly kv: KvLayout;
   /**
    * Gives every buffer, or those with these ids, memory of its own, so that `Program.read` works for them (tests,

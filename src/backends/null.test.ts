@@ -21,6 +21,7 @@ describeBackend("null", createNull, {
     experts: computes,
     chunkedPrefill: "its logits hang on token and position alone; batchInvariance says all there is to say",
     pagePlacement: computes,
+    ownPages: computes,
     positionShift: computes,
   },
 });

@@ -5,16 +5,7 @@
  */
 import { MillraceError } from "../errors.js";
 import type { Tape } from "../tape/tape.js";
-import {
-  checkLimits,
-  checkStep,
-  mostRows,
-  NO_ROWS,
-  type RowCounts,
-  rowsOf,
-  rowsOfStep,
-  vocabularyOf,
-} from "./check.js";
+import { mostRows, NO_ROWS, type RowCounts, rowsOf, rowsOfStep, StepCheck } from "./check.js";
 import type { Backend, BackendOptions, LoadedWeights, Program, ProgramLimits, Step } from "./contract.js";
 import { copyRegion, HostMemory } from "./host-memory.js";
 
@@ -34,7 +25,6 @@ export function createNull(_options: BackendOptions = {}): Backend {
       if (!(weights instanceof NullWeights)) {
         throw new MillraceError("INVALID_ARGUMENT", "These weights were loaded by another backend.");
       }
-      checkLimits(tape, limits);
       return new NullProgram(tape, limits);
     },
     copy: copyRegion,
@@ -57,21 +47,21 @@ class NullWeights implements LoadedWeights {
 
 class NullProgram implements Program {
   readonly #tape: Tape;
-  readonly #limits: ProgramLimits;
+  readonly #check: StepCheck;
   readonly #logits: Float32Array;
   readonly #states: Float32Array;
   #ran: RowCounts = NO_ROWS;
 
   constructor(tape: Tape, limits: ProgramLimits) {
     this.#tape = tape;
-    this.#limits = limits;
+    this.#check = new StepCheck(tape, limits);
     const { outputs, states } = mostRows(limits);
     this.#logits = new Float32Array(outputs * tape.logits.width);
     this.#states = new Float32Array(states * stateWidth(tape));
   }
 
   async run(step: Step): Promise<void> {
-    checkStep(step, this.#limits, vocabularyOf(this.#tape));
+    this.#check.check(step);
     this.#ran = rowsOfStep(step);
     const fill = (rows: Int32Array | undefined, width: number, out: Float32Array) =>
       rows?.forEach((t, r) => {

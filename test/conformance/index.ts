@@ -19,6 +19,7 @@ import { embedCases, matmulCases } from "./matmul.js";
 import {
   batchInvarianceCases,
   chunkedPrefillCases,
+  ownPagesCases,
   pagePlacementCases,
   positionShiftCases,
 } from "./properties.js";
@@ -41,6 +42,7 @@ const PARTS: Record<Part, (suite: Suite) => void> = {
   batchInvariance: batchInvarianceCases,
   chunkedPrefill: chunkedPrefillCases,
   pagePlacement: pagePlacementCases,
+  ownPages: ownPagesCases,
   positionShift: positionShiftCases,
 };
 

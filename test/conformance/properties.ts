@@ -2,7 +2,7 @@
  * Properties of whole programs: a small model with two layers (grouped queries, one layer with a window, experts in
  * the other), run in different batches that must give the same.
  */
-import type { KvGroup } from "../../src/backends/contract.js";
+import type { KvGroup, KvLayout, Span } from "../../src/backends/contract.js";
 import type { CodecName } from "../../src/cache/codecs/contract.js";
 import type { TensorType } from "../../src/formats/checkpoint.js";
 import type { BufferRef } from "../../src/tape/tape.js";
@@ -148,6 +148,102 @@ export function batchInvarianceCases(suite: Suite): void {
         }
       }
       alone.dispose();
+    });
+  }
+}
+
+/** Ways to cut the cache: codecs, page sizes, which lanes share a table, and in which order. */
+const CUTS: readonly (readonly KvGroup[])[] = [
+  [group("f16")],
+  [group("f32")],
+  [...LANES].reverse().map((lane, g) => ({
+    codec: (["int8", "f16", "f32"] as const)[g % 3]!,
+    pageTokens: [16, 32, 64][g % 3]!,
+    headWidth: HEAD,
+    lanes: [lane],
+  })),
+];
+
+/** Page tables with room for `capacity` tokens, of which the first `length` lie there. */
+function tablesOf(groups: readonly KvGroup[], length: number, capacity: number): Table[] {
+  let firstPage = 0;
+  return groups.map(({ codec, pageTokens, lanes }) => {
+    const numPages = Math.ceil(capacity / pageTokens);
+    const pageIds = Int32Array.from({ length: numPages * lanes.length }, (_, i) => firstPage + i);
+    firstPage += pageIds.length;
+    const positions = Int32Array.from({ length: numPages * pageTokens }, (_, p) => (p < length ? p : -1));
+    const rotations = new Int32Array(numPages).fill(-1);
+    return { codec, pageTokens, pageIds, positions, rotations, contents: [] };
+  });
+}
+
+/** Sequences share a step whatever arenas their pages lie in, and however they are cut; no bit changes. */
+export function ownPagesCases(suite: Suite): void {
+  for (const type of ["F32", "Q4_0"] as const) {
+    suite.case(`${type} weights: sequences with pages of their own, together and one by one`, async () => {
+      const lengths = [17, 3, 20];
+      const steps = 3;
+      const tokens = lengths.map((length, s) => randomTokens(40 + s, length + steps));
+      const open = () =>
+        Promise.all(
+          CUTS.map((groups) => smallModel(type).on(suite.backend, { maxTokens: 48, groups, numPages: 24 })),
+        );
+      const batch = (s: number, step: number): Batch => {
+        const first = step === 0 ? 0 : lengths[s]! + step - 1;
+        const end = lengths[s]! + step;
+        const positions = Array.from({ length: end - first }, (_, i) => first + i);
+        return {
+          tokens: positions.map((position) => tokens[s]![position]!),
+          positions,
+          spans: [{ count: end - first, tables: tablesOf(CUTS[s]!, end, lengths[s]! + steps) }],
+          slots: CUTS[s]!.map(() => positions),
+        };
+      };
+      const [alone, homes] = [await open(), await open()];
+      const layouts = homes.map(({ pageBytes, groups }): KvLayout => ({ pageBytes, groups }));
+      // Whatever a program was compiled for, and whether a sequence says that its pages are those or does not.
+      for (const [host, own] of [
+        [0, true],
+        [0, false],
+        [2, true],
+      ] as const) {
+        for (let step = 0; step <= steps; step++) {
+          const parts = homes.map((home, s) => home.step(batch(s, step)));
+          let start = 0;
+          const spans = parts.map((part, s): Span => {
+            const [{ count, views }] = part.spans as [Span];
+            start += count;
+            const span = { start: start - count, count, views };
+            if (s === host && !own) return span;
+            return { ...span, pages: { kv: layouts[s]!, arena: part.arena, slots: part.slots } };
+          });
+          const ofHost = parts[host]!;
+          const hostStart = spans[host]!.start;
+          const join = (pick: (part: (typeof parts)[number]) => Int32Array) =>
+            Int32Array.from(parts.flatMap((part) => [...pick(part)]));
+          await homes[host]!.program.run({
+            tokens: join((part) => part.tokens),
+            positions: join((part) => part.positions),
+            outputs: Int32Array.from({ length: start }, (_, t) => t),
+            spans,
+            slots: ofHost.slots.map((slots) => {
+              const all = new Int32Array(start);
+              all.set(slots, hostStart);
+              return all;
+            }),
+            rotations: new Float64Array(),
+            arena: ofHost.arena,
+          });
+          const together = homes[host]!.logits();
+          for (const [s, stage] of alone.entries()) {
+            await stage.run(batch(s, step));
+            const { start: at, count } = spans[s]!;
+            const rows = together.slice(at * VOCABULARY, (at + count) * VOCABULARY);
+            expectSameBits(`sequence ${s}, step ${step}, in the program of ${host}`, rows, stage.logits());
+          }
+        }
+      }
+      for (const stage of [...alone, ...homes]) stage.dispose();
     });
   }
 }

@@ -18,6 +18,7 @@ export type Part =
   | "batchInvariance"
   | "chunkedPrefill"
   | "pagePlacement"
+  | "ownPages"
   | "positionShift";
 
 /** What a part's cases need: the backend, the reference, and how far off a result may be. */

@@ -132,27 +132,33 @@ export const BARRIER_WORDS = 32;
 
 /** 32-bit words of `Step`; addresses take two. */
 export const STEP = {
-  words: 26,
+  words: 20,
   numTokens: 0,
   numOutputs: 1,
   numSpans: 2,
-  numGroups: 3,
-  numRotations: 4,
-  numStates: 5,
+  numRotations: 3,
+  numStates: 4,
   tokens: 6,
   positions: 8,
   outputs: 10,
   spans: 12,
   tokenSpan: 14,
-  slots: 16,
-  arena: 18,
-  pageBytes: 20,
-  gumbel: 22,
-  states: 24,
+  gumbel: 16,
+  states: 18,
 } as const;
 
 /** 32-bit words of `Span`. */
-export const SPAN = { words: 6, start: 0, count: 1, views: 2, adapter: 4 } as const;
+export const SPAN = {
+  words: 14,
+  start: 0,
+  count: 1,
+  views: 2,
+  adapter: 4,
+  slots: 6,
+  lanes: 8,
+  arena: 10,
+  pageBytes: 12,
+} as const;
 
 /** 32-bit words of `LowRank`. */
 export const LOW_RANK = { words: 6, down: 0, up: 2, rank: 4 } as const;

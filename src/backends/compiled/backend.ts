@@ -1,15 +1,7 @@
 import { MillraceError } from "../../errors.js";
 import type { Checkpoint } from "../../formats/checkpoint.js";
 import type { Tape } from "../../tape/tape.js";
-import {
-  checkLimits,
-  checkStep,
-  NO_ROWS,
-  type RowCounts,
-  rowsOf,
-  rowsOfStep,
-  vocabularyOf,
-} from "../check.js";
+import { NO_ROWS, type RowCounts, rowsOf, rowsOfStep, StepCheck } from "../check.js";
 import type {
   Backend,
   LoadedWeights,
@@ -23,7 +15,7 @@ import type {
 import { copyRegion } from "../host-memory.js";
 import type { TrainingArithmetic } from "../training.js";
 import { align, BARRIER_WORDS, LOW_RANK, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
-import { encode, type Lowered, lower, tableLength } from "./lower.js";
+import { encode, type Lowered, lower, tableLength, variantOf } from "./lower.js";
 import type { Machine } from "./machine.js";
 import { StepWriter, stepBytes } from "./step-writer.js";
 import { CompiledTraining } from "./training.js";
@@ -56,7 +48,7 @@ export class CompiledBackend implements Backend {
     const lowered = lower(tape, limits, kernels, types, numThreads);
     return {
       weightBytes: weights.byteLength,
-      scratchBytes: lowered.scratchBytes + controlLayout(tape, lowered).bytes + stepBytes(tape, limits),
+      scratchBytes: lowered.scratchBytes + controlLayout(lowered).bytes + stepBytes(tape, limits),
     };
   }
 
@@ -72,7 +64,7 @@ export class CompiledBackend implements Backend {
     return loadWeights(this.#machine, tape, checkpoint, onProgress);
   }
 
-  /** Throws INVALID_ARGUMENT for weights of another backend or tape, and as `checkLimits` does. */
+  /** Throws INVALID_ARGUMENT for weights of another backend or tape, and as `StepCheck` does. */
   async compile(tape: Tape, weights: LoadedWeights, limits: ProgramLimits): Promise<Program> {
     if (!(weights instanceof CompiledWeights) || weights.machine !== this.#machine || weights.tape !== tape) {
       throw new MillraceError(
@@ -80,7 +72,6 @@ export class CompiledBackend implements Backend {
         "These weights were loaded by another backend or for another tape.",
       );
     }
-    checkLimits(tape, limits);
     return new CompiledProgram(this.#machine, tape, weights, limits);
   }
 
@@ -99,7 +90,7 @@ export class CompiledBackend implements Backend {
 }
 
 /** Offsets in the control region: what the interpreter reads besides the step. */
-function controlLayout(tape: Tape, { instructions, plain, lowRanks }: Lowered) {
+function controlLayout({ instructions, variants, lowRanks }: Lowered) {
   let bytes = 0;
   const take = (length: number): number => {
     const at = bytes;
@@ -110,10 +101,8 @@ function controlLayout(tape: Tape, { instructions, plain, lowRanks }: Lowered) {
     program: take(PROGRAM.bytes),
     barrier: take(BARRIER_WORDS * 4),
     counters: take(instructions.length * 4),
-    ops: take(instructions.length * OP_RECORD.bytes),
-    plainOps: take(plain.length * OP_RECORD.bytes),
-    /** By layer: int32 [numKvHeads][2]. */
-    laneMaps: tape.kv.map(({ numKvHeads }) => take(numKvHeads * 8)),
+    /** By variant. */
+    ops: variants.map(({ length }) => take(length * OP_RECORD.bytes)),
     /** By op: LowRank [adapters]. */
     lowRanks: lowRanks.map((pairs) => take(tableLength(pairs) * LOW_RANK.words * 4)),
     get bytes(): number {
@@ -126,10 +115,9 @@ class CompiledProgram implements Program {
   readonly #machine: Machine;
   readonly #tape: Tape;
   readonly #weights: CompiledWeights;
-  readonly #limits: ProgramLimits;
+  readonly #check: StepCheck;
   readonly #lowered: Lowered;
   readonly #layout: ReturnType<typeof controlLayout>;
-  readonly #vocabularySize: number;
   readonly #control: Region;
   readonly #scratch: Region;
   readonly #steps: StepWriter;
@@ -139,10 +127,9 @@ class CompiledProgram implements Program {
     this.#machine = machine;
     this.#tape = tape;
     this.#weights = weights;
-    this.#limits = limits;
+    this.#check = new StepCheck(tape, limits);
     this.#lowered = lower(tape, limits, machine.kernels, weights.types, machine.numThreads);
-    this.#layout = controlLayout(tape, this.#lowered);
-    this.#vocabularySize = vocabularyOf(tape);
+    this.#layout = controlLayout(this.#lowered);
     const regions: { free(): void }[] = [];
     const owned = <T extends { free(): void }>(region: T): T => {
       regions.push(region);
@@ -157,17 +144,16 @@ class CompiledProgram implements Program {
       throw error;
     }
     this.#writeProgram();
-    this.#writeLaneMaps();
     this.#writeLowRanks();
     this.#writeOps();
   }
 
   async run(step: Step): Promise<void> {
-    checkStep(step, this.#limits, this.#vocabularySize);
+    this.#check.check(step);
     if (this.#steps.write(step)) this.#writeOps();
     const { counters, program } = this.#layout;
     this.#control.int32(counters, this.#lowered.instructions.length).fill(0);
-    this.#chooseOps(step.spans.some(({ adapter }) => adapter !== undefined));
+    this.#selectOps(step);
     this.#machine.run(this.#control.address + program);
     this.#ran = rowsOfStep(step);
   }
@@ -217,22 +203,15 @@ class CompiledProgram implements Program {
     words[PROGRAM.threads >> 2] = this.#machine.numThreads;
   }
 
-  /** What the next run executes: all, or what is left where no sequence has an adapter. */
-  #chooseOps(withAdapters: boolean): void {
-    const { program, ops, plainOps } = this.#layout;
-    const { instructions, plain } = this.#lowered;
+  /** What the next run executes: all, or what is left where no sequence has an adapter, or no query a choice. */
+  #selectOps({ spans }: Step): void {
+    const adapters = spans.some(({ adapter }) => adapter !== undefined);
+    const choices = spans.some(({ views }) => views.some(({ choice }) => choice));
+    const variant = variantOf(adapters, choices);
+    const { program, ops } = this.#layout;
     const words = this.#control.int32(program, PROGRAM.bytes >> 2);
-    putAddress(words, PROGRAM.ops >> 2, this.#control.address + (withAdapters ? ops : plainOps));
-    words[PROGRAM.numOps >> 2] = (withAdapters ? instructions : plain).length;
-  }
-
-  /** Which group of the cache's layout holds a layer's head, and at which lane. */
-  #writeLaneMaps(): void {
-    this.#limits.kv.groups.forEach(({ lanes }, group) => {
-      lanes.forEach(({ layer, head }, lane) => {
-        this.#control.int32(this.#layout.laneMaps[layer]! + head * 8, 2).set([group, lane]);
-      });
-    });
+    putAddress(words, PROGRAM.ops >> 2, this.#control.address + ops[variant]!);
+    words[PROGRAM.numOps >> 2] = this.#lowered.variants[variant]!.length;
   }
 
   /** Of each op that adapters change, where each adapter's pair lies; a rank of 0 where it has none. */
@@ -250,17 +229,17 @@ class CompiledProgram implements Program {
   }
 
   #writeOps(): void {
-    const { ops, plainOps, laneMaps, lowRanks } = this.#layout;
-    const { instructions, plain } = this.#lowered;
+    const { ops, lowRanks } = this.#layout;
     const at = {
       scratch: this.#scratch.address,
       weights: this.#weights.addresses,
       vectors: this.#weights.vectorAddresses,
       ropes: this.#steps.ropeAddresses,
-      laneMaps: laneMaps.map((offset) => this.#control.address + offset),
       lowRanks: lowRanks.map((offset) => this.#control.address + offset),
     };
-    encode(this.#lowered, at, this.#control.bytes(ops, instructions.length * OP_RECORD.bytes));
-    encode(this.#lowered, at, this.#control.bytes(plainOps, plain.length * OP_RECORD.bytes), plain);
+    for (const [variant, instructions] of this.#lowered.variants.entries()) {
+      const out = this.#control.bytes(ops[variant]!, instructions.length * OP_RECORD.bytes);
+      encode(this.#lowered, at, out, instructions);
+    }
   }
 }

@@ -19,10 +19,11 @@ import type {
   WeightRef,
 } from "../../tape/tape.js";
 import { mostRows, rowsOf } from "../check.js";
-import type { KvGroup, ProgramLimits } from "../contract.js";
+import type { ProgramLimits } from "../contract.js";
 import { ACTIVATIONS, align, OP, OP_RECORD, type OpCode, ROPE_STYLES, ROWS } from "./abi.js";
 import { attentionScratch } from "./attention-scratch.js";
 import { type Access, barriers, type Range } from "./hazards.js";
+import { firstHeads } from "./lane-tables.js";
 import type { Kernels } from "./machine.js";
 import { type Lifetime, place } from "./placement.js";
 
@@ -36,7 +37,6 @@ export type Operand =
   | { readonly kind: "weight"; readonly id: number }
   | { readonly kind: "vector"; readonly id: number }
   | { readonly kind: "rope"; readonly id: number }
-  | { readonly kind: "laneMap"; readonly layer: number }
   | { readonly kind: "lowRanks"; readonly id: number };
 
 /** An op of the interpreter; fields as in struct Op. */
@@ -49,9 +49,10 @@ export interface Instruction {
 }
 
 export interface Lowered {
+  /** All that any step may run. */
   readonly instructions: readonly Instruction[];
-  /** The same without what adapters add, for steps in which no sequence has one. */
-  readonly plain: readonly Instruction[];
+  /** What a step runs, by `variantOf`: without what none of its sequences has. */
+  readonly variants: readonly (readonly Instruction[])[];
   /** What each instruction reads and writes: scratch bytes, and one imaginary byte per layer's pages after them. */
   readonly accesses: readonly Access[];
   /** Offset in scratch of every scratch operand. */
@@ -92,6 +93,10 @@ const vector = (ref: VectorRef | null): Operand => (ref ? { kind: "vector", id: 
 const weight = (ref: WeightRef): Operand => ({ kind: "weight", id: ref.id });
 const ropeTable = (ref: RopeRef | null): Operand => (ref ? { kind: "rope", id: ref.id } : NONE);
 
+/** Which of `Lowered.variants` runs where some sequence has an adapter, and some queries choose what they attend to. */
+export const variantOf = (adapters: boolean, choices: boolean): number =>
+  Number(adapters) + 2 * Number(choices);
+
 /** Entries of an op's table of pairs: up to the highest adapter that has one. */
 export const tableLength = (pairs: readonly LowRankPair[]): number =>
   1 + Math.max(-1, ...pairs.map(({ adapter }) => adapter));
@@ -119,6 +124,7 @@ class Drafting {
   /** By buffer: where its present content lies in quantised form. */
   readonly #quantized = new Map<ScratchId, ScratchId>();
   readonly #perToken: number;
+  readonly #firstHeads: readonly number[];
 
   constructor(
     readonly tape: Tape,
@@ -129,6 +135,7 @@ class Drafting {
   ) {
     const { maxTokens } = limits;
     this.#perToken = tape.routes[0]?.perToken ?? 1;
+    this.#firstHeads = firstHeads(tape);
     this.buffers = tape.buffers.map(({ rows, width }) => this.#object(this.#rows(rows) * width * 4));
     this.#routes = tape.routes.map(({ experts, perToken }) => ({
       ids: this.#object(maxTokens * perToken * 4),
@@ -271,8 +278,8 @@ class Drafting {
       case "append": {
         const kv = this.tape.kv[op.layer]!;
         const [k, v] = [this.#of(op.k), this.#of(op.v)];
-        const p: Operand[] = [scratch(k), scratch(v), { kind: "laneMap", layer: op.layer }];
-        const i = [kv.numKvHeads, kv.headWidth];
+        const p = [scratch(k), scratch(v)];
+        const i = [kv.numKvHeads, kv.headWidth, this.#firstHeads[op.layer]!];
         return [{ code: OP.APPEND, i, f: [], p, reads: [k, v], writes: [], writesPages: op.layer }];
       }
       case "attention": {
@@ -283,9 +290,8 @@ class Drafting {
         const [partials, threads] = [this.#object(needs.partialBytes), this.#object(needs.threadBytes)];
         const { rope } = op;
         const i = [op.numHeads, kv.numKvHeads, kv.headWidth, op.window ?? 0, rope?.frequencies.length ?? 0];
-        i.push(rope ? ROPE_STYLES[rope.style] : 0, maxTokens);
-        const laneMap: Operand = { kind: "laneMap", layer: op.layer };
-        const p = [scratch(q), scratch(out), laneMap, ropeTable(rope), scratch(partials), scratch(threads)];
+        i.push(rope ? ROPE_STYLES[rope.style] : 0, maxTokens, this.#firstHeads[op.layer]!);
+        const p = [scratch(q), scratch(out), ropeTable(rope), scratch(partials), scratch(threads)];
         const common = {
           i,
           f: [op.scale, op.softcap],
@@ -293,18 +299,12 @@ class Drafting {
           writes: [partials, threads, out],
           readsPages: op.layer,
         };
-        const attention: Draft[] = [
-          { code: OP.ATTENTION, ...common, reads: [q] },
-          { code: OP.ATTENTION_MERGE, ...common, reads: [q, partials, out] },
-        ];
-        const chooses = ({ lanes, chooses = false }: KvGroup) =>
-          chooses && lanes.some(({ layer }) => layer === op.layer);
-        if (!this.limits.kv.groups.some(chooses)) return attention;
         // Each waits for the one before it: all work in the memory of their thread.
         return [
           { code: OP.CHOICE_SCORES, ...common, reads: [q] },
           { code: OP.CHOICE, ...common, reads: [q] },
-          ...attention,
+          { code: OP.ATTENTION, ...common, reads: [q] },
+          { code: OP.ATTENTION_MERGE, ...common, reads: [q, partials, out] },
         ];
       }
       case "glu": {
@@ -414,11 +414,16 @@ export function lower(
     });
   };
   const all = drafts.map((_, index) => index);
-  const isPlain = (index: number): boolean =>
-    drafts[index]!.code !== OP.LOW_RANK_DOWN && drafts[index]!.code !== OP.LOW_RANK_UP;
+  const codeOf = (index: number): OpCode => drafts[index]!.code;
+  const ofAdapters = (index: number) =>
+    codeOf(index) === OP.LOW_RANK_DOWN || codeOf(index) === OP.LOW_RANK_UP;
+  const ofChoices = (index: number) => codeOf(index) === OP.CHOICE_SCORES || codeOf(index) === OP.CHOICE;
+  const without = (...kinds: readonly ((index: number) => boolean)[]) =>
+    instructionsOf(all.filter((index) => !kinds.some((isOf) => isOf(index))));
+  const instructions = without();
   return {
-    instructions: instructionsOf(all),
-    plain: instructionsOf(all.filter(isPlain)),
+    instructions,
+    variants: [without(ofAdapters, ofChoices), without(ofChoices), without(ofAdapters), instructions],
     accesses,
     scratchOffsets: offsets,
     scratchBytes: align(bytes),
@@ -433,7 +438,6 @@ export interface Addresses {
   readonly weights: readonly number[];
   readonly vectors: readonly number[];
   readonly ropes: readonly number[];
-  readonly laneMaps: readonly number[];
   readonly lowRanks: readonly number[];
 }
 
@@ -449,8 +453,6 @@ function resolve(operand: Operand, lowered: Lowered, at: Addresses): number {
       return at.vectors[operand.id]!;
     case "rope":
       return at.ropes[operand.id]!;
-    case "laneMap":
-      return at.laneMaps[operand.layer]!;
     case "lowRanks":
       return at.lowRanks[operand.id]!;
   }

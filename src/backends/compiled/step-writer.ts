@@ -1,18 +1,20 @@
 import { codecs } from "../../cache/codecs/index.js";
 import type { RopeRef, Tape } from "../../tape/tape.js";
 import { choiceScratch } from "../choice-scratch.js";
-import type { KvChoice, KvView, ProgramLimits, Region, Step } from "../contract.js";
+import type { KvChoice, KvLayout, KvPages, KvView, ProgramLimits, Region, Span, Step } from "../contract.js";
 import { GUMBEL_QUANTILES, gumbelQuantiles } from "../gumbel.js";
 import { fillRopeTable, ropeTableLength } from "../rope-table.js";
 import { align, CHOICE, putAddress, SPAN, STEP, VIEW } from "./abi.js";
+import { LaneTables } from "./lane-tables.js";
 import type { Machine } from "./machine.js";
 
 /** Segment rotations that tables have room for before they are made anew. */
 const FIRST_ROTATIONS = 64;
-/** Bytes for spans and views before they are made anew; about thirty sequences. */
-const FIRST_TABLES = 8192;
+/** Bytes for spans, views, slots and tables of lanes before they are made anew; about thirty sequences. */
+const FIRST_TABLES = 12288;
 
-const u64 = 8;
+/** Words are taken in pairs, so that addresses lie on multiples of their size. */
+const even = (words: number): number => words + (words & 1);
 
 /** Offsets in the step's region of what has a fixed size. */
 interface StepLayout {
@@ -21,14 +23,11 @@ interface StepLayout {
   readonly outputs: number;
   readonly states: number;
   readonly tokenSpan: number;
-  /** By group. */
-  readonly slots: readonly number[];
-  readonly slotPointers: number;
   readonly gumbel: number;
   readonly bytes: number;
 }
 
-function layoutOf({ maxTokens, maxOutputs, maxStates = 0, kv }: ProgramLimits): StepLayout {
+function layoutOf({ maxTokens, maxOutputs, maxStates = 0 }: ProgramLimits): StepLayout {
   let bytes = align(STEP.words * 4);
   const take = (length: number): number => {
     const at = bytes;
@@ -41,8 +40,6 @@ function layoutOf({ maxTokens, maxOutputs, maxStates = 0, kv }: ProgramLimits): 
     outputs: take(maxOutputs * 4),
     states: take(maxStates * 4),
     tokenSpan: take(maxTokens * 4),
-    slots: kv.groups.map(() => take(maxTokens * 4)),
-    slotPointers: take(kv.groups.length * u64),
     gumbel: take(GUMBEL_QUANTILES * 4),
     bytes,
   };
@@ -72,6 +69,7 @@ export class StepWriter {
   readonly #tape: Tape;
   readonly #limits: ProgramLimits;
   readonly #layout: StepLayout;
+  readonly #lanes: LaneTables;
   readonly #region: Region;
   #tables: Region;
   /** What queries score that choose; none until a step has some. */
@@ -84,6 +82,7 @@ export class StepWriter {
     this.#tape = tape;
     this.#limits = limits;
     this.#layout = layoutOf(limits);
+    this.#lanes = new LaneTables(tape);
     this.#region = machine.allocate(this.#layout.bytes);
     this.#tables = machine.allocate(FIRST_TABLES);
     this.#ropes = this.#allocateRopes();
@@ -132,17 +131,26 @@ export class StepWriter {
     for (const region of old) region.free();
   }
 
+  /** Where a span's pages lie, how they are cut, and where among `slots` those of its tokens begin. */
+  #pagesOf(step: Step, { start, pages }: Span): { readonly pages: KvPages; readonly first: number } {
+    if (pages) return { pages, first: 0 };
+    return { pages: { kv: this.#limits.kv, arena: step.arena, slots: step.slots }, first: start };
+  }
+
   #growTables(step: Step): void {
-    const numGroups = this.#limits.kv.groups.length;
-    let bytes = step.spans.length * (SPAN.words * 4 + numGroups * u64);
-    for (const { views } of step.spans) {
-      for (const view of views) {
-        for (let link: KvView | null = view; link; link = link.next) bytes += VIEW.words * 4;
-        if (view.choice) bytes += CHOICE.words * 4;
+    const layouts = new Set<KvLayout>();
+    let words = 0;
+    for (const span of step.spans) {
+      layouts.add(span.pages?.kv ?? this.#limits.kv);
+      words += SPAN.words + span.views.length * (4 + even(span.count));
+      for (const view of span.views) {
+        for (let link: KvView | null = view; link; link = link.next) words += VIEW.words;
+        if (view.choice) words += even(CHOICE.words);
       }
     }
-    if (bytes <= this.#tables.byteLength) return;
-    const grown = this.#machine.allocate(Math.max(bytes, 2 * this.#tables.byteLength));
+    for (const layout of layouts) words += this.#lanes.of(layout).length;
+    if (4 * words <= this.#tables.byteLength) return;
+    const grown = this.#machine.allocate(Math.max(4 * words, 2 * this.#tables.byteLength));
     this.#tables.free();
     this.#tables = grown;
   }
@@ -156,7 +164,7 @@ export class StepWriter {
     for (const span of step.spans) {
       for (const [g, view] of span.views.entries()) {
         if (!view.choice) continue;
-        const { lanes } = this.#limits.kv.groups[g]!;
+        const { lanes } = (span.pages?.kv ?? this.#limits.kv).groups[g]!;
         const { layer } = lanes[0]!;
         const { numHeads, numKvHeads, window } = this.#tape.kv[layer]!;
         const [first, last] = [step.positions[span.start]!, step.positions[span.start + span.count - 1]!];
@@ -205,51 +213,80 @@ export class StepWriter {
     new Float32Array(words.buffer, words.byteOffset)[at + CHOICE.similar] = rule.similar;
   }
 
-  /** Spans, then the pointers to their groups' views, then the views, each with its choice after it. */
+  /** Spans first; then, as they come up, pointers to their groups' views and slots, these, and tables of lanes. */
   #writeTables(step: Step, scores: ReadonlyMap<KvView, ScorePlace>): void {
     const base = this.#tables.address;
     const words = this.#tables.int32(0, this.#tables.byteLength >> 2);
     const floats = this.#tables.float32(0, this.#tables.byteLength >> 2);
-    let spanAt = 0;
-    let pointerAt = step.spans.length * SPAN.words;
-    let viewAt = pointerAt + step.spans.length * this.#limits.kv.groups.length * 2;
-    for (const { start, count, views, adapter } of step.spans) {
-      words[spanAt + SPAN.start] = start;
-      words[spanAt + SPAN.count] = count;
-      putAddress(words, spanAt + SPAN.views, base + pointerAt * 4);
-      words[spanAt + SPAN.adapter] = adapter ?? -1;
-      spanAt += SPAN.words;
-      for (const first of views) {
-        putAddress(words, pointerAt, base + viewAt * 4);
-        pointerAt += 2;
-        for (let view: KvView | null = first; view; view = view.next) {
-          const { address } = view.region;
-          putAddress(words, viewAt + VIEW.pageIds, address + view.pageIdsAt);
-          putAddress(words, viewAt + VIEW.positions, address + view.positionsAt);
-          putAddress(words, viewAt + VIEW.rotations, address + view.rotationsAt);
-          putAddress(words, viewAt + VIEW.mass, view.mass?.region.address ?? 0);
-          putAddress(words, viewAt + VIEW.logCounts, view.logCounts?.address ?? 0);
-          const thinAt = view.thin?.region.address ?? 0;
-          putAddress(words, viewAt + VIEW.thinRows, view.thin ? thinAt + view.thin.rowsAt : 0);
-          putAddress(words, viewAt + VIEW.thinElements, view.thin ? thinAt + view.thin.elementsAt : 0);
-          putAddress(words, viewAt + VIEW.queries, view.queries?.region.address ?? 0);
-          const { choice = null } = view === first ? view : {};
-          const end = viewAt + VIEW.words + (choice ? CHOICE.words : 0);
-          if (choice) this.#putChoice(words, viewAt + VIEW.words, choice, scores.get(view)!);
-          putAddress(words, viewAt + VIEW.choice, choice ? base + (viewAt + VIEW.words) * 4 : 0);
-          putAddress(words, viewAt + VIEW.next, view.next ? base + end * 4 : 0);
-          words[viewAt + VIEW.numPages] = view.numPages;
-          words[viewAt + VIEW.lanes] = view.lanes;
-          words[viewAt + VIEW.pageTokens] = view.pageTokens;
-          words[viewAt + VIEW.codec] = codecs[view.codec].id;
-          words[viewAt + VIEW.massFrom] = view.mass?.from ?? 0;
-          words[viewAt + VIEW.seed] = view.mass?.tempered?.seed ?? 0;
-          floats[viewAt + VIEW.sharpness] = 1 / (view.mass?.tempered?.temperature ?? 1);
-          floats[viewAt + VIEW.noise] = view.mass?.tempered?.noise ?? 0;
-          words[viewAt + VIEW.queriesFrom] = view.queries?.from ?? 0;
-          words[viewAt + VIEW.thinWidth] = view.thin?.width ?? 0;
-          viewAt = end;
-        }
+    let end = step.spans.length * SPAN.words;
+    const take = (length: number): number => {
+      const at = end;
+      end += even(length);
+      return at;
+    };
+    const laneTables = new Map<KvLayout, number>();
+    const lanesOf = (layout: KvLayout): number => {
+      let at = laneTables.get(layout);
+      if (at === undefined) {
+        const table = this.#lanes.of(layout);
+        at = take(table.length);
+        words.set(table, at);
+        laneTables.set(layout, at);
+      }
+      return at;
+    };
+    /** Writes a chain of views, the first with its choice; where it lies. */
+    const writeViews = (first: KvView): number => {
+      const at = end;
+      for (let view: KvView | null = first; view; view = view.next) {
+        const viewAt = take(VIEW.words);
+        const { choice = null } = view === first ? view : {};
+        const choiceAt = choice ? take(CHOICE.words) : 0;
+        const { address } = view.region;
+        putAddress(words, viewAt + VIEW.pageIds, address + view.pageIdsAt);
+        putAddress(words, viewAt + VIEW.positions, address + view.positionsAt);
+        putAddress(words, viewAt + VIEW.rotations, address + view.rotationsAt);
+        putAddress(words, viewAt + VIEW.mass, view.mass?.region.address ?? 0);
+        putAddress(words, viewAt + VIEW.logCounts, view.logCounts?.address ?? 0);
+        const thinAt = view.thin?.region.address ?? 0;
+        putAddress(words, viewAt + VIEW.thinRows, view.thin ? thinAt + view.thin.rowsAt : 0);
+        putAddress(words, viewAt + VIEW.thinElements, view.thin ? thinAt + view.thin.elementsAt : 0);
+        putAddress(words, viewAt + VIEW.queries, view.queries?.region.address ?? 0);
+        if (choice) this.#putChoice(words, choiceAt, choice, scores.get(view)!);
+        putAddress(words, viewAt + VIEW.choice, choice ? base + choiceAt * 4 : 0);
+        putAddress(words, viewAt + VIEW.next, view.next ? base + end * 4 : 0);
+        words[viewAt + VIEW.numPages] = view.numPages;
+        words[viewAt + VIEW.lanes] = view.lanes;
+        words[viewAt + VIEW.pageTokens] = view.pageTokens;
+        words[viewAt + VIEW.codec] = codecs[view.codec].id;
+        words[viewAt + VIEW.massFrom] = view.mass?.from ?? 0;
+        words[viewAt + VIEW.seed] = view.mass?.tempered?.seed ?? 0;
+        floats[viewAt + VIEW.sharpness] = 1 / (view.mass?.tempered?.temperature ?? 1);
+        floats[viewAt + VIEW.noise] = view.mass?.tempered?.noise ?? 0;
+        words[viewAt + VIEW.queriesFrom] = view.queries?.from ?? 0;
+        words[viewAt + VIEW.thinWidth] = view.thin?.width ?? 0;
+      }
+      return at;
+    };
+    for (const [index, span] of step.spans.entries()) {
+      const { start, count, views, adapter } = span;
+      const { pages, first } = this.#pagesOf(step, span);
+      const at = index * SPAN.words;
+      const viewsAt = take(2 * views.length);
+      const slotsAt = take(2 * views.length);
+      words[at + SPAN.start] = start;
+      words[at + SPAN.count] = count;
+      words[at + SPAN.adapter] = adapter ?? -1;
+      putAddress(words, at + SPAN.views, base + viewsAt * 4);
+      putAddress(words, at + SPAN.slots, base + slotsAt * 4);
+      putAddress(words, at + SPAN.lanes, base + lanesOf(pages.kv) * 4);
+      putAddress(words, at + SPAN.arena, pages.arena.address);
+      putAddress(words, at + SPAN.pageBytes, pages.kv.pageBytes);
+      for (const [group, view] of views.entries()) {
+        putAddress(words, viewsAt + 2 * group, base + writeViews(view) * 4);
+        const slots = take(count);
+        words.set(pages.slots[group]!.subarray(first, first + count), slots);
+        putAddress(words, slotsAt + 2 * group, base + slots * 4);
       }
     }
   }
@@ -262,7 +299,6 @@ export class StepWriter {
     words[STEP.numTokens] = numTokens;
     words[STEP.numOutputs] = step.outputs.length;
     words[STEP.numSpans] = step.spans.length;
-    words[STEP.numGroups] = step.slots.length;
     words[STEP.numRotations] = step.rotations.length;
     words[STEP.numStates] = step.states?.length ?? 0;
     putAddress(words, STEP.tokens, address + at.tokens);
@@ -271,20 +307,13 @@ export class StepWriter {
     putAddress(words, STEP.states, address + at.states);
     putAddress(words, STEP.spans, this.#tables.address);
     putAddress(words, STEP.tokenSpan, address + at.tokenSpan);
-    putAddress(words, STEP.slots, address + at.slotPointers);
-    putAddress(words, STEP.arena, step.arena.address);
     putAddress(words, STEP.gumbel, address + at.gumbel);
-    putAddress(words, STEP.pageBytes, this.#limits.kv.pageBytes);
     words.set(step.tokens, at.tokens >> 2);
     words.set(step.positions, at.positions >> 2);
     words.set(step.outputs, at.outputs >> 2);
     if (step.states) words.set(step.states, at.states >> 2);
     step.spans.forEach(({ start, count }, span) => {
       words.fill(span, (at.tokenSpan >> 2) + start, (at.tokenSpan >> 2) + start + count);
-    });
-    step.slots.forEach((slots, group) => {
-      words.set(slots, at.slots[group]! >> 2);
-      putAddress(words, (at.slotPointers >> 2) + 2 * group, address + at.slots[group]!);
     });
   }
 }

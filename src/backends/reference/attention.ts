@@ -2,7 +2,7 @@ import { codecs } from "../../cache/codecs/index.js";
 import type { Span, Tempered } from "../contract.js";
 import { gumbelIndex, gumbelQuantiles } from "../gumbel.js";
 import { choose } from "./choice.js";
-import { findLane, type Run } from "./state.js";
+import { findLane, pagesOf, type Run } from "./state.js";
 import { gather, isSeen, type OpOf, pageOf, type Stored, scoresOf, softmax } from "./stored.js";
 
 /** Encodes each token's key and value, lane by lane, into its slot of its span's first view. */
@@ -10,13 +10,14 @@ export function append(run: Run, { k, v, layer }: OpOf<"append">): void {
   const { numKvHeads, headWidth: width } = run.tape.kv[layer]!;
   const keys = run.buffers[k.id]!;
   const values = run.buffers[v.id]!;
-  for (let head = 0; head < numKvHeads; head++) {
-    const { group, lane } = findLane(run.kv, layer, head);
-    for (const span of run.step.spans) {
+  for (const span of run.step.spans) {
+    const pages = pagesOf(run, span);
+    for (let head = 0; head < numKvHeads; head++) {
+      const { group, lane } = findLane(pages.kv, layer, head);
       const view = span.views[group]!;
       for (let t = span.start; t < span.start + span.count; t++) {
-        const slot = run.step.slots[group]![t]!;
-        const page = pageOf(run, view, Math.floor(slot / view.pageTokens), lane);
+        const slot = pages.slots[group]![t - span.start]!;
+        const page = pageOf(pages, view, Math.floor(slot / view.pageTokens), lane);
         const at = (t * numKvHeads + head) * width;
         codecs[view.codec].store(
           page,
@@ -32,11 +33,12 @@ export function append(run: Run, { k, v, layer }: OpOf<"append">): void {
 /** A query that sees no stored token at all gives zeros. */
 export function attention(run: Run, op: OpOf<"attention">): void {
   const { numKvHeads } = run.tape.kv[op.layer]!;
-  for (const span of run.step.spans) choose(run, op, span);
-  for (let head = 0; head < numKvHeads; head++) {
-    const { group, lane } = findLane(run.kv, op.layer, head);
-    for (const span of run.step.spans) {
-      const stored = gather(run, span, group, lane);
+  for (const span of run.step.spans) {
+    const pages = pagesOf(run, span);
+    choose(run, op, span);
+    for (let head = 0; head < numKvHeads; head++) {
+      const { group, lane } = findLane(pages.kv, op.layer, head);
+      const stored = gather(pages, span, group, lane);
       const giving = span.views[group]!.mass;
       measureQueries(run, op, span, { head, group, lane });
       for (let t = span.start; t < span.start + span.count; t++) {

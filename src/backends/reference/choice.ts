@@ -1,6 +1,6 @@
 import type { ChoiceRule, KvChoice, Span } from "../contract.js";
 import { rotateBack } from "./rotate.js";
-import { findLane, type Run } from "./state.js";
+import { findLane, pagesOf, type Run } from "./state.js";
 import { gather, isSeen, type OpOf, type Stored, scoresOf, shownOf, softmax } from "./stored.js";
 
 type Attention = OpOf<"attention">;
@@ -14,8 +14,9 @@ interface Head {
 /** Has the queries of a span choose what they attend to, in every group of the layer where they may. */
 export function choose(run: Run, op: Attention, span: Span): void {
   const groups = new Map<number, Head[]>();
+  const { kv } = pagesOf(run, span);
   for (let head = 0; head < run.tape.kv[op.layer]!.numKvHeads; head++) {
-    const { group, lane } = findLane(run.kv, op.layer, head);
+    const { group, lane } = findLane(kv, op.layer, head);
     if (span.views[group]!.choice) groups.set(group, [...(groups.get(group) ?? []), { head, lane }]);
   }
   for (const [group, heads] of groups) chooseIn(run, op, span, group, heads, span.views[group]!.choice!);
@@ -35,7 +36,7 @@ function chooseIn(
   const shown = shownOf(view)!;
   const at = chooser.int32(0, 1);
   const last = chooser.float32(4, view.lanes * width);
-  const stored = heads.map(({ lane }) => gather(run, span, group, lane, false));
+  const stored = heads.map(({ lane }) => gather(pagesOf(run, span), span, group, lane, false));
   const isOwn = new Set([...slots.keys()].filter((slot) => slots[slot]! >= 0));
   for (const slot of slots.keys()) shown[slot]! &= 1 << 31;
   for (let t = span.start; t < span.start + span.count; t++) {

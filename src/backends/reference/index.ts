@@ -1,19 +1,11 @@
 import { MillraceError } from "../../errors.js";
 import type { Checkpoint } from "../../formats/checkpoint.js";
 import type { Tape } from "../../tape/tape.js";
-import {
-  checkLimits,
-  checkStep,
-  mostRows,
-  NO_ROWS,
-  type RowCounts,
-  rowsOf,
-  rowsOfStep,
-  vocabularyOf,
-} from "../check.js";
+import { mostRows, NO_ROWS, type RowCounts, rowsOf, rowsOfStep, StepCheck } from "../check.js";
 import type {
   Backend,
   BackendOptions,
+  KvLayout,
   LoadedWeights,
   LoadProgress,
   MemoryPlan,
@@ -64,7 +56,6 @@ class ReferenceBackend implements Backend {
     if (!(weights instanceof ReferenceWeights)) {
       throw new MillraceError("INVALID_ARGUMENT", "These weights were loaded by another backend.");
     }
-    checkLimits(tape, limits);
     return new ReferenceProgram(tape, weights, limits);
   }
 
@@ -83,7 +74,8 @@ class ReferenceBackend implements Backend {
 class ReferenceProgram implements Program {
   readonly #tape: Tape;
   readonly #weights: ReferenceWeights;
-  readonly #limits: ProgramLimits;
+  readonly #kv: KvLayout;
+  readonly #check: StepCheck;
   readonly #buffers: Float32Array[];
   readonly #routes: RouteData[];
   #ran: RowCounts = NO_ROWS;
@@ -93,7 +85,8 @@ class ReferenceProgram implements Program {
     const most = mostRows(limits);
     this.#tape = tape;
     this.#weights = weights;
-    this.#limits = limits;
+    this.#kv = limits.kv;
+    this.#check = new StepCheck(tape, limits);
     this.#buffers = tape.buffers.map(({ rows, width }) => new Float32Array(rowsOf(tape, rows, most) * width));
     this.#routes = tape.routes.map(({ perToken }) => ({
       ids: new Int32Array(maxTokens * perToken),
@@ -102,12 +95,12 @@ class ReferenceProgram implements Program {
   }
 
   async run(step: Step): Promise<void> {
-    checkStep(step, this.#limits, vocabularyOf(this.#tape));
+    this.#check.check(step);
     this.#ran = rowsOfStep(step);
     const run: Run = {
       tape: this.#tape,
       step,
-      kv: this.#limits.kv,
+      kv: this.#kv,
       buffers: this.#buffers,
       weights: this.#weights.matrices,
       vectors: this.#weights.vectors,

@@ -1,5 +1,5 @@
 import type { Tape } from "../../tape/tape.js";
-import type { KvGroup, KvLayout, Step } from "../contract.js";
+import type { KvGroup, KvLayout, KvPages, Span, Step } from "../contract.js";
 
 /** A weight decoded to plain numbers, [experts x rows, columns]. */
 export interface Matrix {
@@ -18,6 +18,7 @@ export interface RouteData {
 export interface Run {
   readonly tape: Tape;
   readonly step: Step;
+  /** How the caches of spans without pages of their own are cut. */
   readonly kv: KvLayout;
   /** By buffer id: f32, row-major. */
   readonly buffers: readonly Float32Array[];
@@ -29,6 +30,13 @@ export interface Run {
   readonly ropes: readonly Float32Array[];
   /** By route id. */
   readonly routes: readonly RouteData[];
+}
+
+/** Where a span's pages lie, how they are cut, and the slots of its tokens. */
+export function pagesOf({ step, kv }: Run, { start, count, pages }: Span): KvPages {
+  if (pages) return pages;
+  const { arena, slots } = step;
+  return { kv, arena, slots: slots.map((all) => all.subarray(start, start + count)) };
 }
 
 /** The group that holds a lane, and the lane's place in it. */

@@ -2,7 +2,7 @@
 import { codecs } from "../../cache/codecs/index.js";
 import { MillraceError } from "../../errors.js";
 import type { Op, RopeRef } from "../../tape/tape.js";
-import type { KvView, Span } from "../contract.js";
+import type { KvPages, KvView, Span } from "../contract.js";
 import { rotate } from "./rotate.js";
 import type { Run } from "./state.js";
 
@@ -26,8 +26,8 @@ export const isSeen = (key: number, query: number, window: number | null): boole
   key >= 0 && key <= query && (window === null || query - key < window);
 
 /** All filled slots of one lane, over the chain of views, or of the first alone. */
-export function gather(run: Run, span: Span, group: number, lane: number, chained = true): Stored[] {
-  const width = run.kv.groups[group]!.headWidth;
+export function gather(pages: KvPages, span: Span, group: number, lane: number, chained = true): Stored[] {
+  const width = pages.kv.groups[group]!.headWidth;
   const stored: Stored[] = [];
   const shown = shownOf(span.views[group]!);
   for (let view: KvView | null = span.views[group]!; view; view = chained ? view.next : null) {
@@ -43,7 +43,7 @@ export function gather(run: Run, span: Span, group: number, lane: number, chaine
     for (let page = 0; page < numPages; page++) {
       const isEmpty = positions.subarray(page * pageTokens, (page + 1) * pageTokens).every((p) => p < 0);
       if (isEmpty) continue;
-      const bytes = pageOf(run, view, page, lane);
+      const bytes = pageOf(pages, view, page, lane);
       for (let slot = page * pageTokens; slot < (page + 1) * pageTokens; slot++) {
         const position = positions[slot]!;
         if (position < 0) continue;
@@ -106,9 +106,8 @@ function moveQuery(run: Run, query: Float32Array, rope: RopeRef | null, rotation
 }
 
 /** Bytes of one lane's page. Throws INVALID_ARGUMENT for a page number outside the arena. */
-export function pageOf(run: Run, view: KvView, page: number, lane: number): Uint8Array {
-  const { arena } = run.step;
-  const { pageBytes } = run.kv;
+export function pageOf({ kv, arena }: KvPages, view: KvView, page: number, lane: number): Uint8Array {
+  const { pageBytes } = kv;
   const id = view.region.int32(view.pageIdsAt, view.numPages * view.lanes)[page * view.lanes + lane]!;
   if (id < 0 || (id + 1) * pageBytes > arena.byteLength) {
     throw new MillraceError(
