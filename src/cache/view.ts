@@ -92,11 +92,12 @@ export class TableView implements KvView {
   grow(maxRows: number): void {
     for (const values of this.values) values.reserve(maxRows);
     this.thin?.reserve(maxRows);
+    // Copies, since what is allocated may move the memory.
     const old = {
       region: this.region,
-      ids: this.pageIds(),
-      at: this.positions(),
-      rotations: this.rotations(),
+      ids: this.pageIds().slice(),
+      at: this.positions().slice(),
+      rotations: this.rotations().slice(),
     };
     const oldRows = this.maxRows;
     this.maxRows = maxRows;
