@@ -66,7 +66,12 @@ export type { TokenLogprob } from "./sampling/sampler.js";
 export type { StallReport } from "./scheduler/bound-stall.js";
 export { Model, open, type RestoreOptions, type SessionOptions } from "./session/model.js";
 export type { RecallOptions } from "./session/recall.js";
-export { type AppendOptions, Session } from "./session/session.js";
+export {
+  type AppendOptions,
+  type ResumeOptions,
+  Session,
+  type SessionAnswerOptions,
+} from "./session/session.js";
 export type { ChatMessage } from "./tokenizer/chat.js";
 export type { Tool, ToolCall, ToolChoice } from "./tokenizer/tools/contract.js";
 export type { AdapterKind } from "./train/adapters/contract.js";

@@ -1,5 +1,5 @@
-/** One ragged batch of a step: the tokens of the sequences of one place, one after another. */
-import type { Span } from "../backends/contract.js";
+/** One ragged batch of a step: the tokens of its sequences, one after another, whatever pools their pages lie in. */
+import type { Program, Span } from "../backends/contract.js";
 import { Rotations } from "../cache/rotations.js";
 import { MillraceError } from "../errors.js";
 import type { Limits } from "../scheduler/contract.js";
@@ -17,26 +17,26 @@ export interface Share {
 
 /** Lays out batches and runs them. Its arrays are reused from step to step. */
 export class Batcher {
-  readonly #place: Place;
+  readonly #program: Program;
+  readonly #home: Place;
   readonly #rotations = new Rotations();
   readonly #tokens: Int32Array;
   readonly #positions: Int32Array;
   readonly #outputs: Int32Array;
   readonly #states: Int32Array;
-  readonly #slots: readonly Int32Array[];
 
-  constructor(place: Place, { maxTokens, maxOutputs }: Limits) {
-    this.#place = place;
+  /** `home` is what `program` was compiled for. */
+  constructor(program: Program, home: Place, { maxTokens, maxOutputs }: Limits) {
+    this.#program = program;
+    this.#home = home;
     this.#tokens = new Int32Array(maxTokens);
     this.#positions = new Int32Array(maxTokens);
     this.#outputs = new Int32Array(maxOutputs);
     this.#states = new Int32Array(maxTokens);
-    this.#slots = place.layout.groups.map(() => new Int32Array(maxTokens));
   }
 
   /** Finds slots for the shares' tokens and runs them. `fail` hears of tasks that could not take part, or run. */
   async run(batch: readonly Share[], fail: (task: Task, error: MillraceError) => void): Promise<void> {
-    const { program, pool } = this.#place;
     const spans: Span[] = [];
     const ran: Task[] = [];
     let numTokens = 0;
@@ -50,13 +50,10 @@ export class Batcher {
       try {
         const cache = task.cache!;
         for (let t = start, position = cache.nextPosition; t < end; t++) this.#positions[t] = position++;
-        const prepared = cache.prepare(this.#positions.subarray(start, end), this.#rotations);
-        this.#slots.forEach((slots, group) => {
-          slots.set(prepared.slots[group]!, start);
-        });
-        const { adapter } = task;
-        const span = { start, count, views: prepared.views };
-        spans.push(adapter === undefined ? span : { ...span, adapter });
+        const { slots, views } = cache.prepare(this.#positions.subarray(start, end), this.#rotations);
+        const { adapter, place } = task;
+        const pages = { kv: place.layout, arena: place.pool.arena, slots };
+        spans.push({ start, count, views, pages, ...(adapter === undefined ? {} : { adapter }) });
       } catch (error) {
         fail(task, MillraceError.from(error));
         dropRows(share);
@@ -70,15 +67,15 @@ export class Batcher {
     }
     if (spans.length === 0) return;
     try {
-      await program.run({
+      await this.#program.run({
         tokens: this.#tokens.subarray(0, numTokens),
         positions: this.#positions.subarray(0, numTokens),
         outputs: this.#outputs.subarray(0, numOutputs),
         states: this.#states.subarray(0, numStates),
         spans,
-        slots: this.#slots.map((slots) => slots.subarray(0, numTokens)),
+        slots: [],
         rotations: this.#rotations.values(),
-        arena: pool.arena,
+        arena: this.#home.pool.arena,
       });
     } catch (error) {
       for (const task of ran) fail(task, MillraceError.from(error));

@@ -2,6 +2,7 @@
  * The engine: requests in, tokens out. It owns the queue of what has work, asks the scheduler what to run, has it run,
  * and gives each task its logits. It knows nothing of threads and messages.
  */
+import type { Program } from "../backends/contract.js";
 import { pagesFor } from "../cache/layout.js";
 import { MillraceError } from "../errors.js";
 import type { StallReport } from "../scheduler/bound-stall.js";
@@ -12,8 +13,10 @@ import type { EngineUsage } from "./protocol.js";
 import { type EngineRequest, Request } from "./request.js";
 import type { Place, Task } from "./task.js";
 
-/** What the engine is made of; it is itself the place where requests run. */
+/** What the engine is made of; it is itself the place of requests. */
 export interface EngineParts extends Place {
+  /** Compiled for `limits` and `layout`; it runs the sequences of other places too. */
+  readonly program: Program;
   readonly scheduler: Scheduler;
   /** How the scheduler keeps its bound on stalls; absent: it has none. */
   readonly stalls?: () => StallReport | null;
@@ -31,7 +34,7 @@ export class Engine {
   readonly #running: Task[] = [];
   readonly #byId = new Map<number, Task>();
   readonly #requests = new Map<number, Request>();
-  readonly #batchers = new WeakMap<Place, Batcher>();
+  readonly #batcher: Batcher;
   /** Tokens that steps have run. */
   #ran = 0;
   /** A step is in the backend's hands: what takes part in it cannot be freed. */
@@ -44,6 +47,7 @@ export class Engine {
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
+    this.#batcher = new Batcher(parts.program, parts, parts.limits);
     this.#clock = parts.clock ?? (() => performance.now());
   }
 
@@ -56,7 +60,7 @@ export class Engine {
       free: pool.free + evictable,
       used: pool.used - evictable,
       shared: prefix?.shared ?? pool.shared,
-      waiting: this.#waiting.length,
+      waiting: this.#waiting.filter((task) => !rests(task)).length,
       running: this.#running.length,
       ran: this.#ran,
       stalls: this.#parts.stalls?.() ?? null,
@@ -87,7 +91,7 @@ export class Engine {
         { tokens: request.maxCached, needed: pages, pages: pool.numPages },
       );
     }
-    const queued = new Request(request, this.#parts, pages, this.#clock());
+    const queued = new Request(request, this.#parts, pages);
     this.#requests.set(queued.id, queued);
     this.enlist(queued);
   }
@@ -95,8 +99,8 @@ export class Engine {
   /** Puts a task in the line, unless it is there already. */
   enlist(task: Task): void {
     if (this.#byId.has(task.id)) return;
-    this.#waiting.push(task);
     this.#byId.set(task.id, task);
+    this.#toEndOfLine(task);
   }
 
   /** Lets request `id` give `emissions` more before it pauses. Unknown ids are those that have ended: no error. */
@@ -157,8 +161,8 @@ export class Engine {
     this.lend();
     const startedAt = this.#clock();
     const numWaiting = this.#waiting.length;
-    const batches = this.#schedule(startedAt);
-    if (batches.size === 0) {
+    const batch = this.#schedule(startedAt);
+    if (batch.length === 0) {
       this.#steppedAt = Number.NaN;
       const coming = this.#running.flatMap((task) => task.coming ?? []);
       if (coming.length > 0) {
@@ -170,10 +174,8 @@ export class Engine {
     }
     this.#underWay = true;
     try {
-      for (const [place, batch] of batches) {
-        await this.#batcher(place).run(batch, (task, error) => this.#fail(task, error));
-        this.#commit(place, batch);
-      }
+      await this.#batcher.run(batch, (task, error) => this.#fail(task, error));
+      this.#commit(batch);
     } finally {
       this.#steppedAt = this.#clock();
       this.#parts.scheduler.ran?.(this.#steppedAt - startedAt);
@@ -183,12 +185,13 @@ export class Engine {
     return true;
   }
 
-  /** Admits whom the plan admits, and finds the tasks that its work is for, by where they run. */
-  #schedule(now: number): Map<Place, Share[]> {
+  /** Admits whom the plan admits, and finds the tasks that its work is for. */
+  #schedule(now: number): Share[] {
     const { scheduler, limits } = this.#parts;
     for (const task of [...this.#running]) this.#attempt(task, () => task.look?.());
+    const isUp = (task: Task) => !rests(task) || (task.deadline ?? Number.POSITIVE_INFINITY) <= now;
     const look = (): Queue => ({
-      waiting: this.#waiting,
+      waiting: this.#waiting.filter(isUp),
       running: this.#running,
       limits,
       freePages: this.#freePages(),
@@ -205,7 +208,7 @@ export class Engine {
     scheduler.commit?.(queue, plan);
     for (const id of plan.expire ?? []) {
       const task = this.#byId.get(id)!;
-      if (this.#leave(task)) task.expire?.();
+      if (this.#leave(task)) task.expire?.(now);
     }
     for (const id of plan.admit) {
       const task = this.#byId.get(id)!;
@@ -214,17 +217,14 @@ export class Engine {
       this.#attempt(task, () => task.admit());
     }
     this.#wantMore();
-    const batches = new Map<Place, Share[]>();
+    const batch: Share[] = [];
     for (const { id, tokens, outputs } of plan.work) {
       const task = this.#byId.get(id);
       // Of those admitted together that begin alike, one runs and the others wait for it.
       if (!task || task.pending === 0) continue;
-      const batch = batches.get(task.place);
-      const share = { task, tokens, outputs, states: task.states?.(tokens) ?? 0 };
-      if (batch) batch.push(share);
-      else batches.set(task.place, [share]);
+      batch.push({ task, tokens, outputs, states: task.states?.(tokens) ?? 0 });
     }
-    return batches;
+    return batch;
   }
 
   /** Puts running tasks away, back to where they stood in the line; false where one cannot be, and others may have been. */
@@ -259,21 +259,15 @@ export class Engine {
   #wantMore(): void {
     const { lease, limits } = this.#parts;
     if (!lease) return;
-    const next = this.#running.length < limits.maxSequences ? this.#waiting[0] : undefined;
+    const isGuest = ({ resident }: Task) => !resident;
+    const hasPlace = this.#running.filter(isGuest).length < limits.maxSequences;
+    const next = hasPlace ? this.#waiting.find(isGuest) : undefined;
     lease.want(next ? Math.max(0, next.pages - this.#freePages()) : 0);
   }
 
-  #batcher(place: Place): Batcher {
-    let batcher = this.#batchers.get(place);
-    if (!batcher) {
-      batcher = new Batcher(place, this.#parts.limits);
-      this.#batchers.set(place, batcher);
-    }
-    return batcher;
-  }
-
   /** Gives every task its rows of logits and states, in order. */
-  #commit({ program }: Place, batch: readonly Share[]): void {
+  #commit(batch: readonly Share[]): void {
+    const { program } = this.#parts;
     const now = this.#clock();
     const total = (of: "outputs" | "states") => batch.reduce((sum, share) => sum + share[of], 0);
     const logits = handOut(program.logits(), total("outputs"));
@@ -287,7 +281,16 @@ export class Engine {
       }
       if (this.#byId.has(task.id)) task.settle();
       if (task.done) this.#leave(task);
+      else if (task.endTurn?.() && (rests(task) || !this.#waiting.every(rests))) {
+        remove(this.#running, task);
+        this.#toEndOfLine(task);
+      }
     }
+  }
+
+  #toEndOfLine(task: Task): void {
+    task.arrivedAt = this.#clock();
+    this.#waiting.push(task);
   }
 
   /** A task that fails takes nobody with it. */
@@ -335,6 +338,9 @@ function handOut(values: Float32Array, total: number): (count: number) => Float3
   let next = 0;
   return (count) => Array.from({ length: count }, () => values.subarray(next * width, ++next * width));
 }
+
+/** Whether a task stands in the line for nothing at present: it waits for its reader. Requests keep their places. */
+const rests = ({ resident, pending }: Task): boolean => resident === true && pending === 0;
 
 function remove<T>(list: T[], item: T): boolean {
   const at = list.indexOf(item);

@@ -144,17 +144,14 @@ class Host {
         this.#later(id, this.#opened().sessions.fork(id, call.parameters.session));
         break;
       case "append":
-        this.#later(id, this.#opened().sessions.append(id, call.parameters.session, call.parameters.prompt));
+        this.#later(id, this.#opened().sessions.append(id, call.parameters));
         break;
-      case "appendScored": {
-        const { session, prompt } = call.parameters;
-        this.#later(id, this.#opened().sessions.appendScored(id, session, prompt));
+      case "appendScored":
+        this.#later(id, this.#opened().sessions.appendScored(id, call.parameters));
         break;
-      }
       case "answer": {
-        const { session, answer } = call.parameters;
         const emit = (piece: Emission) => this.#pieces.push({ id, piece });
-        this.#later(id, this.#opened().sessions.answer(id, session, answer, emit));
+        this.#later(id, this.#opened().sessions.answer(id, call.parameters, emit));
         break;
       }
       case "rewind":

@@ -193,8 +193,6 @@ export async function assemble(
       onProgress({ phase: "load", ...progress });
     });
     undo.push(() => weights.dispose());
-    const { maxTokens, maxOutputs } = limits;
-    const limitsOf = (kv: CacheLayout) => ({ maxTokens, maxOutputs, kv });
     const program = await backend.compile(tape, weights, requestLimits(limits, layout));
     undo.push(() => program.dispose());
 
@@ -242,15 +240,12 @@ export async function assemble(
           backend,
           tape,
           limits,
-          requests: { program, pool, layout },
           cache: plan.cache,
           identity,
           adapters: plan.adapters,
           heads: plan.heads,
           context: plan.context,
           spareBytes: budget === undefined ? null : budget - used,
-          compile: (kv) => backend.compile(tape, weights, limitsOf(kv)),
-          scratchBytes: (kv) => backend.plan(tape, limitsOf(kv)).scratchBytes,
           questions: {
             compile: (asked) => backend.compile(tape, weights, asked),
             scratchBytes: (asked) => backend.plan(tape, asked).scratchBytes,

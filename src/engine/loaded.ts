@@ -22,7 +22,7 @@ import {
 } from "./protocol.js";
 import type { RequestListener } from "./request.js";
 import type { Sessions } from "./sessions.js";
-import type { Standing } from "./standing.js";
+import { onEngineClock } from "./standing.js";
 
 interface Ending<T> {
   end(value: T): void;
@@ -225,10 +225,4 @@ export class LoadedModel {
       { tokens: numTokens, context: this.#maxTokens, ...(input === null ? {} : { input }) },
     );
   }
-}
-
-/** A standing with its deadline on this thread's clock, which is the engine's. */
-function onEngineClock(standing: Standing = {}): Standing {
-  const { deadline, ...rest } = standing;
-  return deadline === undefined ? rest : { ...rest, deadline: deadline - performance.timeOrigin };
 }

@@ -241,6 +241,13 @@ export interface SessionInfo {
   readonly unfinished: boolean;
 }
 
+/** What goes to the end of a session's stream. */
+export interface AppendParameters {
+  readonly session: number;
+  readonly prompt: Prompt;
+  readonly standing: Standing;
+}
+
 /** Tokens that a session took in, and what its model gave to each. */
 export interface Scores {
   /** [n] */
@@ -278,10 +285,14 @@ export interface Calls {
   };
   save: { parameters: { readonly session: number; readonly path: string }; result: number };
   fork: { parameters: { readonly session: number }; result: SessionInfo };
-  append: { parameters: { readonly session: number; readonly prompt: Prompt }; result: number };
-  appendScored: { parameters: { readonly session: number; readonly prompt: Prompt }; result: Scores };
+  append: { parameters: AppendParameters; result: number };
+  appendScored: { parameters: AppendParameters; result: Scores };
   answer: {
-    parameters: { readonly session: number; readonly answer: AnswerParameters | "resume" };
+    parameters: {
+      readonly session: number;
+      readonly answer: AnswerParameters | "resume";
+      readonly standing: Standing;
+    };
     result: GenerationEnd;
   };
   rewind: {

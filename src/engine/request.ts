@@ -61,7 +61,7 @@ export class Request implements Task {
   readonly client?: string;
   readonly priority?: number;
   readonly deadline?: number;
-  readonly arrivedAt: number;
+  arrivedAt = 0;
   readonly promptTokens: number;
   readonly #decoder: Decoder;
   readonly #listener: RequestListener;
@@ -96,7 +96,7 @@ export class Request implements Task {
   #lastAt = Number.NaN;
 
   /** `mostPages`: the most that it will ever hold. */
-  constructor(request: EngineRequest, place: Place, mostPages: number, arrivedAt: number) {
+  constructor(request: EngineRequest, place: Place, mostPages: number) {
     this.id = request.id;
     this.place = place;
     this.#mostPages = mostPages;
@@ -110,7 +110,6 @@ export class Request implements Task {
     if (request.client !== undefined) this.client = request.client;
     if (request.priority !== undefined) this.priority = request.priority;
     if (request.deadline !== undefined) this.deadline = request.deadline;
-    this.arrivedAt = arrivedAt;
     this.#decoder = request.decoder;
     this.#listener = request.listener;
     this.#maxCached = request.maxCached;

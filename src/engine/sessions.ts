@@ -21,6 +21,8 @@ import type { Language } from "./language.js";
 import type { CacheSpec } from "./policies.js";
 import {
   type AnswerParameters,
+  type AppendParameters,
+  type Calls,
   type GenerationEnd,
   MAX_UNREAD_PIECES,
   type Prompt,
@@ -42,7 +44,8 @@ import {
   tierFolder,
 } from "./session-recall.js";
 import { checkIdentity, readStream, savedAdapter, saveSession } from "./session-saving.js";
-import { type AppendListener, Stream, type StreamParts } from "./stream.js";
+import { onEngineClock } from "./standing.js";
+import { type AnswerListener, type AppendListener, Stream, type StreamParts } from "./stream.js";
 import type { Place } from "./task.js";
 
 export interface SessionsParts {
@@ -51,8 +54,6 @@ export interface SessionsParts {
   readonly backend: Backend;
   readonly tape: Tape;
   readonly limits: Limits;
-  /** Where requests run: sessions of the same layout share its program. */
-  readonly requests: Place;
   /** The model's own cache, for what a session's caller leaves open. */
   readonly cache: CacheSpec;
   /** Which heads retrieve, where that was ever found out. */
@@ -65,8 +66,6 @@ export interface SessionsParts {
   readonly context: number;
   /** Bytes that the model's budget leaves; null where it has none. */
   readonly spareBytes: number | null;
-  compile(layout: CacheLayout): Promise<Program>;
-  scratchBytes(layout: CacheLayout): number;
   /** For programs that ask a model what a question looks for. */
   readonly questions: {
     compile(limits: ProgramLimits): Promise<Program>;
@@ -107,11 +106,6 @@ interface Session {
   standing: Promise<unknown> | null;
 }
 
-interface SharedProgram {
-  readonly program: Promise<Program>;
-  users: number;
-}
-
 const NONE = new Int32Array();
 
 export class Sessions {
@@ -122,12 +116,11 @@ export class Sessions {
   /** By the call that asked for it: whose answer it is. */
   readonly #answers = new Map<number, Stream>();
   readonly #appends = new Map<number, Stream>();
-  readonly #programs = new Map<string, SharedProgram>();
   /** Answers for which something is being recalled or compiled, and whether they were broken off meanwhile. */
   readonly #making = new Map<number, { broken: boolean }>();
   /** Tiers whose folders are being removed. */
   readonly #leaving = new Set<Promise<void>>();
-  /** Bytes of all sessions' budgets and programs. */
+  /** Bytes of all sessions' budgets, and of what asks models. */
   #bytes = 0;
 
   constructor(parts: SessionsParts, listener: SessionsListener) {
@@ -189,17 +182,21 @@ export class Sessions {
   }
 
   /** Takes tokens in; resolves, with how many they are, once at most the last of them waits. Throws as `Stream.append`. */
-  async append(id: number, session: number, prompt: Prompt): Promise<number> {
-    const { tokens } = await this.#append(id, session, prompt, false);
+  async append(id: number, parameters: AppendParameters): Promise<number> {
+    const { tokens } = await this.#append(id, parameters, false);
     return tokens.length;
   }
 
   /** Likewise, with what the model gave to each token. */
-  appendScored(id: number, session: number, prompt: Prompt): Promise<Scores> {
-    return this.#append(id, session, prompt, true);
+  appendScored(id: number, parameters: AppendParameters): Promise<Scores> {
+    return this.#append(id, parameters, true);
   }
 
-  async #append(id: number, session: number, prompt: Prompt, scored: boolean): Promise<Scores> {
+  async #append(
+    id: number,
+    { session, prompt, standing }: AppendParameters,
+    scored: boolean,
+  ): Promise<Scores> {
     const { stream } = await this.#session(session);
     const { engine } = this.#parts;
     return new Promise((resolve, reject) => {
@@ -217,7 +214,10 @@ export class Sessions {
           end: () => settle(() => resolve(scores)),
           fail: (error) => settle(() => reject(error)),
         };
-        stream.append(id, tokens, listener, scored ? scores : null);
+        stream.append(id, tokens, listener, {
+          scores: scored ? scores : null,
+          standing: onEngineClock(standing),
+        });
         if (prompt instanceof Int32Array || typeof prompt === "string") {
           if (stream.before === "nothing") stream.before = "text";
         } else stream.before = prompt.options.addGenerationPrompt === false ? "turn" : "answer";
@@ -232,8 +232,7 @@ export class Sessions {
   /** Answers from where the session stands. Throws as `Stream.ask`, and INVALID_ARGUMENT for wrong options. */
   async answer(
     id: number,
-    session: number,
-    parameters: AnswerParameters | "resume",
+    { session, answer: parameters, standing }: Calls["answer"]["parameters"],
     emit: (emission: Emission) => void,
   ): Promise<GenerationEnd> {
     const entry = await this.#session(session);
@@ -272,11 +271,12 @@ export class Sessions {
           then();
         };
         entry.unfinished = null;
-        stream.ask(id, answer, MAX_UNREAD_PIECES, {
+        const listener: AnswerListener = {
           emit,
           end: (end) => settle(() => resolve(end)),
           fail: (error) => settle(() => reject(error)),
-        });
+        };
+        stream.ask(id, answer, MAX_UNREAD_PIECES, listener, onEngineClock(standing));
         if (making.broken) stream.breakOff();
       };
       engine.betweenSteps(start).catch((error: unknown) => {
@@ -592,11 +592,8 @@ export class Sessions {
       context,
       recall ? recallShare(tape, layout, recall) : undefined,
     );
-    const isNew = this.#isNew(layout);
     const asks = recall !== null && recall.by !== "tokens";
-    const scratchBytes =
-      (isNew ? this.#parts.scratchBytes(layout) : 0) +
-      (asks ? this.#parts.questions.scratchBytes(probeLimits(tape, layout)) : 0);
+    const scratchBytes = asks ? this.#parts.questions.scratchBytes(probeLimits(tape, layout)) : 0;
     const needs = fit.memoryBytes + scratchBytes;
     if (spareBytes !== null && this.#bytes + needs > spareBytes) {
       throw new MillraceError(
@@ -610,10 +607,8 @@ export class Sessions {
     try {
       const { compile } = this.#parts.questions;
       const questions = asks ? await Questions.make(tape, layout, pool, compile) : null;
-      const program = await this.#program(layout);
       this.#bytes += needs;
-      const place = { program, pool, layout };
-      return { place, fit, cache, scratchBytes, members: new Set(), recall, questions };
+      return { place: { pool, layout }, fit, cache, scratchBytes, members: new Set(), recall, questions };
     } catch (error) {
       pool.dispose();
       throw error;
@@ -624,33 +619,6 @@ export class Sessions {
     questions?.dispose();
     place.pool.dispose();
     this.#bytes -= fit.memoryBytes + scratchBytes;
-    const shared = this.#programs.get(place.layout.fingerprint);
-    if (!shared || --shared.users > 0) return;
-    this.#programs.delete(place.layout.fingerprint);
-    place.program.dispose();
-  }
-
-  #isNew({ fingerprint }: CacheLayout): boolean {
-    return fingerprint !== this.#parts.requests.layout.fingerprint && !this.#programs.has(fingerprint);
-  }
-
-  /** The program of a layout: one for all sessions that have it, and the model's own where that has. */
-  async #program(layout: CacheLayout): Promise<Program> {
-    const { requests } = this.#parts;
-    const { fingerprint } = layout;
-    if (fingerprint === requests.layout.fingerprint) return requests.program;
-    let shared = this.#programs.get(fingerprint);
-    if (!shared) {
-      shared = { program: this.#parts.compile(layout), users: 0 };
-      this.#programs.set(fingerprint, shared);
-    }
-    shared.users++;
-    try {
-      return await shared.program;
-    } catch (error) {
-      this.#programs.delete(fingerprint);
-      throw error;
-    }
   }
 
   #encode(stream: Stream, prompt: Prompt): Int32Array {

@@ -1,8 +1,8 @@
-/** Where a request stands among those of others: whose it is, how urgent, and until when it is of use. */
+/** Where a request, or what is asked of a session, stands among those of others: whose it is, how urgent, and until when it is of use. */
 import { parseDuration } from "./duration.js";
 import { invalid } from "./options.js";
 
-/** What `Model.generate` may be told of a request's standing. None of it changes what is answered, only when. */
+/** What `Model.generate`, and a session's `append`, `score` and `generate`, may be told of their standing. None of it changes what is answered, only when. */
 export interface StandingOptions {
   /**
    * Whose request this is: a name of your choice. Clients who wait at the same time get equal shares of the model, by
@@ -36,6 +36,12 @@ export interface Standing {
   readonly priority?: number;
   /** Milliseconds since the epoch, on the clock that a process's threads share: see `sharedNow`. */
   readonly deadline?: number;
+}
+
+/** A standing with its deadline on this thread's clock, which is the engine's. */
+export function onEngineClock(standing: Standing = {}): Standing {
+  const { deadline, ...rest } = standing;
+  return deadline === undefined ? rest : { ...rest, deadline: deadline - performance.timeOrigin };
 }
 
 /** Milliseconds since the epoch; all threads of a process read the same, and it never goes back. */

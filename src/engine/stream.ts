@@ -1,6 +1,6 @@
 /**
  * A sequence that lives on: tokens are appended to it at any time, and answers are sampled from it one after another.
- * To the scheduler it is a request while it has work.
+ * To the scheduler it is a request while it has work, one that comes in turns, since it may have work for ever.
  *
  * The last token is not run until something follows it or an answer is asked for, since its logits are what an answer
  * starts from: once anything was appended, one token at least is always waiting.
@@ -16,6 +16,7 @@ import type { AnswerParameters, Scores, SessionReport } from "./protocol.js";
 import { RecentTokens } from "./recent-tokens.js";
 import type { RequestEnd } from "./request.js";
 import { Spoken } from "./spoken.js";
+import type { Standing } from "./standing.js";
 import type { Place, Task } from "./task.js";
 import { TokenQueue } from "./token-queue.js";
 
@@ -45,6 +46,9 @@ interface Append {
   end: number;
   readonly listener: AppendListener;
   readonly scores: Scores | null;
+  /** Its deadline is on the engine's clock. */
+  readonly standing: Standing;
+  readonly askedAt: number;
 }
 
 /** An answer under way, in the form that another stream can take up. */
@@ -58,6 +62,7 @@ export interface Answer {
 interface Answering extends Answer {
   readonly id: number;
   readonly listener: AnswerListener;
+  readonly standing: Standing;
   credit: number;
   generated: number;
   readonly askedAt: number;
@@ -98,6 +103,8 @@ export class Stream implements Task {
   readonly adapter?: number;
   /** Its pages are its own. */
   readonly pages = 0;
+  readonly resident = true;
+  arrivedAt = 0;
   cancelled = false;
   readonly #parts: StreamParts;
   readonly #queue = new TokenQueue();
@@ -112,6 +119,8 @@ export class Stream implements Task {
   #paused = false;
   /** Tokens that this step took. */
   #taken = 0;
+  /** Tokens that its turn has left; at least 1 between steps. */
+  #turn: number;
   /** Position of the token whose logits come next. */
   #row = 0;
   /** Why nothing can be done with it any more. */
@@ -127,6 +136,7 @@ export class Stream implements Task {
     this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
     this.#spoken = parts.spoken ?? Spoken.all("nothing");
     this.#mostHeldBack = parts.heldBack ?? 1;
+    this.#turn = parts.place.layout.step;
     if (parts.waiting) this.#queue.push(parts.waiting);
     this.cache.onChange((event) => parts.onChange(event));
   }
@@ -167,7 +177,7 @@ export class Stream implements Task {
 
   /** Resolves when nothing is left to run but what is held back, or the stream has broken. */
   idle(): Promise<void> {
-    if (this.pending === 0) return Promise.resolve();
+    if (this.#ready === 0) return Promise.resolve();
     return new Promise((resolve) => {
       this.#idle.push(resolve);
     });
@@ -195,7 +205,12 @@ export class Stream implements Task {
    * Tokens that follow all others. Throws PROMPT_TOO_LONG where they do not fit what the cache can hold, OUT_OF_BUDGET
    * while too many wait. `scores` are those of these tokens, and filled in when the listener hears of the end.
    */
-  append(id: number, tokens: Int32Array, listener: AppendListener, scores: Scores | null = null): void {
+  append(
+    id: number,
+    tokens: Int32Array,
+    listener: AppendListener,
+    { scores = null, standing = {} }: { readonly scores?: Scores | null; readonly standing?: Standing } = {},
+  ): void {
     this.#checkUsable();
     const from = this.length;
     const end = from + tokens.length;
@@ -209,7 +224,8 @@ export class Stream implements Task {
     }
     this.#queue.push(tokens);
     this.#lastAppend = from;
-    this.#appends.push({ id, from, end, listener, scores });
+    const askedAt = performance.now();
+    this.#appends.push({ id, from, end, listener, scores, standing, askedAt });
     this.#settleAppends();
     this.#wake();
   }
@@ -218,6 +234,12 @@ export class Stream implements Task {
   abandon(id: number): void {
     const append = this.#appends.find((each) => each.id === id);
     if (!append) return;
+    this.#takeBack(append, (details) => notTaken("The caller's signal ended the append", details));
+    this.#report();
+  }
+
+  /** Takes back what of an append has not been run, and fails it. */
+  #takeBack(append: Append, error: (details: Taken) => MillraceError): void {
     const next = this.cache.nextPosition;
     let from = Math.max(append.from, next);
     // One token must wait: else there would be nothing to go on from.
@@ -231,19 +253,19 @@ export class Stream implements Task {
       later.end -= count;
     }
     this.#appends.splice(this.#appends.indexOf(append), 1);
-    append.listener.fail(notTaken("The caller's signal ended the append", append.end - append.from, count));
-    this.#report();
+    const tokens = append.end - append.from;
+    append.listener.fail(error({ tokens, taken: tokens - count }));
   }
 
   /**
    * Starts an answer, or takes one up. Throws INVALID_ARGUMENT where there is nothing to go on from or one is under
    * way, PROMPT_TOO_LONG where the cache is full.
    */
-  ask(id: number, answer: Answer, credit: number, listener: AnswerListener): void {
+  ask(id: number, answer: Answer, credit: number, listener: AnswerListener, standing: Standing = {}): void {
     this.checkAskable();
     const now = performance.now();
     const times = { askedAt: now, startedAt: Number.NaN, firstAt: Number.NaN, lastAt: Number.NaN };
-    this.#answer = { ...answer, id, listener, credit, generated: 0, ...times };
+    this.#answer = { ...answer, id, listener, standing, credit, generated: 0, ...times };
     if (this.before !== "text") this.#spoken.note(this.length, "answer");
     this.#wake();
   }
@@ -341,7 +363,13 @@ export class Stream implements Task {
     this.#tellIdle();
   }
 
+  /** In this turn. */
   get pending(): number {
+    return Math.min(this.#turn, this.#ready);
+  }
+
+  /** Tokens that are to be run, in this turn and later ones. */
+  get #ready(): number {
     if (this.#paused || this.#broken) return 0;
     if (this.#wantsLogits) return this.#queue.length;
     const scored = this.#scoredEnd - 1 - this.cache.nextPosition;
@@ -350,7 +378,29 @@ export class Stream implements Task {
 
   get outputs(): Outputs {
     if (this.#scoredEnd > 0) return "all";
-    return this.#wantsLogits ? "last" : "none";
+    return this.#wantsLogits && this.#queue.length <= this.#turn ? "last" : "none";
+  }
+
+  /** Of all that is asked of it, in the order in which it runs. */
+  get #standings(): Standing[] {
+    const standings = this.#appends.map(({ standing }) => standing);
+    return this.#answer ? [...standings, this.#answer.standing] : standings;
+  }
+
+  /** Whose tokens are run next. */
+  get client(): string | undefined {
+    return this.#standings.find(({ client }) => client !== undefined)?.client;
+  }
+
+  /** Of what is most urgent: what stands before that must run first. */
+  get priority(): number | undefined {
+    const priorities = this.#standings.map(({ priority = 0 }) => priority);
+    return priorities.length > 0 ? Math.max(...priorities) : undefined;
+  }
+
+  get deadline(): number | undefined {
+    const deadlines = this.#standings.flatMap(({ deadline }) => deadline ?? []);
+    return deadlines.length > 0 ? Math.min(...deadlines) : undefined;
   }
 
   get phase(): Phase {
@@ -366,14 +416,17 @@ export class Stream implements Task {
   }
 
   get done(): boolean {
-    return this.#broken !== null || (this.#answer === null && this.pending === 0);
+    return this.#broken !== null || (this.#answer === null && this.#ready === 0);
   }
 
-  admit(): void {}
+  admit(): void {
+    this.#turn = this.place.layout.step;
+  }
 
   take(count: number): Int32Array {
     if (this.#answer && Number.isNaN(this.#answer.startedAt)) this.#answer.startedAt = performance.now();
     this.#taken = count;
+    this.#turn -= count;
     this.#row = this.cache.nextPosition - (this.#scoredEnd > 0 ? count : 1);
     const tokens = this.#queue.take(count);
     this.#recent.push(tokens);
@@ -419,9 +472,7 @@ export class Stream implements Task {
     }
     if (finish) this.#end(finish);
     else if (this.cache.length >= Math.min(this.capacity, MOST_TOKENS)) {
-      const rest = decoder.flush();
-      if (rest) listener.emit(rest);
-      this.#end("cache-full");
+      this.#endShort("cache-full");
     }
   }
 
@@ -430,6 +481,28 @@ export class Stream implements Task {
     this.#settleAppends();
     this.#report();
     this.#tellIdle();
+  }
+
+  endTurn(): boolean {
+    if (this.pending > 0) return false;
+    this.#turn = this.place.layout.step;
+    return true;
+  }
+
+  /** Ends what is too late: an answer with what it has said, an append with what is in. */
+  expire(now: number): void {
+    const isOver = ({ deadline = Number.POSITIVE_INFINITY }: Standing) => deadline <= now;
+    for (const append of this.#appends.filter(({ standing }) => isOver(standing))) {
+      this.#takeBack(append, (details) => tooLate("append", append.askedAt, details));
+    }
+    const answer = this.#answer;
+    if (answer && isOver(answer.standing)) {
+      if (Number.isNaN(answer.startedAt)) {
+        this.#answer = null;
+        answer.listener.fail(tooLate("answer", answer.askedAt));
+      } else this.#endShort("deadline");
+    }
+    this.#wake();
   }
 
   cancel(): void {
@@ -441,6 +514,7 @@ export class Stream implements Task {
     try {
       const count = this.#taken;
       this.#taken = 0;
+      this.#turn = this.place.layout.step;
       if (count > 0) {
         const to = this.cache.nextPosition - count;
         this.#queue.putBack(count);
@@ -476,6 +550,13 @@ export class Stream implements Task {
 
   get #wantsLogits(): boolean {
     return this.#answer !== null && this.#answer.credit > 0;
+  }
+
+  /** Ends before the decoder has: what it held back is said first. */
+  #endShort(finishReason: FinishReason): void {
+    const rest = this.#answer?.decoder.flush();
+    if (rest) this.#answer?.listener.emit(rest);
+    this.#end(finishReason);
   }
 
   #end(finishReason: FinishReason): void {
@@ -545,7 +626,7 @@ export class Stream implements Task {
   }
 
   #tellIdle(): void {
-    if (this.pending > 0) return;
+    if (this.#ready > 0) return;
     for (const tell of this.#idle.splice(0)) tell();
   }
 
@@ -568,10 +649,21 @@ function tooLong(tokens: number, seen: number, capacity: number): MillraceError 
   );
 }
 
-function notTaken(what: string, tokens: number, lost: number): MillraceError {
+/** Of an append's tokens, those that are in the stream. */
+type Taken = { readonly tokens: number; readonly taken: number };
+
+const notTaken = (what: string, { tokens, taken }: Taken): MillraceError =>
+  new MillraceError("ABORTED", `${what}: ${taken} of its ${tokens} tokens are in, the others are not.`, {
+    tokens,
+    taken,
+  });
+
+function tooLate(what: "answer" | "append", askedAt: number, details?: Taken): MillraceError {
+  const waitedMs = Math.round(performance.now() - askedAt);
+  const left = details ? `: ${details.taken} of its ${details.tokens} tokens are in, the others are not` : "";
   return new MillraceError(
-    "ABORTED",
-    `${what}: ${tokens - lost} of its ${tokens} tokens are in, the others are not.`,
-    { tokens, taken: tokens - lost },
+    "DEADLINE_PASSED",
+    `The ${what}'s deadline passed while it waited for its turn, ${waitedMs} ms long${left}. Allow it more time, or let fewer wait.`,
+    { waitedMs, ...details },
   );
 }

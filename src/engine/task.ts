@@ -1,5 +1,4 @@
 /** What the engine runs: requests, which come and go, and streams, which stay between their turns. */
-import type { Program } from "../backends/contract.js";
 import type { CacheLayout } from "../cache/layout.js";
 import type { KvPool } from "../cache/pool.js";
 import type { PrefixTree } from "../cache/prefix.js";
@@ -7,10 +6,8 @@ import type { SequenceCache } from "../cache/sequence.js";
 import type { MillraceError } from "../errors.js";
 import type { RunningRequest, WaitingRequest } from "../scheduler/contract.js";
 
-/** Where sequences run together in one batch: one program over one pool of pages, cut by one layout. */
+/** Where the pages of sequences lie: a pool of them, cut by one layout. All sequences of a step run in one batch. */
 export interface Place {
-  /** Compiled for the engine's limits and `layout`. */
-  readonly program: Program;
   readonly pool: KvPool;
   readonly layout: CacheLayout;
   /** What its requests have run, for those that begin alike; absent: they share nothing. */
@@ -19,10 +16,13 @@ export interface Place {
 
 /**
  * A sequence with work. The engine calls `admit` once, then for each step that it takes part in `take`, `accept` for
- * each of its rows of logits or states, and `settle`; it lets go of the task as soon as it is `done`.
+ * each of its rows of logits or states, and `settle`; it lets go of the task as soon as it is `done`. One that comes in
+ * turns goes back to the end of the line when a turn is over and others wait, and is admitted again.
  */
 export interface Task extends WaitingRequest, RunningRequest {
   readonly place: Place;
+  /** On the engine's clock, which sets it: when it was put in the line, at its end. */
+  arrivedAt: number;
   readonly pages: number;
   /** Number of the adapter that its tokens run with; absent: none. */
   readonly adapter?: number;
@@ -50,8 +50,10 @@ export interface Task extends WaitingRequest, RunningRequest {
   accept(row: Float32Array, now: number): void;
   /** The step that it took part in has been committed. */
   settle(): void;
-  /** Its deadline has passed; `done` from now on. Absent where it never has one. */
-  expire?(): void;
+  /** Whether its turn is over; the next one then begins. Absent: it runs to its end. */
+  endTurn?(): boolean;
+  /** Its deadline has passed, `now` by the engine's clock. It has left the line. Absent where it never has one. */
+  expire?(now: number): void;
   /** Ends with "aborted"; `done` from now on. */
   cancel(): void;
   /** Ends with `error`, what it took in this step undone where it lives on; `done` from now on. */

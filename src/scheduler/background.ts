@@ -82,9 +82,10 @@ function isContended({ waiting, running }: Queue): boolean {
 const isWaitedFor = ({ waiting, running }: Queue): boolean =>
   running.some(isBackground) && [...waiting, ...running].some((job) => !isBackground(job) && isHeldUp(job));
 
-/** Waits for a prefix that another request runs. */
-const isHeldUp = (job: { readonly pending: number; readonly phase?: RunningRequest["phase"] }): boolean =>
-  job.pending === 0 && job.phase !== "decode";
+/** Waits for a prefix that another request runs; residents have none. */
+const isHeldUp = (
+  job: Job & { readonly pending: number; readonly phase?: RunningRequest["phase"] },
+): boolean => job.pending === 0 && job.phase !== "decode" && !job.resident;
 
 const hasPrompt = (job: RunningRequest): boolean =>
   !isBackground(job) && job.phase === "prefill" && job.pending > 0;
@@ -101,4 +102,5 @@ const standStill = (job: RunningRequest): RunningRequest => ({
   ...(job.arrivedAt === undefined ? {} : { arrivedAt: job.arrivedAt }),
   ...(job.pages === undefined ? {} : { pages: job.pages }),
   ...(job.movable === undefined ? {} : { movable: job.movable }),
+  ...(job.resident === undefined ? {} : { resident: job.resident }),
 });

@@ -9,7 +9,7 @@ const limits: Limits = { maxTokens: 512, maxTokensBesideDecode: 512, maxOutputs:
 
 /** Milliseconds of a machine that is known here, and is not a sum: few rows cost as much as sixteen. */
 const machine = (s: StepShape) =>
-  20 * s.batches +
+  20 +
   Math.max(16, s.decodeRows + s.prefillTokens) * 0.5 +
   2 * (s.decodeRows + s.prefillOutputs) +
   0.0002 * (s.decodeReads + s.prefillReads);

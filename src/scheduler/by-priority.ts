@@ -60,10 +60,11 @@ export function byPriority(inner: Scheduler, ageingMs: number): Scheduler {
 
 const priorityOf = ({ priority }: Job): number => priority ?? 0;
 
-const standStill = ({ id, phase, chunk, outputs }: RunningRequest): RunningRequest => ({
+const standStill = ({ id, phase, chunk, outputs, resident = false }: RunningRequest): RunningRequest => ({
   id,
   phase,
   chunk,
   outputs,
+  resident,
   pending: 0,
 });

@@ -21,16 +21,16 @@ export interface Job {
   readonly outputs: Outputs;
   /** Tokens in its cache that a further one attends. Absent: none. */
   readonly cached?: number;
-  /** Those with the same one run in one batch, which reads the weights once. */
-  readonly place?: unknown;
   /** Whose request it is. Absent: nobody's in particular, who count together as one more client. */
-  readonly client?: string;
+  readonly client?: string | undefined;
   /** Higher goes first. Absent: 0. */
-  readonly priority?: number;
-  /** When it came. Absent: now. */
+  readonly priority?: number | undefined;
+  /** When it came, or its latest turn began. Absent: now. */
   readonly arrivedAt?: number;
   /** When its answer is of no use any more. Absent: never. */
-  readonly deadline?: number;
+  readonly deadline?: number | undefined;
+  /** It holds pages of its own whether it runs or not, and comes in turns: it takes no place of a request. Absent: no. */
+  readonly resident?: boolean;
 }
 
 export interface WaitingRequest extends Job {
@@ -59,11 +59,11 @@ export interface Limits {
   readonly maxTokensBesideDecode: number;
   /** Most rows of logits of a step; at least `maxSequences`. */
   readonly maxOutputs: number;
-  /** Most requests that run at once. */
+  /** Most requests that run at once; residents are not among them. */
   readonly maxSequences: number;
 }
 
-/** What a scheduler may see. The engine gives both lists in order of arrival. */
+/** What a scheduler may see. The engine gives both lists in order of arrival; residents arrive with every turn. */
 export interface Queue {
   readonly waiting: readonly WaitingRequest[];
   readonly running: readonly RunningRequest[];

@@ -5,7 +5,6 @@ import { quantile, robustFit } from "./robust-fit.js";
 import type { StepShape } from "./step-shape.js";
 
 const shape = (part: Partial<StepShape>): StepShape => ({
-  batches: 1,
   decodeRows: 0,
   prefillTokens: 0,
   prefillOutputs: 0,
@@ -17,7 +16,7 @@ const shape = (part: Partial<StepShape>): StepShape => ({
 /** Milliseconds of a machine whose costs are known. */
 const truth = (s: StepShape, slower = 1) =>
   slower *
-  (30 * s.batches +
+  (30 +
     2 * s.decodeRows +
     1.5 * s.prefillTokens +
     3 * s.prefillOutputs +

@@ -90,8 +90,9 @@ export class CostModel {
 }
 
 function featuresOf(shape: StepShape): number[] {
-  const { batches, decodeRows, prefillTokens, prefillOutputs, decodeReads, prefillReads } = shape;
-  return [batches, decodeRows, prefillTokens, prefillOutputs, decodeReads, prefillReads];
+  const { decodeRows, prefillTokens, prefillOutputs, decodeReads, prefillReads } = shape;
+  // The weights are read once, whatever a step runs.
+  return [1, decodeRows, prefillTokens, prefillOutputs, decodeReads, prefillReads];
 }
 
 /** Errors are ratios; their spread is taken about their median, which hiccups do not move. */

@@ -5,9 +5,10 @@
  *
  * Fair by arrival: a request is admitted only when everything that came before it has been, and only when the cache
  * can hold the most it will ever need; so nothing that runs can run out of pages, nothing is preempted, and a large
- * request at the head of the line is not overtaken for ever by small ones.
+ * request at the head of the line is not overtaken for ever by small ones. Residents, who need nothing that it waits for,
+ * pass it by.
  */
-import type { Plan, Queue, RunningRequest, Scheduler, Work } from "./contract.js";
+import type { Limits, Plan, Queue, RunningRequest, Scheduler, Work } from "./contract.js";
 
 type Chunked = Pick<RunningRequest, "id" | "pending" | "chunk" | "outputs">;
 
@@ -45,13 +46,25 @@ export const firstCome: Scheduler = {
 
     const admit: number[] = [];
     let pages = freePages;
+    let places = limits.maxSequences - running.filter(({ resident }) => !resident).length;
+    let rows = mostRunning(limits) - running.length;
+    let isBlocked = false;
     for (const request of waiting) {
-      if (running.length + admit.length >= limits.maxSequences || request.pages > pages || tokens === 0)
-        break;
+      if (rows <= 0 || tokens === 0) break;
+      if (!request.resident) {
+        isBlocked ||= places <= 0 || request.pages > pages;
+        if (isBlocked) continue;
+        places -= 1;
+        pages -= request.pages;
+      }
+      rows -= 1;
       admit.push(request.id);
-      pages -= request.pages;
       prefill(request);
     }
     return { admit, work };
   },
 };
+
+/** Most that run at once, residents included: a step has rows for all to decode, and room for a prompt beside them. */
+const mostRunning = ({ maxTokens, maxOutputs, maxSequences }: Limits): number =>
+  Math.max(maxSequences, Math.min(maxOutputs, Math.floor((3 * maxTokens) / 4)));

@@ -11,12 +11,12 @@ export function preempt(inner: Scheduler): Scheduler {
     plan(queue): Plan {
       const { waiting, running, limits, freePages } = queue;
       const plan = inner.plan(queue);
-      const [first] = waiting;
+      const first = waiting.find(({ resident }) => !resident);
       if (!first || plan.admit.includes(first.id)) return plan;
       const lower = running.filter((job) => job.movable && priorityOf(job) < priorityOf(first));
       lower.sort((a, b) => priorityOf(a) - priorityOf(b) || (b.arrivedAt ?? 0) - (a.arrivedAt ?? 0));
       const putAway: number[] = [];
-      let places = limits.maxSequences - running.length;
+      let places = limits.maxSequences - running.filter(({ resident }) => !resident).length;
       let pages = freePages;
       for (const job of lower) {
         if (places > 0 && pages >= first.pages) break;

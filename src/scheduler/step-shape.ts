@@ -2,8 +2,6 @@ import type { Job, Queue, Work } from "./contract.js";
 
 /** What a step's duration depends on. */
 export interface StepShape {
-  /** Times that the weights are read: one for each place. */
-  readonly batches: number;
   /** Tokens of requests that decode. */
   readonly decodeRows: number;
   readonly prefillTokens: number;
@@ -22,9 +20,7 @@ export function shapeOf(
   const jobs = new Map<number, { readonly job: Job; readonly decodes: boolean }>();
   for (const job of waiting) jobs.set(job.id, { job, decodes: false });
   for (const job of running) jobs.set(job.id, { job, decodes: job.phase === "decode" });
-  const places = new Set<unknown>();
   const shape = {
-    batches: 0,
     decodeRows: 0,
     prefillTokens: 0,
     prefillOutputs: 0,
@@ -33,7 +29,6 @@ export function shapeOf(
   };
   for (const { id, tokens, outputs } of work) {
     const { job, decodes } = jobs.get(id)!;
-    places.add(job.place);
     // Each row also attends those of its own chunk that come before it, and itself.
     const reads = tokens * ((job.cached ?? 0) + (tokens + 1) / 2);
     if (decodes) {
@@ -45,6 +40,5 @@ export function shapeOf(
       shape.prefillReads += reads;
     }
   }
-  shape.batches = places.size;
   return shape;
 }

@@ -24,13 +24,23 @@ import {
   checkSignal,
   type PromptInput,
 } from "../engine/questions.js";
+import { STANDING_OPTIONS, type StandingOptions, standing } from "../engine/standing.js";
 import { MillraceError } from "../errors.js";
 
-/** What `Session.append` may be told. */
-export interface AppendOptions {
+/** What `Session.append` may be told. Its `deadline` counts from the call. */
+export interface AppendOptions extends StandingOptions {
   /** For conversations: how they are rendered. */
   readonly chat?: RenderOptions;
   /** Takes back what has not been run, and rejects with ABORTED; its details say how many tokens are in. */
+  readonly signal?: AbortSignal;
+}
+
+/** What `Session.generate` may be told. */
+export interface SessionAnswerOptions extends AnswerOptions, StandingOptions {}
+
+/** What `Session.resume` may be told. */
+export interface ResumeOptions extends StandingOptions {
+  /** Ends the answer with ABORTED, after what came before. */
   readonly signal?: AbortSignal;
 }
 
@@ -105,7 +115,7 @@ export class Session implements AsyncDisposable {
    * number of tokens when they are in the cache: await it, so that no more than the engine can take piles up.
    *
    * Throws INVALID_ARGUMENT and INVALID_TOKEN at once. Rejects with PROMPT_TOO_LONG where a cache that keeps everything is
-   * full, OUT_OF_BUDGET where too much waits already, ABORTED, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, CLOSED; the session
+   * full, OUT_OF_BUDGET where too much waits already, DEADLINE_PASSED, ABORTED, BAD_TEMPLATE, UNSUPPORTED_TOKENIZER, CLOSED; the session
    * then stands as before, save for what `details.taken` says is in.
    */
   append(input: PromptInput, options: AppendOptions = {}): Promise<number> {
@@ -125,24 +135,21 @@ export class Session implements AsyncDisposable {
    * iteration where another is under way or nothing was ever appended, PROMPT_TOO_LONG where the cache is full, and what
    * else ends a generation.
    */
-  generate(options: AnswerOptions = {}): Generation {
-    refuseUnknown("generate", options, ANSWER_OPTIONS);
-    const { parameters, tools } = checkedAnswer(options, this.#model);
-    return this.#answer(
-      parameters,
-      { answer: parameters, toolParser: tools?.parser ?? null },
-      options.signal,
-    );
+  generate(options: SessionAnswerOptions = {}): Generation {
+    refuseUnknown("generate", options, [...ANSWER_OPTIONS, ...STANDING_OPTIONS]);
+    const { client: _, priority: __, deadline: ___, ...answer } = options;
+    const { parameters, tools } = checkedAnswer(answer, this.#model);
+    return this.#answer(parameters, { answer: parameters, toolParser: tools?.parser ?? null }, options);
   }
 
   /**
    * Goes on with the answer that was under way when the session was saved, to the same tokens as if it never had been.
    * INVALID_ARGUMENT ends the iteration where there is none: see `unfinished`.
    */
-  resume(options: { readonly signal?: AbortSignal } = {}): Generation {
-    refuseUnknown("resume", options, ["signal"]);
+  resume(options: ResumeOptions = {}): Generation {
+    refuseUnknown("resume", options, ["signal", ...STANDING_OPTIONS]);
     checkSignal(options.signal);
-    return this.#answer("resume", { answer: { sampling: {} } }, options.signal);
+    return this.#answer("resume", { answer: { sampling: {} } }, options);
   }
 
   /**
@@ -240,15 +247,20 @@ export class Session implements AsyncDisposable {
     input: PromptInput,
     options: AppendOptions,
   ): Promise<Calls[N]["result"]> {
-    refuseUnknown(name === "append" ? "append" : "score", options, ["chat", "signal"]);
+    refuseUnknown(name === "append" ? "append" : "score", options, ["chat", "signal", ...STANDING_OPTIONS]);
     const { chat, signal } = options;
     checkSignal(signal);
+    const standingNow = standing(options);
     const prompt = checkedPrompt(input, chat, this.#model.vocabularySize);
     if (signal?.aborted) {
       const message = "The caller's signal ended the append: none of its tokens are in.";
       return Promise.reject(new MillraceError("ABORTED", message, { taken: 0 }));
     }
-    const { id, result } = this.#connection.call(name, { session: this.#id, prompt });
+    const { id, result } = this.#connection.call(name, {
+      session: this.#id,
+      prompt,
+      standing: standingNow(),
+    });
     const cancel = () => this.#connection.tell({ type: "cancel", id });
     signal?.addEventListener("abort", cancel);
     return this.#connection.hold(result.finally(() => signal?.removeEventListener("abort", cancel)));
@@ -257,13 +269,15 @@ export class Session implements AsyncDisposable {
   #answer(
     answer: Calls["answer"]["parameters"]["answer"],
     known: Omit<Question, "ask">,
-    signal: AbortSignal | undefined,
+    options: ResumeOptions,
   ): Generation {
+    const standingNow = standing(options);
     const ask: Question["ask"] = (onPiece) => {
       this.#unfinished = false;
-      return this.#connection.call("answer", { session: this.#id, answer }, { onPiece });
+      const parameters = { session: this.#id, answer, standing: standingNow() };
+      return this.#connection.call("answer", parameters, { onPiece });
     };
-    return new Generation(this.#connection, { ask, ...known }, signal);
+    return new Generation(this.#connection, { ask, ...known }, options.signal);
   }
 
   #watch(watched: boolean): void {
