@@ -12,6 +12,7 @@ import { benchBatchCommand } from "./bench/batch.js";
 import { clientsCommand } from "./bench/clients.js";
 import { addShapeOptions, madeModel, type ShapeOptions } from "./bench/made-model.js";
 import { optimisersCommand } from "./bench/optimisers.js";
+import { sessionsCommand } from "./bench/sessions.js";
 import { stallCommand } from "./bench/stall.js";
 import { stoppable, unlessStopped } from "./bench/stoppable.js";
 import { traceCommand } from "./bench/trace.js";
@@ -73,6 +74,7 @@ export function benchCommand(): Command {
     .addOption(new Option("--against <peer>", "also run this peer, in turn").choices(PEERS))
     .addOption(jsonOption())
     .enablePositionalOptions()
+    .addCommand(sessionsCommand())
     .addCommand(stallCommand())
     .addCommand(traceCommand())
     .addCommand(benchBatchCommand())
