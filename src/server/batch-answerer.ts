@@ -4,9 +4,9 @@ import type { BatchAnswer } from "../batch/journal.js";
 import type { BatchRequest } from "../batch/lines.js";
 import type { Answerer, Measure } from "../batch/run.js";
 import { type ErrorCode, MillraceError, type Model } from "../index.js";
+import type { ServerApp } from "./app.js";
 import { BATCH_URLS } from "./batch-urls.js";
-import type { InternalCaller } from "./context.js";
-import type { Server } from "./create.js";
+import type { InternalCaller, ServerContext } from "./context.js";
 import { ApiError, type ErrorBody } from "./errors.js";
 import { EVERYBODY, newId } from "./identity.js";
 import { structureOf, templateMessages } from "./messages.js";
@@ -36,9 +36,15 @@ const USUAL_ANSWER = 256;
 /** As OpenAI's, for completions without a limit. */
 const COMPLETION_ANSWER = 16;
 
+/** What answers: a server, but for how it came to be. */
+interface Answering {
+  readonly app: ServerApp;
+  readonly context: ServerContext;
+}
+
 /** Requests of all of the server's models. The server's limits on requests and their time are not theirs. */
 export function batchAnswerer(
-  { app, context }: Server,
+  { app, context }: Answering,
   { client = "batch", owner = EVERYBODY, priority }: BatchCaller = {},
 ): Answerer {
   const works = new Works({ requests: Number.POSITIVE_INFINITY, requestMs: Number.POSITIVE_INFINITY });

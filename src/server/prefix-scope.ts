@@ -1,6 +1,5 @@
 /** Whose prompts share what they begin with alike. */
 import { createHash } from "node:crypto";
-import type { ServerContext } from "./context.js";
 
 /** Prompts of one key share prefixes, or those of all who ask. */
 export type SharePrefixes = "key" | "all";
@@ -10,7 +9,7 @@ export type SharePrefixes = "key" | "all";
  * it has one. A digest, since it may be written to disk with the prefixes.
  */
 export function prefixScope(
-  { sharePrefixes }: Pick<ServerContext, "sharePrefixes">,
+  { sharePrefixes }: { readonly sharePrefixes: SharePrefixes },
   owner: string,
   { prompt_cache_key: key }: { readonly prompt_cache_key?: string | null | undefined },
 ): { prefixScope?: string } {
