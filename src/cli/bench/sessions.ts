@@ -1,4 +1,5 @@
 /** `millrace bench sessions`: what endless sessions that append and answer at once reach together. */
+import { setMaxListeners } from "node:events";
 import { basename } from "node:path";
 import { Argument, Command, Option } from "commander";
 import type { BackendName } from "../../backends/contract.js";
@@ -70,6 +71,8 @@ const counts = (text: string, earlier: readonly number[]): number[] =>
 async function bench(named: string | undefined, options: Options): Promise<void> {
   const { backend, threads, runs } = options;
   using stop = stoppable();
+  // Every append and every answer listens to it.
+  setMaxListeners(0, stop.signal);
   await using model = await openModel(named ?? (await madeModel(options)), {
     backend,
     // Sessions take no places of requests.
