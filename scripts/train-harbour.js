@@ -32,7 +32,8 @@ for (const [index, stage] of STAGES.entries()) {
   const out = path.join(folder, `stage-${index + 1}.gguf`);
   if (!existsSync(out)) {
     console.error(`Stage ${index + 1} of ${STAGES.length}`);
-    const flags = "--data world --type Q8_0 --name Harbour --answer-weight 8 --context 1024 --micro 2048 --resume";
+    const flags =
+      "--data world --type Q8_0 --name Harbour --answer-weight 8 --context 1024 --micro 2048 --resume";
     const from = before === undefined ? [] : ["--init", before];
     const args = ["train", ...flags.split(" "), ...stage.split(/\s+/), ...from, "--out", out];
     const { status } = spawnSync(process.execPath, [path.join(root, "bin", "millrace"), ...args], {
