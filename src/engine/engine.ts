@@ -280,8 +280,10 @@ export class Engine {
         if (this.#byId.has(task.id)) this.#attempt(task, () => task.accept(row, now));
       }
       if (this.#byId.has(task.id)) task.settle();
+      // Who leaves in the middle of a turn, or at its very end, comes back to a whole one.
+      const turnEnded = task.endTurn?.() === true;
       if (task.done) this.#leave(task);
-      else if (task.endTurn?.() && (rests(task) || !this.#waiting.every(rests))) {
+      else if (turnEnded && (rests(task) || !this.#waiting.every(rests))) {
         remove(this.#running, task);
         this.#toEndOfLine(task);
       }

@@ -1,4 +1,4 @@
-import { setImmediate as turn } from "node:timers/promises";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { afterEach, describe, expect, it } from "vitest";
 import { openNull } from "../../test/support/local-thread.js";
 import { TestRandom } from "../../test/support/random.js";
@@ -46,6 +46,18 @@ function expectAccount({ report }: Session): void {
 }
 
 describe("a session", () => {
+  it("answers again after an answer that ended with the session's turn", async () => {
+    const model = await open();
+    const session = model.session({ cache: sinks({ window: 60 }) });
+    // Tokens of a step, and so of a turn.
+    const turn = 256;
+    await session.append(tokens(1));
+    for (const maxTokens of [turn, turn, 2 * turn, 1])
+      expect(await collect(session.generate({ ...greedy, maxTokens }))).toHaveLength(maxTokens);
+    await session.append(tokens(turn));
+    expect(await collect(session.generate({ ...greedy, maxTokens: turn }))).toHaveLength(turn);
+  });
+
   it("says after many appends what a request says after one prompt", async () => {
     const model = await open();
     const prompt = tokens(70);
@@ -231,7 +243,7 @@ describe("a session", () => {
     await session.append(tokens(5));
     const answer = session.generate({ ...greedy, maxTokens: 300 });
     await answer.next();
-    for (let i = 0; i < 400; i++) await turn();
+    for (let i = 0; i < 400; i++) await nextTurn();
     const { seen } = session.report;
     expect(seen).toBeLessThan(5 + 200);
     expect(await session.append(tokens(50))).toBe(50);
