@@ -13,17 +13,18 @@ const shape = "--vocabulary 1536 --width 192 --layers 5 --feed-forward 512 --rop
 const STAGES = [
   // Short windows and many questions, from the first weights on.
   `${shape} --look-back --length 64:0.03,128:0.12,256:0.25,1024:0.6 --batch 2048 --rate 4e-3 --tokens 24000000 --seed 1 \
-   --course every=8-50,exams=0`,
+   --course every=8-50,exams=0,middle=0,late=0`,
   // More about people, who move the most.
-  "--length 1024 --batch 4096 --rate 3e-3 --tokens 13000000 --seed 11 --course every=8-50,exams=0,person=12,carries=12",
+  "--length 1024 --batch 4096 --rate 3e-3 --tokens 13000000 --seed 11 --course every=8-50,exams=0,middle=0,late=0,person=12,carries=12",
   // Exams.
   "--length 128:0.05,256:0.15,1024:0.8 --batch 4096 --rate 2.5e-3 --tokens 8000000 --seed 21 \
-   --course exams=0.4,exam-every=same,lean=1,width=0.15",
+   --course exams=0.4,exam-every=same,lean=1,width=0.15,middle=0,late=0",
   // Exams about what was said a moment ago.
   "--length 128:0.08,256:0.2,1024:0.72 --batch 4096 --rate 2.5e-3 --tokens 12000000 --seed 31 \
-   --course exam-every=same,lean=3",
+   --course exam-every=same,lean=3,middle=0,late=0",
   // Exams about everything.
-  "--length 256:0.12,1024:0.88 --batch 4096 --rate 2e-3 --tokens 10000000 --seed 41",
+  "--length 256:0.12,1024:0.88 --batch 4096 --rate 2e-3 --tokens 10000000 --seed 41 \
+   --course middle=0,late=0",
 ];
 
 mkdirSync(folder, { recursive: true });

@@ -21,6 +21,13 @@ export interface WorldCourse {
   readonly lean?: number;
   /** Share of the window's reach that an exam's questions lie within. Default 0.12. */
   readonly width?: number;
+  /**
+   * Share of windows that begin in the middle of a town's life, as all but the first of a long stream do: people and things
+   * are known that the window never introduced. Default 0.5.
+   */
+  readonly middle?: number;
+  /** Share of windows that ask nothing until late, and then much: streams ask seldom. Default 0.3. */
+  readonly late?: number;
   readonly weights?: Weights;
 }
 
@@ -31,16 +38,35 @@ export function checkCourse(course: WorldCourse): void {
   check(exams >= 0 && exams <= 1, "exams", exams, "a share from 0 to 1");
   check(examEvery === null || examEvery > 0, "examEvery", examEvery, "a number above 0, or null");
   check(lean > 0 && lean <= 100, "lean", lean, "a number above 0, at most 100");
+  const { middle = 0.5, late = 0.3 } = course;
+  check(middle >= 0 && middle <= 1, "middle", middle, "a share from 0 to 1");
+  check(late >= 0 && late <= 1, "late", late, "a share from 0 to 1");
   check(width > 0 && width <= 1, "width", width, "a share above 0");
+}
+
+/** Words between the questions of a window that asks late. */
+const LATE_EVERY = 12;
+/** Most words of a town's life before a window in the middle of it: enough for all who live there to have done something. */
+const MOST_SKIPPED = 4000;
+
+/** Words of a town's life that a window leaves out before it begins. */
+export function drawSkip({ middle = 0.5 }: WorldCourse, seed: number, index: number): number {
+  const drawn = share(seed, index, "middle");
+  return drawn < middle ? Math.ceil((drawn / middle) * MOST_SKIPPED) : 0;
 }
 
 /** What a window asks whose facts lie at most `to` words back; the same for the same seed and index. */
 export function drawQuestions(course: WorldCourse, seed: number, index: number, to: number): QuestionOptions {
   const { every: [least, most] = [8, 200], exams = 0.6, examEvery = 30, lean = 1.7, width = 0.12 } = course;
+  const { late = 0.3 } = course;
   const every = least * (most / least) ** share(seed, index, "every");
   // Far ones are the harder to find; near ones are those that replaced others.
   const spread = share(seed, index, "spread") < 0.5 ? "far" : "even";
   const weights = course.weights === undefined ? {} : { weights: course.weights };
+  const drawn = share(seed, index, "late");
+  // At least a sixth of the window is left for questions.
+  if (drawn < late)
+    return { every: LATE_EVERY, after: ((drawn / late) * to) / 1.2, to, spread: "even", ...weights };
   if (share(seed, index, "banded") >= exams) return { every, to, spread, ...weights };
   const from = Math.max(10, Math.floor(share(seed, index, "band") ** lean * 0.9 * to));
   return {

@@ -7,7 +7,7 @@ import { ASSISTANT, BOS, CHAT_TEMPLATE, CONTROL_TOKENS, END, USER } from "../wor
 import { type Piece, world } from "../world/world.js";
 import type { Window } from "./data.js";
 import { trainTokenizer } from "./tokenizer.js";
-import { drawQuestions, type WorldCourse } from "./world-course.js";
+import { drawQuestions, drawSkip, type WorldCourse } from "./world-course.js";
 import { PieceEncoder, worldSource } from "./world-source.js";
 
 function pieces(seed: number, count: number): Piece[] {
@@ -94,7 +94,8 @@ describe("worldSource", () => {
 
   it("asks as densely as its course says, and of the kinds that it weighs", () => {
     const questions = (course: WorldCourse) => {
-      const source = worldSource(tokenizer, { windowLength: 1024, seed: 3, chats: 0, course });
+      const plain = { late: 0, middle: 0, ...course };
+      const source = worldSource(tokenizer, { windowLength: 1024, seed: 3, chats: 0, course: plain });
       const texts = Array.from({ length: 20 }, (_, i) => write((source.window(i) as Window).tokens));
       return texts.flatMap((text) => text.split(USER).slice(1));
     };
@@ -110,18 +111,31 @@ describe("worldSource", () => {
   });
 
   it("asks in exams about facts that lie equally far back", () => {
-    const course = { exams: 1, lean: 1, width: 0.1 };
+    const course = { exams: 1, lean: 1, width: 0.1, late: 0 };
     for (let index = 0; index < 50; index++) {
       const { from, to, every } = drawQuestions(course, 3, index, 900);
       expect([every, to! - from!]).toEqual([30, 90]);
     }
     const near = (lean: number) =>
-      Array.from({ length: 400 }, (_, i) => drawQuestions({ exams: 1, lean }, 3, i, 900).from!).filter(
-        (from) => from < 900 / 8,
-      ).length / 400;
+      Array.from(
+        { length: 400 },
+        (_, i) => drawQuestions({ exams: 1, lean, late: 0 }, 3, i, 900).from!,
+      ).filter((from) => from < 900 / 8).length / 400;
     expect(near(1)).toBeCloseTo(1 / 8, 1);
     expect(near(3)).toBeCloseTo(1 / 2, 1);
-    expect(drawQuestions({ exams: 0 }, 3, 1, 900)).toMatchObject({ to: 900 });
+    expect(drawQuestions({ exams: 0, late: 0 }, 3, 1, 900)).toMatchObject({ to: 900 });
+  });
+
+  it("begins some windows in the middle of a town's life, and asks late in some", () => {
+    const indices = Array.from({ length: 400 }, (_, index) => index);
+    const skips = indices.map((index) => drawSkip({ middle: 0.5 }, 3, index));
+    expect(skips.filter((skip) => skip > 0).length / 400).toBeCloseTo(0.5, 1);
+    expect(Math.max(...skips)).toBeGreaterThan(3500);
+    expect(Math.max(...indices.map((index) => drawSkip({ middle: 0 }, 3, index)))).toBe(0);
+    const late = indices.flatMap((index) => drawQuestions({ late: 0.3 }, 3, index, 900).after ?? []);
+    expect(late.length / 400).toBeCloseTo(0.3, 1);
+    expect(Math.max(...late)).toBeLessThanOrEqual(750);
+    expect(Math.max(...late)).toBeGreaterThan(650);
   });
 
   it("refuses a tokenizer without the world's control tokens, and options out of range", async () => {
@@ -142,6 +156,8 @@ describe("worldSource", () => {
     course("examEvery", { examEvery: 0 });
     course("lean", { lean: 0 });
     course("width", { width: 2 });
+    course("middle", { middle: 2 });
+    course("late", { late: -1 });
   });
 });
 

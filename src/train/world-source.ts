@@ -6,7 +6,7 @@ import { drills } from "../world/drills.js";
 import { Random } from "../world/random.js";
 import { type Piece, world } from "../world/world.js";
 import type { Window, WindowSource } from "./data.js";
-import { checkCourse, drawQuestions, share, type WorldCourse } from "./world-course.js";
+import { checkCourse, drawQuestions, drawSkip, share, type WorldCourse } from "./world-course.js";
 
 export interface WorldSourceOptions {
   /** Tokens of every window. */
@@ -65,10 +65,11 @@ export function worldSource(tokenizer: Tokenizer, options: WorldSourceOptions): 
       tokens[0] = bos;
       let filled = 1;
       const questions = drawQuestions(course, seed, index, to);
+      const skip = drawSkip(course, seed, index);
       const pieces =
         share(seed, index, "drill") < drilled
           ? drills(new Random(seed, index))
-          : world({ seed, stream: index, turns, questions });
+          : world({ seed, stream: index, skip, turns, questions });
       for (const piece of pieces) {
         const [ids, decisive] = encoder.encode(piece);
         for (let i = 0; i < ids.length && filled < tokens.length; i++, filled++) {

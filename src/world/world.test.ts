@@ -37,6 +37,8 @@ const key = ({ kind, subject }: Pick<Fact, "kind" | "subject">) => `${kind} ${su
 /** The kind of the fact that a question is about. */
 const factKind = (kind: QuestionKind) => (kind === "holder" ? "thing" : kind) as Fact["kind"];
 const LONG = take(150_000, { seed: 11 });
+/** From the middle of a town's life. */
+const LATER = Array.from({ length: 20 }, (_, stream) => take(2000, { seed: 6, stream, skip: 3000 }));
 const CHATS = Array.from({ length: 200 }, (_, stream) => take(600, { seed: 5, stream, turns: 8 }));
 
 describe("world", () => {
@@ -48,7 +50,7 @@ describe("world", () => {
   });
 
   it("answers every question by what the text last stated, and says where", () => {
-    for (const pieces of [LONG, ...CHATS]) {
+    for (const pieces of [LONG, ...LATER, ...CHATS]) {
       const last = new Map<string, { value: string; piece: number }>();
       pieces.forEach((piece, index) => {
         const { kind, question, states } = piece;
@@ -236,6 +238,25 @@ describe("world", () => {
       expect(pieces[16]!.kind).toBe("log");
     }
     expect(joined(CHATS.flat())).toContain("What is happening at the pier?");
+  });
+
+  it("begins in the middle of the town's life where words are skipped, and is the same town", () => {
+    const whole = joined(take(6000, { seed: 6, questions: null }));
+    const later = joined(take(2000, { seed: 6, skip: 3000, questions: null }));
+    const at = whole.indexOf(later.slice(0, 200));
+    expect(countWords(whole.slice(0, at))).toBeGreaterThanOrEqual(3000);
+    expect(countWords(whole.slice(0, at))).toBeLessThan(3200);
+    expect(whole.slice(at, at + later.length)).toBe(later);
+  });
+
+  it("asks nothing before it is time", () => {
+    const pieces = take(1500, { seed: 7, questions: { every: 12, after: 700 } });
+    const first = pieces.findIndex(({ kind }) => kind === "question");
+    const before = countWords(joined(pieces.slice(0, first)));
+    expect(before).toBeGreaterThanOrEqual(700);
+    expect(before).toBeLessThan(800);
+    expect(pieces.filter(({ kind }) => kind === "question").length).toBeGreaterThan(15);
+    for (const distance of distances(pieces)) expect(distance).toBeLessThanOrEqual(900);
   });
 
   it("tells a log without questions where none are wanted", () => {

@@ -41,6 +41,8 @@ export interface QuestionOptions extends Partial<Distances> {
   /** Share of questions that are small talk. Default 0.03. */
   readonly talk?: number;
   readonly weights?: Weights;
+  /** Words and marks of log before the first question. Default 0. */
+  readonly after?: number;
 }
 
 export interface WorldOptions {
@@ -48,6 +50,11 @@ export interface WorldOptions {
   readonly seed: number;
   /** Which of the worlds of one seed; a whole number from 0 to 2^32 - 1. Default 0. */
   readonly stream?: number;
+  /**
+   * Words and marks of the town's life that are left out before the stream begins: then people and things are known that
+   * the stream never introduced. Default 0.
+   */
+  readonly skip?: number;
   /** Turns of conversation before the log begins, in which the user tells what the log would. Default 0. */
   readonly turns?: number;
   /** Null for a log without questions. Default: 10 to 900 words back, evenly spread. */
@@ -56,18 +63,14 @@ export interface WorldOptions {
 
 /** The same town under a seed, at its beginning. Never ends. Throws INVALID_ARGUMENT for options out of range. */
 export function* world(options: WorldOptions): Generator<Piece, never, undefined> {
-  const { seed, stream = 0, turns = 0, questions = {} } = options;
+  const { seed, stream = 0, skip = 0, turns = 0, questions = {} } = options;
   check(Number.isSafeInteger(seed) && seed >= 0, "seed", seed, "a whole number from 0 on");
   check(Number.isSafeInteger(turns) && turns >= 0, "turns", turns, "a whole number from 0 on");
   check(Number.isSafeInteger(stream) && stream >= 0 && stream < 2 ** 32, "stream", stream, "0 to 2^32 - 1");
-  const {
-    every = 60,
-    talk: talkShare = 0.03,
-    from = 10,
-    to = 900,
-    spread = "even",
-    weights,
-  } = questions ?? {};
+  const { every = 60, talk: talkShare = 0.03, after = 0, weights } = questions ?? {};
+  const { from = 10, to = 900, spread = "even" } = questions ?? {};
+  check(skip >= 0 && skip < Number.POSITIVE_INFINITY, "skip", skip, "0 or more");
+  check(after >= 0, "questions.after", after, "0 or more");
   check(every > 0, "questions.every", every, "a number above 0");
   check(talkShare >= 0 && talkShare <= 1, "questions.talk", talkShare, "a share from 0 to 1");
   for (const [kind, weight] of Object.entries(weights ?? {}))
@@ -75,20 +78,25 @@ export function* world(options: WorldOptions): Generator<Piece, never, undefined
   check(from >= 1 && to > from, "questions.from, .to", `${from}, ${to}`, "1 <= from < to");
   const random = new Random(seed, stream);
   const town = new Town(random);
-  const book = new FactBook();
+  let book = new FactBook();
   let index = 0;
+  /** Of the town's life so far, and where in it the stream begins. */
   let words = 0;
+  let begin = 0;
 
   /** Counts the piece in, with what it states. */
   const count = (piece: Piece): Piece => {
     words += countWords(piece.text);
-    for (const fact of piece.states) book.state(fact, index, words);
+    for (const fact of piece.states) book.state(fact, index, words - begin);
     index++;
     return piece;
   };
 
+  while (words < skip) for (const piece of paragraph(town, book, random, () => words)) count(piece);
+  if (skip > 0) [book, index, begin] = [new FactBook(), 0, words];
+
   for (let i = 0; i < turns; i++) {
-    const [question, answer] = chatTurn(town, book, random, index, words);
+    const [question, answer] = chatTurn(town, book, random, index, words, begin);
     yield count(question);
     yield count(answer);
   }
@@ -97,11 +105,11 @@ export function* world(options: WorldOptions): Generator<Piece, never, undefined
   for (;;) {
     const before = words;
     for (const piece of paragraph(town, book, random, () => words)) yield count(piece);
-    if (questions === null) continue;
+    if (questions === null || words - begin < after) continue;
     due += ((words - before) / every) * (0.5 + random.fraction());
     for (; due >= 1; due--) {
       const small = random.chance(talkShare);
-      const fact = small ? null : chooseFact(book, words, { from, to, spread }, random, weights);
+      const fact = small ? null : chooseFact(book, words - begin, { from, to, spread }, random, weights);
       if (!small && fact === null) break;
       const asked = fact === null ? talk(random) : askAbout(fact, random);
       const [question, answer] = turn(asked, fact === null ? null : fact.piece);
@@ -128,7 +136,7 @@ export function turn(
  * A turn of a conversation: small talk, a question about what was told before, or one to which the user tells the
  * answer first. A question about a place of which nothing was told gets an answer that may well be.
  */
-function chatTurn(town: Town, book: FactBook, random: Random, index: number, words: number) {
+function chatTurn(town: Town, book: FactBook, random: Random, index: number, words: number, begin: number) {
   const choice = random.weighted([6, 6, 58, 30]);
   if (choice === 0) return turn(talk(random), null);
   if (choice === 1) {
@@ -136,13 +144,14 @@ function chatTurn(town: Town, book: FactBook, random: Random, index: number, wor
     const told = book.get("scene", scene.subject);
     return turn(askAbout(told ?? scene, random), told?.piece ?? null);
   }
-  let fact = choice === 3 ? chooseFact(book, words, { from: 0, to: 900, spread: "even" }, random) : null;
+  let fact =
+    choice === 3 ? chooseFact(book, words - begin, { from: 0, to: 900, spread: "even" }, random) : null;
   if (fact !== null) return turn(askAbout(fact, random), fact.piece);
   const told: Sentence[] = [];
   for (let left = random.pick([1, 1, 1, 2, 3]); left > 0; ) {
     const sentence = town.happen(words, true);
     for (const { kind, subject } of sentence.ends) book.forget(kind, subject);
-    for (const stated of sentence.states) book.state(stated, index, words);
+    for (const stated of sentence.states) book.state(stated, index, words - begin);
     told.push(sentence);
     if (sentence.states.length > 0) left--;
   }

@@ -4,7 +4,8 @@ import type { WorldCourse } from "../../train/world-course.js";
 import { QUESTION_KINDS, type QuestionKind } from "../../world/questions.js";
 import { decimal } from "../options.js";
 
-const NAMES = "every=8-200, exams=0.6, exam-every=30, lean=1.7, width=0.12, and kinds such as person=12";
+const NAMES =
+  "every=8-200, exams=0.6, exam-every=30, lean=1.7, width=0.12, middle=0.5, late=0.3, and kinds such as person=12";
 
 /** "every=8-50,exams=0,person=12" as a course; ranges are checked where it is used. */
 export function worldCourse(text: string): WorldCourse {
@@ -14,8 +15,7 @@ export function worldCourse(text: string): WorldCourse {
     if (name === "every") course = { ...course, every: range(value) };
     else if (name === "exam-every")
       course = { ...course, examEvery: value === "same" ? null : decimal(value) };
-    else if (name === "exams" || name === "lean" || name === "width")
-      course = { ...course, [name]: decimal(value) };
+    else if (isShare(name)) course = { ...course, [name]: decimal(value) };
     else if (isKind(name)) course = { ...course, weights: { ...course.weights, [name]: decimal(value) } };
     else throw new InvalidArgumentError(`got "${pair.trim()}"; expected NAME=VALUE: ${NAMES}.`);
   }
@@ -29,4 +29,7 @@ function range(value: string): readonly [number, number] {
   return [decimal(least), decimal(most)];
 }
 
+const SHARES = ["exams", "lean", "width", "middle", "late"] as const;
+const isShare = (name: string): name is (typeof SHARES)[number] =>
+  (SHARES as readonly string[]).includes(name);
 const isKind = (name: string): name is QuestionKind => (QUESTION_KINDS as readonly string[]).includes(name);
