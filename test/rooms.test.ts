@@ -9,7 +9,7 @@ const SRC = resolve(import.meta.dirname, "../src");
 const FLOORS: readonly (readonly string[])[] = [
   ["errors.ts", "plot"],
   ["formats"],
-  ["tokenizer", "world", "batch/lock.ts"],
+  ["tokenizer", "world"],
   ["tape", "cache/codecs"],
   ["backends"],
   ["models", "cache", "sampling"],

@@ -7,7 +7,7 @@ import { readlinkSync } from "node:fs";
 import { open, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { MillraceError } from "../errors.js";
-import { isAlive } from "../formats/is-alive.js";
+import { isAlive } from "./is-alive.js";
 
 /** What a lock says of the process that holds it. */
 interface Holder {
