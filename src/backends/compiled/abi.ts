@@ -215,3 +215,20 @@ export function putAddress(words: Int32Array, at: number, address: number): void
 }
 
 export const align = (bytes: number, to = 64): number => Math.ceil(bytes / to) * to;
+
+/** Lays things one behind the other, each aligned, from byte `bytes` on. */
+export class Offsets {
+  /** Where the next one begins. */
+  bytes: number;
+
+  constructor(bytes = 0) {
+    this.bytes = align(bytes);
+  }
+
+  /** Where the next one begins, of `length` bytes. */
+  take(length: number): number {
+    const at = this.bytes;
+    this.bytes += align(length);
+    return at;
+  }
+}

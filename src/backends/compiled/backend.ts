@@ -14,7 +14,7 @@ import type {
 } from "../contract.js";
 import { copyRegion } from "../host-memory.js";
 import type { TrainingArithmetic } from "../training.js";
-import { align, BARRIER_WORDS, LOW_RANK, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
+import { BARRIER_WORDS, LOW_RANK, Offsets, OP_RECORD, PROGRAM, putAddress } from "./abi.js";
 import { encode, type Lowered, lower, tableLength, variantOf } from "./lower.js";
 import type { Machine } from "./machine.js";
 import { StepWriter, stepBytes } from "./step-writer.js";
@@ -91,23 +91,16 @@ export class CompiledBackend implements Backend {
 
 /** Offsets in the control region: what the interpreter reads besides the step. */
 function controlLayout({ instructions, variants, lowRanks }: Lowered) {
-  let bytes = 0;
-  const take = (length: number): number => {
-    const at = bytes;
-    bytes += align(length);
-    return at;
-  };
+  const offsets = new Offsets();
   return {
-    program: take(PROGRAM.bytes),
-    barrier: take(BARRIER_WORDS * 4),
-    counters: take(instructions.length * 4),
+    program: offsets.take(PROGRAM.bytes),
+    barrier: offsets.take(BARRIER_WORDS * 4),
+    counters: offsets.take(instructions.length * 4),
     /** By variant. */
-    ops: variants.map(({ length }) => take(length * OP_RECORD.bytes)),
+    ops: variants.map(({ length }) => offsets.take(length * OP_RECORD.bytes)),
     /** By op: LowRank [adapters]. */
-    lowRanks: lowRanks.map((pairs) => take(tableLength(pairs) * LOW_RANK.words * 4)),
-    get bytes(): number {
-      return bytes;
-    },
+    lowRanks: lowRanks.map((pairs) => offsets.take(tableLength(pairs) * LOW_RANK.words * 4)),
+    bytes: offsets.bytes,
   };
 }
 

@@ -4,7 +4,7 @@ import { choiceScratch } from "../choice-scratch.js";
 import type { KvChoice, KvLayout, KvPages, KvView, ProgramLimits, Region, Span, Step } from "../contract.js";
 import { GUMBEL_QUANTILES, gumbelQuantiles } from "../gumbel.js";
 import { fillRopeTable, ropeTableLength } from "../rope-table.js";
-import { align, CHOICE, putAddress, SPAN, STEP, VIEW } from "./abi.js";
+import { align, CHOICE, Offsets, putAddress, SPAN, STEP, VIEW } from "./abi.js";
 import { LaneTables } from "./lane-tables.js";
 import type { Machine } from "./machine.js";
 
@@ -28,20 +28,15 @@ interface StepLayout {
 }
 
 function layoutOf({ maxTokens, maxOutputs, maxStates = 0 }: ProgramLimits): StepLayout {
-  let bytes = align(STEP.words * 4);
-  const take = (length: number): number => {
-    const at = bytes;
-    bytes += align(length);
-    return at;
-  };
+  const offsets = new Offsets(STEP.words * 4);
   return {
-    tokens: take(maxTokens * 4),
-    positions: take(maxTokens * 4),
-    outputs: take(maxOutputs * 4),
-    states: take(maxStates * 4),
-    tokenSpan: take(maxTokens * 4),
-    gumbel: take(GUMBEL_QUANTILES * 4),
-    bytes,
+    tokens: offsets.take(maxTokens * 4),
+    positions: offsets.take(maxTokens * 4),
+    outputs: offsets.take(maxOutputs * 4),
+    states: offsets.take(maxStates * 4),
+    tokenSpan: offsets.take(maxTokens * 4),
+    gumbel: offsets.take(GUMBEL_QUANTILES * 4),
+    bytes: offsets.bytes,
   };
 }
 

@@ -2,9 +2,9 @@
 import type { Region } from "../contract.js";
 import type { Matrix } from "../training.js";
 import {
-  align,
   BARRIER_WORDS,
   MATRIX,
+  Offsets,
   OP_RECORD,
   type OpCode,
   PROGRAM,
@@ -108,21 +108,14 @@ export class TrainingOps implements Owner {
 
 /** Offsets in the control region: the interpreter's structs, and the ops with their matrices. */
 function controlLayout() {
-  let bytes = 0;
-  const take = (length: number): number => {
-    const at = bytes;
-    bytes += align(length);
-    return at;
-  };
+  const offsets = new Offsets();
   return {
-    program: take(PROGRAM.bytes),
-    barrier: take(BARRIER_WORDS * 4),
-    step: take(STEP.words * 4),
-    counters: take(MAX_OPS * 4),
-    ops: take(MAX_OPS * OP_RECORD.bytes),
-    matrices: take(MAX_OPS * MAX_MATRICES * MATRIX.bytes),
-    get bytes(): number {
-      return bytes;
-    },
+    program: offsets.take(PROGRAM.bytes),
+    barrier: offsets.take(BARRIER_WORDS * 4),
+    step: offsets.take(STEP.words * 4),
+    counters: offsets.take(MAX_OPS * 4),
+    ops: offsets.take(MAX_OPS * OP_RECORD.bytes),
+    matrices: offsets.take(MAX_OPS * MAX_MATRICES * MATRIX.bytes),
+    bytes: offsets.bytes,
   };
 }

@@ -11,16 +11,7 @@ export function rotate(
   table: Float32Array,
   row: number,
 ): void {
-  const pairs = rope.frequencies.length;
-  for (let i = 0; i < pairs; i++) {
-    const first = at + (rope.style === "interleaved" ? 2 * i : i);
-    const second = first + (rope.style === "interleaved" ? 1 : pairs);
-    const cos = table[row * 2 * pairs + i]!;
-    const sin = table[row * 2 * pairs + pairs + i]!;
-    const [a, b] = [values[first]!, values[second]!];
-    values[first] = a * cos - b * sin;
-    values[second] = a * sin + b * cos;
-  }
+  turn(values, at, rope, table, row, 1);
 }
 
 /** Undoes `rotate`, but for the square of what the rope's magnitude is. */
@@ -31,14 +22,25 @@ export function rotateBack(
   table: Float32Array,
   row: number,
 ): void {
+  turn(values, at, rope, table, row, -1);
+}
+
+function turn(
+  values: Float32Array | Float64Array,
+  at: number,
+  rope: RopeRef,
+  table: Float32Array,
+  row: number,
+  direction: 1 | -1,
+): void {
   const pairs = rope.frequencies.length;
   for (let i = 0; i < pairs; i++) {
     const first = at + (rope.style === "interleaved" ? 2 * i : i);
     const second = first + (rope.style === "interleaved" ? 1 : pairs);
     const cos = table[row * 2 * pairs + i]!;
-    const sin = table[row * 2 * pairs + pairs + i]!;
+    const sin = direction * table[row * 2 * pairs + pairs + i]!;
     const [a, b] = [values[first]!, values[second]!];
-    values[first] = a * cos + b * sin;
-    values[second] = b * cos - a * sin;
+    values[first] = a * cos - b * sin;
+    values[second] = a * sin + b * cos;
   }
 }
