@@ -31,17 +31,32 @@ export interface WorldCourse {
   readonly weights?: Weights;
 }
 
+const DEFAULTS = {
+  every: [8, 200],
+  exams: 0.6,
+  examEvery: 30,
+  lean: 1.7,
+  width: 0.12,
+  middle: 0.5,
+  late: 0.3,
+} as const satisfies WorldCourse;
+
+const whole = (course: WorldCourse): WorldCourse & Required<Omit<WorldCourse, "weights">> => ({
+  ...DEFAULTS,
+  ...course,
+});
+
 /** Throws INVALID_ARGUMENT for a course that cannot be. */
 export function checkCourse(course: WorldCourse): void {
-  const { every: [least, most] = [8, 200], exams = 0.6, examEvery = 30, lean = 1.7, width = 0.12 } = course;
+  const { every, exams, examEvery, lean, width, middle, late } = whole(course);
+  const [least, most] = every;
   check(least > 0 && most >= least, "every", `${least}-${most}`, "0 < least <= most");
   check(exams >= 0 && exams <= 1, "exams", exams, "a share from 0 to 1");
   check(examEvery === null || examEvery > 0, "examEvery", examEvery, "a number above 0, or null");
   check(lean > 0 && lean <= 100, "lean", lean, "a number above 0, at most 100");
-  const { middle = 0.5, late = 0.3 } = course;
+  check(width > 0 && width <= 1, "width", width, "a share above 0");
   check(middle >= 0 && middle <= 1, "middle", middle, "a share from 0 to 1");
   check(late >= 0 && late <= 1, "late", late, "a share from 0 to 1");
-  check(width > 0 && width <= 1, "width", width, "a share above 0");
 }
 
 /** Words between the questions of a window that asks late. */
@@ -50,15 +65,16 @@ const LATE_EVERY = 12;
 const MOST_SKIPPED = 4000;
 
 /** Words of a town's life that a window leaves out before it begins. */
-export function drawSkip({ middle = 0.5 }: WorldCourse, seed: number, index: number): number {
+export function drawSkip(course: WorldCourse, seed: number, index: number): number {
+  const { middle } = whole(course);
   const drawn = share(seed, index, "middle");
   return drawn < middle ? Math.ceil((drawn / middle) * MOST_SKIPPED) : 0;
 }
 
 /** What a window asks whose facts lie at most `to` words back; the same for the same seed and index. */
 export function drawQuestions(course: WorldCourse, seed: number, index: number, to: number): QuestionOptions {
-  const { every: [least, most] = [8, 200], exams = 0.6, examEvery = 30, lean = 1.7, width = 0.12 } = course;
-  const { late = 0.3 } = course;
+  const { exams, examEvery, lean, width, late, ...rest } = whole(course);
+  const [least, most] = rest.every;
   const every = least * (most / least) ** share(seed, index, "every");
   // Far ones are the harder to find; near ones are those that replaced others.
   const spread = share(seed, index, "spread") < 0.5 ? "far" : "even";
