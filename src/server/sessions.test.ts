@@ -1,10 +1,12 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { openNull } from "../../test/support/local-thread.js";
 import { serverOf } from "../../test/support/server.js";
 import type { Model } from "../session/model.js";
+import { Session } from "../session/session.js";
+import { KeyRing } from "./keys.js";
 
 describe("sessions over HTTP", () => {
   let model: Model;
@@ -97,6 +99,74 @@ describe("sessions over HTTP", () => {
     expect(server.context.works.size).toBe(0);
     const after = await server.ask(`/v1/sessions/${id}/generate`, greedy);
     expect(after.status).toBe(200);
+    await server.context.sessions.closeAll();
+  });
+
+  it("stand among others by their client, priority and deadline", async () => {
+    const server = serverOf({ tiny: model }, { keys: ["mine"] });
+    const asMe = { headers: { Authorization: "Bearer mine" } };
+    const { id } = (await server.ask("/v1/sessions", { model: "tiny", cache }, asMe)).body;
+    const call = (name: string, body: object) => server.ask(`/v1/sessions/${id}/${name}`, body, asMe);
+    const client = new KeyRing(["mine"]).client("Bearer mine");
+    const appends = vi.spyOn(Session.prototype, "append");
+    const answers = vi.spyOn(Session.prototype, "generate");
+    const resumed = vi.spyOn(Session.prototype, "resume");
+    await call("append", { input: "the rest", priority: -7, deadline: "1 min" });
+    await call("append", { input: [{ role: "user", content: "x" }], priority: 0, deadline: null });
+    await call("generate", { ...greedy, priority: 5, deadline: 60_000 });
+    await call("generate", { resume: true, priority: 6 });
+    expect(appends.mock.calls.map(([, options]) => options)).toMatchObject([
+      { client, priority: -7, deadline: "1 min" },
+      { client, priority: 0, chat: {} },
+    ]);
+    expect(appends.mock.calls[1]![1]).not.toHaveProperty("deadline");
+    expect(answers.mock.calls).toMatchObject([[{ client, priority: 5, deadline: 60_000, maxTokens: 8 }]]);
+    expect(resumed.mock.calls).toMatchObject([[{ client, priority: 6 }]]);
+    for (const spy of [appends, answers, resumed]) spy.mockRestore();
+    const { schemas } = (await server.ask("/openapi.json")).body.components;
+    for (const { properties } of [schemas.Append, schemas.Generate]) {
+      expect(properties).toMatchObject({
+        priority: { minimum: -100, maximum: 100 },
+        deadline: { example: "30s" },
+      });
+      expect(properties).not.toHaveProperty("client");
+    }
+    const wrong: [object, string][] = [
+      [{ priority: 101 }, "priority"],
+      [{ priority: 0.5 }, "priority"],
+      [{ deadline: 0 }, "deadline"],
+      [{ deadline: "soon" }, "deadline"],
+      [{ deadline: [] }, "deadline"],
+      [{ client: "somebody" }, "client"],
+    ];
+    for (const [fields, param] of wrong) {
+      for (const [name, body] of [
+        ["append", { input: "x" }],
+        ["generate", greedy],
+      ] as const) {
+        const { status, body: told } = await call(name, { ...body, ...fields });
+        expect([status, told.error.param]).toEqual([400, param]);
+      }
+    }
+    await server.context.sessions.closeAll();
+  });
+
+  it("end an answer, and an append that waits, at their deadline", async () => {
+    const server = serverOf({ tiny: model });
+    const id = await opened(server);
+    const late = await server.ask(`/v1/sessions/${id}/append`, { input: "the rest", deadline: 1e-6 });
+    expect([late.status, late.body.error.code]).toEqual([504, "deadline_passed"]);
+    const { taken, tokens } = late.body.error.details;
+    expect(taken).toBeLessThan(tokens);
+    await server.ask(`/v1/sessions/${id}/append`, { input: "the rest" });
+    const { body } = await server.ask(`/v1/sessions/${id}/generate`, {
+      max_tokens: 1_000_000_000,
+      ignore_eos: true,
+      deadline: "200 ms",
+    });
+    expect([body.object, body.finish_reason]).toEqual(["session.answer", "deadline"]);
+    const plain = await server.ask("/v1/completions", { model: "tiny", prompt: "x", deadline: 1e-6 });
+    expect([plain.status, plain.body.error.code]).toEqual([504, "deadline_passed"]);
     await server.context.sessions.closeAll();
   });
 

@@ -1,10 +1,12 @@
 import { once } from "node:events";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { WebSocket } from "ws";
 import { openNull } from "../../test/support/local-thread.js";
 import { asker } from "../../test/support/server.js";
 import type { Model } from "../session/model.js";
+import { Session } from "../session/session.js";
 import { createServer, type Server } from "./create.js";
+import { KeyRing } from "./keys.js";
 import { type Listening, listen } from "./serve.js";
 
 describe("a session over a socket", () => {
@@ -81,6 +83,32 @@ describe("a session over a socket", () => {
     });
     socket.close();
     await expect.poll(() => server.context.works.size).toBe(0);
+  });
+
+  it("stands among others by its key, and by the priority and deadline of each message", async () => {
+    const socket = connect(await opened());
+    await once(socket, "open");
+    const next = reader(socket);
+    const client = new KeyRing(["right"]).client("Bearer right");
+    const appends = vi.spyOn(Session.prototype, "append");
+    const answers = vi.spyOn(Session.prototype, "generate");
+    say(socket, { type: "append", id: 1, input: "the rest", priority: 3, deadline: "1 min" });
+    await next("appended");
+    say(socket, {
+      type: "generate",
+      id: 2,
+      max_tokens: "inf",
+      ignore_eos: true,
+      priority: -3,
+      deadline: 200,
+    });
+    expect(await next("answer")).toMatchObject({ id: 2, finish_reason: "deadline" });
+    expect(appends.mock.calls[0]![1]).toMatchObject({ client, priority: 3, deadline: "1 min" });
+    expect(answers.mock.calls[0]![0]).toMatchObject({ client, priority: -3, deadline: 200 });
+    for (const spy of [appends, answers]) spy.mockRestore();
+    say(socket, { type: "append", id: 3, input: "x", deadline: "soon" });
+    expect(await next("error")).toMatchObject({ id: 3, error: { code: "invalid_value", param: "deadline" } });
+    socket.close();
   });
 
   it("refuses what is no message, and goes on", async () => {

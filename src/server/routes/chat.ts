@@ -12,6 +12,7 @@ import { prefixScope } from "../prefix-scope.js";
 import { answerOptions, choiceOptions } from "../sampling.js";
 import { type ChatCompletion, type ChatRequest, chatCompletion, chatRequest } from "../schemas/chat.js";
 import { body, errors, streamed } from "../schemas/common.js";
+import { standingOf } from "../standing.js";
 
 const route = createRoute({
   method: "post",
@@ -83,9 +84,8 @@ export function generations(
     ...answerOptions(request),
     ...answer,
     signal: c.get("work").signal,
-    client: c.get("client"),
+    ...standingOf(request, c.get("client")),
     ...prefixScope(context, c.get("owner"), request),
-    ...(request.priority ? { priority: request.priority } : {}),
     chat: render,
     ...(maxTokens ? { maxTokens } : {}),
     ...(request.logprobs ? { logprobs: request.top_logprobs ?? 0 } : {}),

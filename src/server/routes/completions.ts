@@ -12,6 +12,7 @@ import { prefixScope } from "../prefix-scope.js";
 import { answerOptions, choiceOptions } from "../sampling.js";
 import { body, errors, MAX_CHOICES, streamed } from "../schemas/common.js";
 import { type CompletionRequest, completion, completionRequest } from "../schemas/completions.js";
+import { standingOf } from "../standing.js";
 
 const route = createRoute({
   method: "post",
@@ -101,9 +102,8 @@ function generations(
   const options = {
     ...answerOptions(request),
     signal: c.get("work").signal,
-    client: c.get("client"),
+    ...standingOf(request, c.get("client")),
     ...prefixScope(context, c.get("owner"), request),
-    ...(request.priority ? { priority: request.priority } : {}),
     maxTokens: request.max_tokens ?? DEFAULT_MAX_TOKENS,
     ...(typeof request.logprobs === "number" ? { logprobs: request.logprobs } : {}),
     ...(request.adapter ? { adapter: request.adapter } : {}),

@@ -6,6 +6,7 @@ import { toApiError } from "../errors.js";
 import type { ServedModel } from "../models.js";
 import { answer, body, errors } from "../schemas/common.js";
 import { type EmbeddingRequest, embeddingRequest, embeddings, inputsOf } from "../schemas/embeddings.js";
+import { standingOf } from "../standing.js";
 import { UsageCount } from "../usage.js";
 
 const route = createRoute({
@@ -44,12 +45,11 @@ async function embed(
   const work = c.get("work");
   const options: EmbedOptions = {
     signal: work.signal,
-    client: c.get("client"),
+    ...standingOf(request, c.get("client")),
     ...(request.dimensions ? { dimensions: request.dimensions } : {}),
     ...(request.pooling ? { pooling: request.pooling } : {}),
     ...(typeof request.normalize === "boolean" ? { normalize: request.normalize } : {}),
     ...(request.adapter ? { adapter: request.adapter } : {}),
-    ...(request.priority ? { priority: request.priority } : {}),
   };
   work.notes.model = served.name;
   try {

@@ -22,6 +22,7 @@ import type { ChatMessages } from "../schemas/chat.js";
 import { answer, body, errors, streamed } from "../schemas/common.js";
 import * as schemas from "../schemas/sessions.js";
 import type { HeldSession } from "../sessions.js";
+import { standingOf } from "../standing.js";
 import { goneSince } from "../usage.js";
 import type { Work } from "../work.js";
 
@@ -197,8 +198,9 @@ export function addSessions(app: OpenAPIHono<ServerEnv>, context: ServerContext)
     if (context.logPrompts) work.notes.input = request.input;
     return sessions.use(c.get("owner"), id, async ({ session, served }) => {
       const before = session.report;
-      const tokens = await appendTo(session, request, work);
-      context.tokenRate?.use(c.get("client"), tokens);
+      const client = c.get("client");
+      const tokens = await appendTo(session, request, { work, client });
+      context.tokenRate?.use(client, tokens);
       context.metrics.evicted(served.name, goneSince(before, session.report));
       Object.assign(work.notes, { model: served.name, promptTokens: tokens });
       return c.json({ object: "session.appended" as const, tokens, report: session.report }, 200);
@@ -211,8 +213,8 @@ export function addSessions(app: OpenAPIHono<ServerEnv>, context: ServerContext)
     const held = sessions.borrow(c.get("owner"), c.req.valid("param").id);
     const { session, served } = held;
     try {
-      const generation = answerIn(session, request, work);
       const who = { work, client: c.get("client") };
+      const generation = answerIn(session, request, who);
       const answers = new Answers(context, served, who, [generation], 1, session.report);
       if (request.stream) {
         const events = chunks(answers, held);
@@ -300,12 +302,19 @@ function within(param: string, bytes: number, limit: number): void {
   );
 }
 
+/** Who asks, in which request. */
+interface Caller {
+  readonly work: Work;
+  readonly client: string;
+}
+
 /** Resolves with the number of tokens. */
 export function appendTo(
   session: Session,
   request: schemas.AppendRequest,
-  { signal }: Pick<Work, "signal">,
+  { work: { signal }, client }: Caller,
 ): Promise<number> {
+  const options = { signal, ...standingOf(request, client) };
   const {
     input,
     tools,
@@ -321,24 +330,28 @@ export function appendTo(
       if (value === null || value === undefined) continue;
       throw new ApiError(400, "invalid_value", `'${param}' needs an input of messages.`, { param });
     }
-    return session.append(input, { signal });
+    return session.append(input, options);
   }
   const chat = {
     ...(tools ? { tools } : {}),
     ...(variables ? { variables } : {}),
     ...(typeof addGenerationPrompt === "boolean" ? { addGenerationPrompt } : {}),
   };
-  return session.append(templateMessages(input), { signal, chat });
+  return session.append(templateMessages(input), { ...options, chat });
 }
 
 const isConversation = (input: schemas.AppendRequest["input"]): input is ChatMessages =>
   Array.isArray(input) && typeof input[0] === "object";
 
 /** An answer in a session; nothing of it runs yet. Throws 400 for what contradicts itself. */
-export function answerIn(session: Session, request: schemas.GenerateRequest, work: Work): Generation {
+export function answerIn(
+  session: Session,
+  request: schemas.GenerateRequest,
+  { work, client }: Caller,
+): Generation {
   const { max_tokens: maxTokens, resume } = request;
-  const { signal } = work;
-  if (resume) return session.resume({ signal });
+  const asked = { signal: work.signal, ...standingOf(request, client) };
+  if (resume) return session.resume(asked);
   const endless = maxTokens === "inf";
   if (endless && !request.stream) {
     throw new ApiError(400, "invalid_value", "'max_tokens' of inf needs 'stream': true.", {
@@ -350,7 +363,7 @@ export function answerIn(session: Session, request: schemas.GenerateRequest, wor
     ...answerOptions(request),
     ...structureOf(request).answer,
     ...(maxTokens ? { maxTokens: maxTokens === "inf" ? Number.POSITIVE_INFINITY : maxTokens } : {}),
-    signal,
+    ...asked,
   });
 }
 
@@ -376,7 +389,7 @@ export function answerBody(
     object: "session.answer" as const,
     text,
     ...(toolCalls?.length ? { tool_calls: [...toolCalls] } : {}),
-    finish_reason: finishOf(finishReason),
+    finish_reason: finishReason === "deadline" ? finishReason : finishOf(finishReason),
     seed,
     usage: usage.toJSON(),
     report,

@@ -158,7 +158,8 @@ class Conversation {
     if (++this.#appends >= MAX_APPENDS) this.#socket.pause();
     try {
       const before = session.report;
-      const tokens = await appendTo(session, request, this.#work);
+      const who = { work: this.#work, client: this.#client };
+      const tokens = await appendTo(session, request, who);
       this.#context.tokenRate?.use(this.#client, tokens);
       this.#context.metrics.evicted(served.name, goneSince(before, session.report));
       await this.#say({ type: "appended", id, tokens, report: session.report });
@@ -172,10 +173,10 @@ class Conversation {
     const { session, served } = this.#held;
     if (this.#answer)
       throw new ApiError(409, "busy", "An answer is under way: cancel it, or wait for its end.");
-    const generation = answerIn(session, { ...request, stream: true }, this.#work);
+    const who = { work: this.#work, client: this.#client };
+    const generation = answerIn(session, { ...request, stream: true }, who);
     const answer = { generation, id, cancelled: false };
     this.#answer = answer;
-    const who = { work: this.#work, client: this.#client };
     const answers = new Answers(this.#context, served, who, [generation], 1, session.report);
     try {
       for await (const event of answers.events()) {

@@ -8,8 +8,8 @@ import {
   jsonObject,
   model,
   prefixFields,
-  priority,
   samplingFields,
+  standingFields,
   streamFields,
   unsupported,
   usage,
@@ -108,7 +108,7 @@ export const chatRequest = z
       .nullish()
       .openapi({ description: "Given to the chat template under this name." }),
     adapter,
-    priority,
+    ...standingFields,
     ...samplingFields,
     ...streamFields,
     ...prefixFields,

@@ -60,12 +60,24 @@ export const samplingFields = {
   ignore_eos: z.boolean().nullish().openapi({ description: "Go on past the model's end tokens." }),
 };
 
-export const priority = z
-  .int()
-  .min(-100)
-  .max(100)
-  .nullish()
-  .openapi({ description: "Higher ones go first, while none is forgotten. Default 0." });
+/** Where a request stands among those of others: see `standingOf`. */
+export const standingFields = {
+  priority: z
+    .int()
+    .min(-100)
+    .max(100)
+    .nullish()
+    .openapi({ description: "Higher ones go first, while none is forgotten. Default 0." }),
+  deadline: z
+    .union([z.number().positive(), z.string().max(40)])
+    .nullish()
+    .openapi({
+      description:
+        "How long the answer is of use: milliseconds, or a text such as `30s`. What waits until then fails with " +
+        "`deadline_passed`; what runs then ends with what it has. Default: for ever.",
+      example: "30s",
+    }),
+};
 
 /** Which prompts share what they begin with alike. */
 export const prefixFields = {

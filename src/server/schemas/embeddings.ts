@@ -1,6 +1,6 @@
 /** POST /v1/embeddings */
 import { z } from "@hono/zod-openapi";
-import { adapter, cacheDetails, model, priority } from "./common.js";
+import { adapter, cacheDetails, model, standingFields } from "./common.js";
 
 /** Texts of one request; OpenAI's. */
 const MAX_INPUTS = 2048;
@@ -35,7 +35,7 @@ export const embeddingRequest = z
     }),
     normalize: z.boolean().nullish().openapi({ description: "Scale embeddings to length 1. Default true." }),
     adapter,
-    priority,
+    ...standingFields,
   })
   .openapi("EmbeddingRequest");
 

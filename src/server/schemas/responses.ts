@@ -6,8 +6,8 @@ import {
   jsonObject,
   model,
   prefixFields,
-  priority,
   samplingFields,
+  standingFields,
   unsupported,
 } from "./common.js";
 
@@ -89,7 +89,7 @@ export const responseRequest = z
       .literal("disabled", { error: "a prompt is never cut; sessions take streams of any length" })
       .nullish(),
     adapter,
-    priority,
+    ...standingFields,
     ...sampling,
     ...prefixFields,
     ...harmlessFields,

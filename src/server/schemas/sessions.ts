@@ -1,7 +1,7 @@
 /** /v1/sessions: endless streams over HTTP. */
 import { z } from "@hono/zod-openapi";
 import { chatMessages, responseFormat, toolChoice, tools } from "./chat.js";
-import { adapter, json, jsonObject, model, samplingFields, usage } from "./common.js";
+import { adapter, json, jsonObject, model, samplingFields, standingFields, usage } from "./common.js";
 
 const size = z
   .union([z.int().min(1), z.string().max(40)])
@@ -62,6 +62,7 @@ export const appendRequest = z
       .boolean()
       .nullish()
       .openapi({ description: "With messages: open the assistant's turn after them. Default true." }),
+    ...standingFields,
   })
   .openapi("Append");
 
@@ -76,10 +77,15 @@ export const generateRequest = z
     tool_choice: toolChoice.nullish(),
     parallel_tool_calls: z.boolean().nullish(),
     stream: z.boolean().nullish(),
-    resume: z.boolean().nullish().openapi({
-      description:
-        "Go on with the answer that was under way when the session was saved; nothing else is given.",
-    }),
+    resume: z
+      .boolean()
+      .nullish()
+      .openapi({
+        description:
+          "Go on with the answer that was under way when the session was saved; it is as it was asked for, so that nothing " +
+          "else of it is given.",
+      }),
+    ...standingFields,
     ...samplingFields,
   })
   .openapi("Generate");
@@ -177,7 +183,9 @@ export const sessionAnswer = z
     object: z.literal("session.answer"),
     text: z.string(),
     tool_calls: z.array(z.object({ name: z.string(), arguments: z.string() })).optional(),
-    finish_reason: z.enum(["stop", "length"]),
+    finish_reason: z
+      .enum(["stop", "length", "deadline"])
+      .openapi({ description: "`deadline`: it was over before the answer was whole." }),
     seed: z.int().openapi({ description: "Give it again, from the same state, for the same answer." }),
     usage,
     report,
