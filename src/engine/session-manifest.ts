@@ -87,6 +87,8 @@ function makeSchema() {
     blocks: z.array(pairs),
     recalled: z.array(z.array(count)),
     ids: pairs,
+    // Older files have none.
+    asked: z.strictObject({ texts: count, rows: pairs }).nullable().default(null),
   });
   return z.strictObject({
     identity: z.strictObject({ model: z.string(), tokenizer: z.string() }),

@@ -19,7 +19,7 @@ export interface NamedPolicy {
 const half = (tokens: number) => Math.floor(tokens / 2);
 const SINKS = 4;
 /** Least tokens that every policy can be cut to. */
-const LEAST = 16;
+export const LEAST = 16;
 
 /** What policies are cut for, that keep everything in some heads. */
 export interface Sizing {

@@ -52,7 +52,7 @@ describe("Catalogue", () => {
           [a!, nothing],
           [nothing, b!],
         ]) {
-          const { candidates, score } = catalogue.rank({ queries, ids: null });
+          const { candidates, score } = catalogue.rank({ queries, terms: null });
           const own = Float64Array.from(summaries, (summary) => score({ summary, terms: null }));
           expect(Math.max(...own)).toBeCloseTo(1, 6);
           expect(own.indexOf(Math.max(...own))).toBe(serial);
@@ -74,7 +74,7 @@ describe("Catalogue", () => {
     const queries = [0, 1].map((lane) =>
       Float32Array.from([...vectorOf(summaries[31]!, lane, 0), ...vectorOf(summaries[31]!, lane, 1)]),
     );
-    expect(best(catalogue.rank({ queries, ids: null }).candidates).first).toBe(31);
+    expect(best(catalogue.rank({ queries, terms: null }).candidates).first).toBe(31);
   });
 
   it("stays within its bytes however many blocks there are, and still knows where each of them is", () => {
@@ -97,7 +97,10 @@ describe("Catalogue", () => {
       if (serial === 600) {
         // An old block is found by its rare word among those it stands with.
         const wanted = [...kept][50]!;
-        const { candidates } = catalogue.rank({ queries: null, ids: [3, 10_000 + wanted, 5] });
+        const { candidates } = catalogue.rank({
+          queries: null,
+          terms: new TermQuery([3, 10_000 + wanted, 5], counts, new TermCounts()),
+        });
         const found = [...candidates].sort((a, b) => b.score - a.score).slice(0, 3);
         expect(found.some(({ first, last }) => first <= wanted && wanted <= last)).toBe(true);
         expect(found[0]!.blocks).toBeGreaterThan(1);
@@ -105,7 +108,10 @@ describe("Catalogue", () => {
       expect(catalogue.usage().entries).toBeLessThanOrEqual(most);
       expect(catalogue.usage().bytes).toBeLessThanOrEqual(bytes);
       if (serial % 100 !== 0) continue;
-      const { candidates } = catalogue.rank({ queries: null, ids: [1] });
+      const { candidates } = catalogue.rank({
+        queries: null,
+        terms: new TermQuery([1], counts, new TermCounts()),
+      });
       expect(candidates.reduce((sum, { blocks }) => sum + blocks, 0)).toBe(kept.size);
       const ends = candidates.flatMap(({ first, last }) => [first, last]);
       expect(ends).toEqual([...ends].sort((a, b) => a - b));
@@ -121,7 +127,7 @@ describe("TermQuery", () => {
     const counts = new TermCounts();
     const blocks = Array.from({ length: 64 }, (_, i) => [1, 2, 3, 100 + (i % 8), 1000 + i]);
     for (const block of blocks) counts.add(termsOf(block));
-    const query = new TermQuery([1, 3, 107, 1007], counts);
+    const query = new TermQuery([1, 3, 107, 1007], counts, new TermCounts());
     const scores = blocks.map((block) => {
       const terms = termsOf(block);
       return query.match(terms, 0, terms.length);
@@ -130,14 +136,38 @@ describe("TermQuery", () => {
     expect(scores[7]).toBeGreaterThan(0.99);
     expect(scores[15]!).toBeGreaterThan(scores[14]!);
     expect(scores[14]).toBeLessThan(0.05);
-    const pairs = new TermQuery([2, 3], counts);
+    const pairs = new TermQuery([2, 3], counts, new TermCounts());
     const [inOrder, apart] = [termsOf([2, 3, 9]), termsOf([3, 9, 2])];
     expect(pairs.match(inOrder, 0, inOrder.length)).toBeGreaterThan(pairs.match(apart, 0, apart.length));
   });
 
+  it("looks for what a question asks about, not for what makes it a question", () => {
+    const counts = new TermCounts();
+    const asked = new TermCounts();
+    const ask = (subject: number) => [1, 2, 3, subject, 4];
+    // One block in a hundred is an earlier question; the subject, 105, stands in one block in fifty.
+    const blocks = Array.from({ length: 1000 }, (_, i) =>
+      i % 100 === 7 ? ask(200 + i) : [10, 11 + (i % 3), 100 + (i % 50), 20],
+    );
+    for (const block of blocks) counts.add(termsOf(block));
+    const found = () => {
+      const query = new TermQuery(ask(105), counts, asked);
+      const scores = blocks.map((block) => query.match(termsOf(block), 0, termsOf(block).length));
+      return blocks[scores.indexOf(Math.max(...scores))]!;
+    };
+    expect(found()).toContain(2);
+    for (let i = 0; i < 5; i++) asked.add(termsOf(ask(207 + 100 * i)));
+    expect(found()).toContain(105);
+    const again = new TermCounts();
+    again.restore(JSON.parse(JSON.stringify(asked.save())));
+    for (const term of termsOf(ask(207))) expect(again.rarity(term)).toBe(asked.rarity(term));
+    expect(asked.rarity(1)).toBeLessThan(0.1);
+    expect(asked.rarity(999)).toBe(1);
+  });
+
   it("finds nothing where there is nothing to find", () => {
     const terms = termsOf([1, 2, 3]);
-    expect(new TermQuery([1, 2], new TermCounts()).match(terms, 0, terms.length)).toBe(0);
-    expect(new TermQuery([], new TermCounts()).match(terms, 0, terms.length)).toBe(0);
+    expect(new TermQuery([1, 2], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
+    expect(new TermQuery([], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
   });
 });

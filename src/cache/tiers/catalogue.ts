@@ -8,7 +8,7 @@
 import type { KvGroup } from "../../backends/contract.js";
 import { MillraceError } from "../../errors.js";
 import type { Summarizer, Summary } from "./summary.js";
-import { mostTerms, type TermCounts, TermQuery } from "./terms.js";
+import { mostTerms, type TermCounts, type TermQuery } from "./terms.js";
 
 /** What is known of a block or of several: see summary.ts and terms.ts. Each is null where nobody looks at it. */
 export interface Traits {
@@ -20,8 +20,8 @@ export interface Traits {
 export interface Question {
   /** By lane: queries turned back to position 0, [queries, D] each; null: keys do not count. */
   readonly queries: readonly Float32Array[] | null;
-  /** Token ids; null: they do not count. */
-  readonly ids: ArrayLike<number> | null;
+  /** Its words; null: they do not count. */
+  readonly terms: TermQuery | null;
 }
 
 /** An entry of the catalogue that was scored: blocks with serials from `first` to `last`. */
@@ -133,8 +133,7 @@ export class Catalogue {
 
   /** Scores every entry against a question. */
   rank(question: Question): Ranking {
-    const { queries, ids } = question;
-    const terms = ids && this.#counts ? new TermQuery(ids, this.#counts) : null;
+    const { queries, terms } = question;
     const keys = queries && this.#summarizer ? this.#scoreKeys(queries, this.#summarizer.vectors) : null;
     const own = Float64Array.from(this.#order, (place, i) => {
       const matched = terms?.match(this.#terms, place * this.#termsPerEntry, this.#numTerms[place]!) ?? 0;

@@ -37,7 +37,7 @@ import {
   type StoreUsage,
 } from "./store.js";
 import { blockBytes, Summarizer } from "./summary.js";
-import { TermCounts } from "./terms.js";
+import { type SavedTermCounts, TermCounts, TermQuery, termsOf } from "./terms.js";
 
 /** What a block is found by: its keys against the question's queries, its words against the question's, or both. */
 export type RecallBy = "keys" | "tokens" | "both";
@@ -98,6 +98,8 @@ export interface RecallState {
   readonly recalled: readonly (readonly number[])[];
   /** Ids of tokens that the cache still held, as [position, id]. */
   readonly ids: readonly (readonly [number, number])[];
+  /** The words of the questions asked so far; null where words are not looked at. */
+  readonly asked: SavedTermCounts | null;
 }
 
 /** One group's side of it. */
@@ -128,7 +130,10 @@ export interface RecallParts {
 export class Recall implements LowerTier {
   readonly folder: string;
   readonly #parts: RecallParts;
+  /** Of blocks; null where words are not looked at. */
   readonly #counts: TermCounts | null;
+  /** Of questions. */
+  readonly #asked = new TermCounts();
   /** By group of the layout; null for layers that look no further back than their own window. */
   readonly #groups: readonly (Group | null)[];
   readonly #store: BlockStore;
@@ -254,11 +259,14 @@ export class Recall implements LowerTier {
     if (settings.by !== "tokens" && !question.queries) {
       throw new MillraceError("INVALID_ARGUMENT", `A recall by ${settings.by} needs the question's queries.`);
     }
+    for (const group of this.#groups) if (group && group.draft.length > 0) this.#seal(group);
+    const { ids } = question;
+    const terms = this.#counts && new TermQuery(ids, this.#counts, this.#asked);
+    this.#asked.add(termsOf(ids));
     let lost = 0;
     for (const group of this.#groups) {
       if (!group) continue;
-      if (group.draft.length > 0) this.#seal(group);
-      const serials = await this.#choose(group, question);
+      const serials = await this.#choose(group, terms, question);
       lost += await this.#lend(group, serials);
     }
     const lent = this.#groups.map((group) => group?.table ?? null);
@@ -271,13 +279,13 @@ export class Recall implements LowerTier {
   }
 
   /**
-   * How much each token of a question tells, by how rare it is among all blocks, for `Probe.ask`; null where words are
-   * not looked at, or none was seen before.
+   * How much each token of a question tells, by how rare it is among all blocks and questions, for `Probe.ask`; null where
+   * words are not looked at, or none was seen before.
    */
   weigh(ids: ArrayLike<number>): Float64Array | null {
     const counts = this.#counts;
     if (!counts) return null;
-    const weights = Float64Array.from(ids, (id) => counts.weight(id));
+    const weights = Float64Array.from(ids, (id) => counts.weight(id) * this.#asked.rarity(id));
     return weights.some((weight) => weight > 0) ? weights : null;
   }
 
@@ -413,12 +421,12 @@ export class Recall implements LowerTier {
   }
 
   /** Serials of the best blocks, as many as may be lent. */
-  async #choose(group: Group, { ids, queries }: RecallQuestion): Promise<number[]> {
+  async #choose(group: Group, terms: TermQuery | null, { queries }: RecallQuestion): Promise<number[]> {
     const { settings } = this.#parts;
     const most = Math.floor(settings.tokens / group.group.pageTokens);
     const lanes = group.group.lanes;
     const ranking = group.catalogue.rank({
-      ids: settings.by === "keys" ? null : ids,
+      terms,
       queries:
         settings.by === "tokens" || !queries ? null : lanes.map(({ layer, head }) => queries(layer, head)),
     });
@@ -497,6 +505,7 @@ export class Recall implements LowerTier {
       ),
       recalled: this.#groups.map((group) => group?.table.serials ?? []),
       ids: [...this.#ids].map(([position, { id }]) => [position, id] as const),
+      asked: this.#counts && this.#asked.save(),
     };
   }
 
@@ -524,6 +533,7 @@ export class Recall implements LowerTier {
         cache.lose(group.index, { count: gone, merged: 0 }, []);
       }
     }
+    if (state.asked) this.#asked.restore(state.asked);
     for (const [position, id] of state.ids) this.#ids.set(position, { id, left: this.#takers });
     for (const group of this.#groups) {
       const serials = group ? (state.recalled[group.index] ?? []) : [];
@@ -600,11 +610,19 @@ function ropeOf(tape: Tape, layer: number): RopeRef | null {
   return null;
 }
 
-/** The candidates that score highest, best first; of equals those that are newer. Most are looked at once. */
+/** Scores that differ by less are taken for equal. */
+const STEP = 0.1;
+
+/**
+ * The candidates that score highest, best first; of about equal ones those that are newer, since what is said later
+ * replaces what was said before. Most are looked at once.
+ */
 function best(candidates: readonly Candidate[], count: number): Candidate[] {
   const found: Candidate[] = [];
-  const isBetter = (a: Candidate, b: Candidate) =>
-    a.score > b.score || (a.score === b.score && a.last > b.last);
+  const isBetter = (a: Candidate, b: Candidate) => {
+    const more = Math.round(a.score / STEP) - Math.round(b.score / STEP);
+    return more > 0 || (more === 0 && a.last > b.last);
+  };
   for (const candidate of candidates) {
     if (found.length === count && !isBetter(candidate, found[count - 1]!)) continue;
     if (found.length === count) found.pop();

@@ -1,6 +1,10 @@
 /**
  * Which words a block holds: its token ids and pairs of neighbours, as numbers, and how rare each is among all blocks.
  * A question's rare words found again are a plain, exact and cheap sign that a block is what it asks about.
+ *
+ * In a stream that rarely asks, the rarest words of a question are those that make it one ("Do you know where"): they
+ * stand in earlier questions only, and would find nothing but these. So a word also counts by how rare it is among the
+ * questions asked before.
  */
 
 /** Rows of the count of blocks by term: terms that fall into one row count together, so a term may pass as less rare. */
@@ -24,23 +28,55 @@ const pairOf = (a: number, b: number): number =>
 /** Most terms of a run of tokens. */
 export const mostTerms = (tokens: number): number => 2 * tokens;
 
-/** In how many blocks each term stands; 256 KiB. */
+/** `TermCounts` as JSON. */
+export interface SavedTermCounts {
+  readonly texts: number;
+  /** Rows that are not zero, as [row, count]. */
+  readonly rows: readonly (readonly [number, number])[];
+}
+
+/** In how many texts (blocks, or questions) each term stands; 256 KiB. */
 export class TermCounts {
   readonly #counts = new Uint32Array(ROWS);
-  #blocks = 0;
+  #texts = 0;
 
-  /** Counts a block's distinct terms. */
+  /** Counts a text's distinct terms. */
   add(terms: Uint32Array): void {
-    this.#blocks++;
+    this.#texts++;
     for (const term of terms) this.#counts[rowOf(term)]!++;
   }
 
-  /** How telling a term is: the natural log of the share of blocks that have it, negated; 0 where none has. */
+  /** How telling a term is: the natural log of the share of texts that have it, negated; 0 where none has. */
   weight(term: number): number {
     const count = this.#counts[rowOf(term)]!;
-    return count === 0 ? 0 : Math.log((this.#blocks + 1) / count);
+    return count === 0 ? 0 : Math.log((this.#texts + 1) / count);
+  }
+
+  /** How rare a term is: from 1 where no text has it, on the same scale as `weight`, down to about 0 where all have. */
+  rarity(term: number): number {
+    const most = Math.log(this.#texts + 2);
+    return 1 - Math.log(this.#counts[rowOf(term)]! + 1) / most;
+  }
+
+  save(): SavedTermCounts {
+    const rows = [...this.#counts.entries()].filter(([, count]) => count > 0);
+    return { texts: this.#texts, rows };
+  }
+
+  /** Takes the place of what was counted. Rows that there are not are passed over. */
+  restore({ texts, rows }: SavedTermCounts): void {
+    this.#texts = texts;
+    this.#counts.fill(0);
+    for (const [row, count] of rows) this.#counts[row] = count;
   }
 }
+
+/**
+ * How steeply a term that many questions have counts less: "rusty" in one of ten questions and "Where" in five of them are
+ * to be told apart clearly. Found on the boxed model's log with questions 1,000 to 60,000 tokens back: blocks with the whole
+ * answer among 32 of 16 tokens for 91 % of 160 questions; 65 % at 1, and 30 % without.
+ */
+const STEEPNESS = 4;
 
 /** A question's terms, ready to be looked for in many blocks. */
 export class TermQuery {
@@ -49,10 +85,11 @@ export class TermQuery {
   readonly #rows = new Uint8Array(ROWS);
   readonly #total: number;
 
-  constructor(ids: ArrayLike<number>, counts: TermCounts) {
+  /** @param counts Of blocks. @param asked Of the questions before. */
+  constructor(ids: ArrayLike<number>, counts: TermCounts, asked: TermCounts) {
     let total = 0;
     for (const term of termsOf(ids)) {
-      const weight = counts.weight(term);
+      const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
       if (weight <= 0) continue;
       this.#weights.set(term, weight);
       this.#rows[rowOf(term)] = 1;

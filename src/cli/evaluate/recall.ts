@@ -2,8 +2,9 @@
 import { basename } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { formatBytes } from "../../engine/bytes.js";
+import { MillraceError } from "../../errors.js";
 import { MOST_ANSWER_TOKENS } from "../../evaluate/answers.js";
-import type { Sizing } from "../../evaluate/budgets.js";
+import { LEAST, type Sizing } from "../../evaluate/budgets.js";
 import {
   bucketOf,
   type Examinee,
@@ -14,6 +15,7 @@ import {
 import { heldOutQuestions } from "../../evaluate/world-stream.js";
 import type { Panel } from "../../plot/plot.js";
 import type { Model } from "../../session/model.js";
+import { recallSpec } from "../../session/recall.js";
 import type { Tokenizer } from "../../tokenizer/contract.js";
 import { onInterrupt } from "../interrupt.js";
 import { openModel } from "../open-model.js";
@@ -153,7 +155,10 @@ async function evaluate(source: string, flags: RecallFlags): Promise<void> {
   await deliver(flags, figures, print(title, results, unfit), pictures(title, results, label));
 }
 
-/** The caches that were asked for; where there is a disk, those that lose tokens also with it. */
+/**
+ * The caches that were asked for; where there is a disk, those that lose tokens also with it. What is recalled takes its
+ * place among the tokens of the budget.
+ */
 function examinees(
   flags: RecallFlags,
   budgets: readonly number[],
@@ -161,11 +166,30 @@ function examinees(
   naming: CacheNaming,
 ): Examinee[] {
   const { codec, memory, recall } = flags;
-  return cachePolicies(flags.cache, POLICIES, budgets, sizing, naming).flatMap((policy): Examinee[] => {
-    const plain = { ...policy, codec, ...(memory === undefined ? {} : { memory }) };
-    const keeps = policy.policy.policy === "full";
-    return recall && !keeps ? [plain, { ...plain, name: `${policy.name} + disk`, recall }] : [plain];
+  const cut = (sizes: readonly number[]) => cachePolicies(flags.cache, POLICIES, sizes, sizing, naming);
+  const recalled = recall ? recallSpec(recall, null).tokens : 0;
+  const beside = recall ? cut(budgets.map((tokens) => besideRecalled(tokens, recalled))) : [];
+  return cut(budgets).flatMap((sized): Examinee[] => {
+    const { policy, budget } = sized;
+    const plain = { ...sized, codec, ...(memory === undefined ? {} : { memory }) };
+    const smaller =
+      budget === null
+        ? sized
+        : beside.find((each) => each.policy.policy === policy.policy && each.budget === budget - recalled);
+    if (!recall || !smaller || policy.policy === "full") return [plain];
+    return [plain, { ...plain, name: `${sized.name} + disk`, policy: smaller.policy, recall }];
   });
+}
+
+/** Tokens that a cache of `tokens` has beside those recalled. */
+function besideRecalled(tokens: number, recalled: number): number {
+  if (tokens - recalled >= LEAST) return tokens - recalled;
+  throw new MillraceError(
+    "INVALID_ARGUMENT",
+    `A cache of ${tokens} tokens has no room for ${recalled} that are recalled and ${LEAST} beside them; give a larger ` +
+      '--budget, or fewer to recall: --recall "disk=1GiB,tokens=64".',
+    { tokens, recalled },
+  );
 }
 
 async function ask(
