@@ -25,12 +25,12 @@ export class Answers {
   readonly #generations: readonly Generation[];
   readonly #perPrompt: number;
   readonly #before: Gone;
-  readonly usage = new UsageCount();
+  readonly usage: UsageCount;
 
   /**
    * @param generations Nothing of them runs yet.
    * @param perPrompt Answers to each prompt, which stand next to each other.
-   * @param before What the stream that is answered in had lost before.
+   * @param before What the session that is answered in had lost before; null: there is none.
    */
   constructor(
     context: ServerContext,
@@ -38,7 +38,7 @@ export class Answers {
     { work, client }: { readonly work: Work; readonly client: string },
     generations: readonly Generation[],
     perPrompt: number,
-    before: Gone = NOTHING_GONE,
+    before: Gone | null = null,
   ) {
     this.#context = context;
     this.#served = served;
@@ -46,7 +46,8 @@ export class Answers {
     this.#client = client;
     this.#generations = generations;
     this.#perPrompt = perPrompt;
-    this.#before = before;
+    this.#before = before ?? NOTHING_GONE;
+    this.usage = new UsageCount(before === null && served.info.prefixCache);
     work.notes.model = served.name;
   }
 

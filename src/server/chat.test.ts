@@ -37,7 +37,12 @@ describe("the OpenAI API, without weights", () => {
         prompt_tokens: direct.usage.promptTokens,
         completion_tokens: 8,
         total_tokens: direct.usage.promptTokens + 8,
-        prompt_tokens_details: { cached_tokens: expect.any(Number) },
+        prompt_tokens_details: {
+          cached_tokens: expect.any(Number),
+          cache_write_tokens: expect.any(Number),
+          text_tokens: direct.usage.promptTokens,
+        },
+        completion_tokens_details: { text_tokens: 8 },
       },
     });
   });

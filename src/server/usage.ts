@@ -13,14 +13,23 @@ export const goneSince = (before: Gone, after: Gone): Gone => ({
   merged: Math.max(0, after.merged - before.merged),
 });
 
-/** Tokens in and out of one request's answers; its prompts are counted once, whatever the number of answers to each. */
+/**
+ * Tokens in and out of one request's answers, in the words of OpenAI's API; its prompts are counted once, whatever the
+ * number of answers to each. All tokens are text: those of images, audio, predictions and reasoning are not told apart.
+ */
 export class UsageCount {
+  readonly #keepsPrompts: boolean;
   #prompt = 0;
   #cached = 0;
   #completion = 0;
   #dropped = 0;
   #demoted = 0;
   #merged = 0;
+
+  /** @param keepsPrompts What is run of a prompt is kept for others that begin as it does. */
+  constructor(keepsPrompts: boolean) {
+    this.#keepsPrompts = keepsPrompts;
+  }
 
   /** @param isFirst The first answer to its prompt. */
   add(
@@ -45,7 +54,12 @@ export class UsageCount {
       prompt_tokens: this.#prompt,
       completion_tokens: this.#completion,
       total_tokens: this.total,
-      prompt_tokens_details: { cached_tokens: this.#cached },
+      prompt_tokens_details: {
+        cached_tokens: this.#cached,
+        cache_write_tokens: this.#keepsPrompts ? this.#prompt - this.#cached : 0,
+        text_tokens: this.#prompt,
+      },
+      completion_tokens_details: { text_tokens: this.#completion },
       ...(anyGone
         ? {
             cache_details: {

@@ -68,7 +68,7 @@ function count(
   embedded: readonly Embedding[],
   c: ServerRequest,
 ): UsageCount {
-  const usage = new UsageCount();
+  const usage = new UsageCount(false);
   for (const { numTokens, cache } of embedded) {
     usage.add({ usage: { promptTokens: numTokens, cachedTokens: 0, generatedTokens: 0 }, cache }, true);
     metrics.embedded(name, numTokens, cache);

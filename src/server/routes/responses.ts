@@ -152,12 +152,13 @@ class Writer {
     this.closeText();
     const isWhole = finishOf(reason) === "stop";
     const { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details, cache_details } = usage;
+    const { text_tokens: _, ...inputDetails } = prompt_tokens_details;
     return {
       ...this.#whole(isWhole ? "completed" : "incomplete"),
       incomplete_details: isWhole ? null : { reason: "max_output_tokens" },
       usage: {
         input_tokens: prompt_tokens,
-        input_tokens_details: prompt_tokens_details,
+        input_tokens_details: inputDetails,
         output_tokens: completion_tokens,
         output_tokens_details: { reasoning_tokens: 0 },
         total_tokens,
