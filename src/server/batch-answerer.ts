@@ -13,6 +13,7 @@ import { structureOf, templateMessages } from "./messages.js";
 import { chatOf } from "./routes/responses.js";
 import { type ChatRequest, chatRequest } from "./schemas/chat.js";
 import { completionRequest } from "./schemas/completions.js";
+import { embeddingRequest } from "./schemas/embeddings.js";
 import { responseRequest } from "./schemas/responses.js";
 import { Works } from "./work.js";
 
@@ -60,7 +61,7 @@ export function batchAnswerer(
         case "/v1/responses":
           return measureChat(model, chatOf(responseRequest.parse(body)));
         case "/v1/embeddings":
-          return { tokens: await tokensOf(model, body.input as Prompts), answerTokens: 0 };
+          return { tokens: await tokensOf(model, embeddingRequest.parse(body).input), answerTokens: 0 };
         default:
           throw new MillraceError("INVALID_ARGUMENT", `No batch may name ${url}.`);
       }

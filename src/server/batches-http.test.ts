@@ -174,6 +174,63 @@ describe("batches with the official client", { timeout: LONG }, () => {
     }
   });
 
+  it("embeds, as the endpoint does", async () => {
+    const { client } = await serverWith();
+    const line = (custom_id: string, body: object) => ({
+      custom_id,
+      method: "POST",
+      url: "/v1/embeddings",
+      body: { model: "tiny", ...body },
+    });
+    const bodies: Readonly<Record<string, object>> = {
+      text: { input: "the rest" },
+      tokens: { input: [5, 6, 7], dimensions: 4 },
+      several: { input: ["the rest", "of it"], encoding_format: "base64" },
+      urgent: { input: [[5, 6], [7]], priority: 100, user: "ann" },
+      empty: { input: [] },
+      long: { input: Array.from({ length: 100_000 }, () => 5) },
+      streamed: { input: "x", stream: true },
+    };
+    const file = await client.files.create({
+      file: await fileOf(Object.entries(bodies).map(([id, body]) => line(id, body))),
+      purpose: "batch",
+    });
+    const { id } = await client.batches.create({
+      input_file_id: file.id,
+      endpoint: "/v1/embeddings",
+      completion_window: "24h",
+    });
+    const batch = await finished(client, id);
+    expect(batch).toMatchObject({
+      status: "completed",
+      model: "tiny",
+      request_counts: { total: 7, completed: 4, failed: 3 },
+    });
+    let tokens = 0;
+    for (const { custom_id, response, error } of await rowsOf(client, batch.output_file_id)) {
+      expect([response.status_code, error]).toEqual([200, null]);
+      const live = await client.embeddings.create({
+        model: "tiny",
+        encoding_format: "float",
+        ...bodies[custom_id],
+      } as OpenAI.EmbeddingCreateParams);
+      expect(response.body).toEqual(live);
+      tokens += live.usage.total_tokens;
+    }
+    expect(batch.usage).toMatchObject({ input_tokens: tokens, output_tokens: 0, total_tokens: tokens });
+    const bad = (await rowsOf(client, batch.error_file_id)).map(({ custom_id, response }) => [
+      custom_id,
+      response.status_code,
+      response.body.error.code,
+      response.body.error.param,
+    ]);
+    expect(bad.sort()).toEqual([
+      ["empty", 400, "invalid_value", "input"],
+      ["long", 400, "context_length_exceeded", null],
+      ["streamed", 400, "invalid_value", "stream"],
+    ]);
+  });
+
   it("is cancelled, and what was answered is kept", async () => {
     const { client } = await serverWith();
     const lines = Array.from({ length: 150 }, (_, i) => chat(`id-${i}`, `${i}`, { max_tokens: 30 }));
