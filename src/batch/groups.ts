@@ -3,6 +3,7 @@
  * one level, each with one prefix. Pure.
  */
 import type { PrefixNode } from "./prefix-tree.js";
+import { Slice, type Sliced, STEP } from "./slices.js";
 
 /** Prompts that run one after another. */
 export interface Group {
@@ -17,8 +18,9 @@ export interface Group {
  * programming: a prompt belongs to the nearest prefix above it that is a group's, so what a subtree saves depends on
  * nothing above but which ancestor that is. Takes time and memory of nodes times depth of the tree.
  */
-export function sharingGroups(root: PrefixNode): Group[] {
-  const nodes = preorder(root);
+export function* sharingGroups(root: PrefixNode): Sliced<Group[]> {
+  const slice = new Slice();
+  const nodes = yield* preorder(root, slice);
   /** best[v][j]: what v's subtree saves where its nearest group is ancestor j's (0: none); opens[v][j]: whether v has its own. */
   const best: Float64Array[] = [];
   const opens: Uint8Array[] = [];
@@ -37,8 +39,9 @@ export function sharingGroups(root: PrefixNode): Group[] {
     }
     // Not asked for again.
     for (const child of children) best[child] = EMPTY;
+    if (slice.spend(STEP * (level + 1) * (children.length + 1))) yield;
   }
-  return collect(nodes, opens);
+  return yield* collect(nodes, opens, slice);
 }
 
 const EMPTY = new Float64Array(0);
@@ -56,7 +59,7 @@ interface Numbered {
 }
 
 /** Nodes below the root and the root itself, parents before children. The root saves nothing and is nobody's group. */
-function preorder(root: PrefixNode): Numbered[] {
+function* preorder(root: PrefixNode, slice: Slice): Sliced<Numbered[]> {
   const nodes: Numbered[] = [];
   const waiting: { node: PrefixNode; path: readonly number[]; parent: number }[] = [
     { node: root, path: [], parent: -1 },
@@ -69,15 +72,16 @@ function preorder(root: PrefixNode): Numbered[] {
     const below = [...path, number];
     for (const child of [...node.children].reverse())
       waiting.push({ node: child, path: below, parent: number });
+    if (slice.spend(STEP * (path.length + 1 + node.children.length))) yield;
   }
   return nodes;
 }
 
-function collect(nodes: readonly Numbered[], opens: readonly Uint8Array[]): Group[] {
+function* collect(nodes: readonly Numbered[], opens: readonly Uint8Array[], slice: Slice): Sliced<Group[]> {
   const groups: { prefix: number; prompts: number[] }[] = [];
   /** By node: the level of its nearest group, and that group. */
   const states: { level: number; group: (typeof groups)[number] | null }[] = [];
-  nodes.forEach(({ node, path }, v) => {
+  for (const [v, { node, path }] of nodes.entries()) {
     const parent = path[path.length - 1];
     let { level, group } = parent === undefined ? { level: 0, group: null } : states[parent]!;
     if (opens[v]![level] === 1) {
@@ -86,8 +90,11 @@ function collect(nodes: readonly Numbered[], opens: readonly Uint8Array[]): Grou
       level = path.length + 1;
     }
     states[v] = { level, group };
-    if (group) group.prompts.push(...node.prompts);
-    else groups.push(...node.prompts.map((prompt) => ({ prefix: 0, prompts: [prompt] })));
-  });
+    for (const prompt of node.prompts) {
+      if (group) group.prompts.push(prompt);
+      else groups.push({ prefix: 0, prompts: [prompt] });
+      if (slice.spend(STEP)) yield;
+    }
+  }
   return groups.map((group) => (group.prompts.length === 1 ? { ...group, prefix: 0 } : group));
 }

@@ -1,8 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { TestRandom } from "../../test/support/random.js";
-import { type Group, saving, sharingGroups } from "./groups.js";
-import { planBatch } from "./plan.js";
-import { type PrefixNode, prefixTree } from "./prefix-tree.js";
+import { type Group, saving, sharingGroups as sharingGroupsOf } from "./groups.js";
+import { planBatch, planning } from "./plan.js";
+import { type PrefixNode, prefixTree as prefixTreeOf } from "./prefix-tree.js";
+import { atOnce, inSlices, SLICE, STEP, sorted } from "./slices.js";
+import { sortPrompts } from "./sort.js";
+
+const prefixTree = (...given: Parameters<typeof prefixTreeOf>) => atOnce(prefixTreeOf(...given));
+const sharingGroups = (root: PrefixNode) => atOnce(sharingGroupsOf(root));
 
 const prompt = (text: string) => [...text].map((character) => character.charCodeAt(0));
 const prompts = (...texts: string[]) => texts.map(prompt);
@@ -117,5 +122,117 @@ describe("a plan", () => {
     expect(plan.groups).toHaveLength(1);
     expect(plan.savedTokens).toBe(999 * 496);
     expect(new Set(plan.order).size).toBe(1000);
+  });
+});
+
+describe("prompts in order", () => {
+  it("stand by their tokens, equal ones as they came, with what neighbours share", () => {
+    const random = new TestRandom(9);
+    for (let round = 0; round < 200; round++) {
+      const list = randomPrompts(random, random.below(40));
+      const { order, shared } = atOnce(sortPrompts(list));
+      const text = (i: number) => list[i]!.map((token) => String.fromCharCode(token)).join("");
+      const want = list
+        .map((_, i) => i)
+        .sort((a, b) => (text(a) < text(b) ? -1 : text(a) > text(b) ? 1 : a - b));
+      expect([...order]).toEqual(want);
+      const alike = (a: readonly number[], b: readonly number[]) => {
+        const parts = a.findIndex((token, at) => token !== b[at]);
+        return parts < 0 ? a.length : parts;
+      };
+      const between = want.map((prompt, i) => (i === 0 ? 0 : alike(list[want[i - 1]!]!, list[prompt]!)));
+      expect([...shared]).toEqual(between);
+    }
+  });
+
+  it("are compared with no token looked at twice that is known to be alike", () => {
+    const count = 512;
+    const prefix = 1000;
+    let reads = 0;
+    const prompts = Array.from({ length: count }, (_, i) => {
+      const tokens = Array.from({ length: prefix + 1 }, (_, at) => (at === prefix ? (i * 7919) % count : 5));
+      return counted(tokens, () => reads++);
+    });
+    const { order } = atOnce(sortPrompts(prompts));
+    expect(order.map((prompt) => (prompt * 7919) % count)).toEqual(
+      Int32Array.from({ length: count }, (_, i) => i),
+    );
+    // Each prompt's prefix once, beside another's, and a few tokens for each comparison of which there are count log2(count).
+    expect(reads).toBeLessThan(2 * count * prefix + 4 * count * Math.log2(count));
+  });
+});
+
+/** Tokens that tell when one of them is looked at. */
+const counted = (tokens: readonly number[], onRead: () => void): ArrayLike<number> =>
+  new Proxy(tokens, {
+    get: (of, key) => {
+      if (typeof key === "string" && key !== "length") onRead();
+      return Reflect.get(of, key);
+    },
+  });
+
+describe("planning in slices", () => {
+  it("looks at no more tokens in one than a slice has, and one prompt beyond", () => {
+    let reads = 0;
+    const longest = 400;
+    const random = new TestRandom(4);
+    const prompts = Array.from({ length: 1500 }, () => {
+      const shared = random.below(longest);
+      const tokens = Array.from({ length: longest }, (_, at) => (at < shared ? 1 : random.below(1000)));
+      return { tokens: counted(tokens, () => reads++), answerTokens: 5 };
+    });
+    const work = planning(prompts, 16);
+    let [slices, most] = [0, 0];
+    for (let step = work.next(); !step.done; step = work.next()) {
+      slices++;
+      most = Math.max(most, reads);
+      reads = 0;
+    }
+    // Two reads to a unit, and two for what decides.
+    expect(most).toBeLessThanOrEqual(2 * (SLICE + longest) + (2 * SLICE) / STEP);
+    expect(slices).toBeGreaterThan(5);
+  });
+
+  it("stands still also where nothing is shared, and in groups of one", () => {
+    const prompts = Array.from({ length: 20_000 }, (_, i) => ({ tokens: [i], answerTokens: i % 7 }));
+    const work = planning(prompts);
+    let slices = 0;
+    let step = work.next();
+    for (; !step.done; step = work.next()) slices++;
+    expect(slices).toBeGreaterThan((20_000 * STEP) / SLICE);
+    expect(new Set(step.value.order).size).toBe(20_000);
+  });
+
+  it("lets everybody else have a turn after each", async () => {
+    const turns: string[] = [];
+    const work = (function* () {
+      for (const slice of ["one", "two", "three"]) {
+        setImmediate(() => turns.push("others"));
+        turns.push(slice);
+        yield;
+      }
+      return 5;
+    })();
+    expect(await inSlices(work)).toBe(5);
+    expect(turns).toEqual(["one", "others", "two", "others", "three", "others"]);
+  });
+
+  it("comes to the same as in one go", async () => {
+    const random = new TestRandom(6);
+    const prompts = randomPrompts(random, 300).map((tokens) => ({ tokens, answerTokens: random.below(9) }));
+    expect(await inSlices(planning(prompts, 2))).toEqual(planBatch(prompts, 2));
+  });
+});
+
+describe("sorting in slices", () => {
+  it("is what sort does", () => {
+    const random = new TestRandom(8);
+    for (let round = 0; round < 100; round++) {
+      const items = Array.from({ length: random.below(70) }, (_, id) => ({ id, key: random.below(9) }));
+      const compare = (a: { key: number }, b: { key: number }) => b.key - a.key;
+      const before = [...items];
+      expect(atOnce(sorted(items, compare))).toEqual([...items].sort(compare));
+      expect(items).toEqual(before);
+    }
   });
 });

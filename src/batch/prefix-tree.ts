@@ -1,4 +1,6 @@
 /** The prefixes that prompts have in common, as a compressed tree. Pure. */
+import { Slice, type Sliced, STEP } from "./slices.js";
+import { sortPrompts } from "./sort.js";
 
 export interface PrefixNode {
   /** Tokens from the root to here. */
@@ -14,15 +16,17 @@ export interface PrefixNode {
  * @param page Prefixes are counted in whole pages of so many tokens, as caches share them. A prompt's last token is never
  *   shared, since its logits are what an answer starts from.
  */
-export function prefixTree(prompts: readonly ArrayLike<number>[], page = 1): PrefixNode {
-  const order = prompts.map((_, i) => i).sort((a, b) => compare(prompts[a]!, prompts[b]!) || a - b);
+export function* prefixTree(prompts: readonly ArrayLike<number>[], page = 1): Sliced<PrefixNode> {
+  const { order, shared } = yield* sortPrompts(prompts);
+  const slice = new Slice();
   type Open = { readonly depth: number; readonly children: PrefixNode[]; readonly prompts: number[] };
   const root: Open = { depth: 0, children: [], prompts: [] };
   const path: Open[] = [root];
   const top = () => path[path.length - 1]!;
-  order.forEach((prompt, i) => {
+  for (const [i, prompt] of order.entries()) {
     const next = order[i + 1];
-    const sharedWithNext = next === undefined ? 0 : inPages(prompts[prompt]!, prompts[next]!, page);
+    const sharedWithNext =
+      next === undefined ? 0 : inPages(shared[i + 1]!, prompts[prompt]!, prompts[next]!, page);
     // A prompt hangs where it parts from whichever neighbour it has more in common with.
     if (sharedWithNext > top().depth) {
       path.push({ depth: sharedWithNext, children: [], prompts: [] });
@@ -33,23 +37,13 @@ export function prefixTree(prompts: readonly ArrayLike<number>[], page = 1): Pre
       if (top().depth < sharedWithNext) path.push({ depth: sharedWithNext, children: [], prompts: [] });
       top().children.push(done);
     }
-  });
+    if (slice.spend(STEP)) yield;
+  }
   return root;
 }
 
-/** Whole pages that two prompts begin with alike, in tokens. */
-function inPages(a: ArrayLike<number>, b: ArrayLike<number>, page: number): number {
-  const most = Math.min(a.length, b.length) - 1;
-  let alike = 0;
-  while (alike < most && a[alike] === b[alike]) alike++;
-  return Math.floor(Math.max(0, alike) / page) * page;
-}
-
-function compare(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  const both = Math.min(a.length, b.length);
-  for (let i = 0; i < both; i++) {
-    const difference = a[i]! - b[i]!;
-    if (difference !== 0) return difference;
-  }
-  return a.length - b.length;
+/** Of what two prompts share, whole pages without either's last token, in tokens. */
+function inPages(shared: number, a: ArrayLike<number>, b: ArrayLike<number>, page: number): number {
+  const most = Math.max(0, Math.min(a.length, b.length) - 1);
+  return Math.floor(Math.min(shared, most) / page) * page;
 }

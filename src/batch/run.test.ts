@@ -222,4 +222,28 @@ describe("a batch", () => {
       body: { error: { param: "url", message: expect.stringContaining("none that a batch may name") } },
     });
   });
+
+  it("leaves others a turn after each few lines that it measures", async () => {
+    const lines = readLines(Array.from({ length: 60 }, (_, i) => line(`id-${i}`, `p${i}`)).join("\n"));
+    const { answerer } = echo();
+    let [turns, before] = [0, 0];
+    let counts = true;
+    const count = () => {
+      turns++;
+      if (counts) setImmediate(count);
+    };
+    setImmediate(count);
+    await using journal = await Journal.open(path, lines);
+    const noting: Answerer = {
+      ...answerer,
+      answer: (...asked) => {
+        before ||= turns - opened;
+        return answerer.answer(...asked);
+      },
+    };
+    const opened = turns;
+    await runBatch({ lines, journal, answerer: noting, concurrency: 1, measuring: 3 });
+    counts = false;
+    expect(before).toBeGreaterThanOrEqual(19);
+  });
 });

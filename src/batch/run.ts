@@ -2,7 +2,8 @@
 import { MillraceError } from "../errors.js";
 import { type BatchAnswer, failure, isFailure, type Journal } from "./journal.js";
 import type { BatchLine, BatchRequest } from "./lines.js";
-import { planBatch } from "./plan.js";
+import { planning } from "./plan.js";
+import { inSlices, othersTurn } from "./slices.js";
 
 /** What planning wants to know of a request. */
 export interface Measure {
@@ -80,7 +81,7 @@ export async function runBatch(options: BatchOptions): Promise<BatchResult> {
     measuring,
     signal,
   );
-  const plan = planBatch(measured, page);
+  const plan = await inSlices(planning(measured, page));
 
   const stop = new AbortController();
   const onAbort = () => stop.abort(new MillraceError("ABORTED", "The caller's signal ended the batch."));
@@ -119,7 +120,10 @@ export async function runBatch(options: BatchOptions): Promise<BatchResult> {
   };
 }
 
-/** A few at a time: a batch may be long. Those that are wrong are told so when they are asked. */
+/**
+ * A few at a time, with turns for others between, since a batch may be long, and what has token ids is measured in no time.
+ * Those that are wrong are told so when they are asked.
+ */
 async function measureAll(
   requests: readonly BatchRequest[],
   answerer: Answerer,
@@ -132,6 +136,7 @@ async function measureAll(
     measures.push(
       ...(await Promise.all(some.map((request) => answerer.measure(request).catch(() => UNKNOWN)))),
     );
+    await othersTurn();
   }
   return measures;
 }
