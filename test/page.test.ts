@@ -108,7 +108,7 @@ describe.skipIf(why !== "")(
       await figures.waitFor();
       await expect.poll(() => page.locator(".told").count(), { timeout: PATIENCE }).toBeGreaterThan(0);
       await ask("Question about the log", "What is the weather like?");
-      const answer = page.locator(".endless .turn.assistant").first();
+      const answer = page.locator(".answers .answer").first();
       await expect.poll(() => answer.textContent(), { timeout: PATIENCE }).toMatch(/weather is \w+/i);
       await expect.poll(() => page.locator(".picture .hidden").textContent()).toMatch(/Layer 1: \d+/);
       await page.getByRole("button", { name: "Pause" }).click();

@@ -188,6 +188,8 @@ export class Engine {
   /** Admits whom the plan admits, and finds the tasks that its work is for. */
   #schedule(now: number): Share[] {
     const { scheduler, limits } = this.#parts;
+    // A stream that was broken off or rewound between steps has nothing left to run.
+    for (const task of [...this.#byId.values()]) if (task.done) this.#leave(task);
     for (const task of [...this.#running]) this.#attempt(task, () => task.look?.());
     const isUp = (task: Task) => !rests(task) || (task.deadline ?? Number.POSITIVE_INFINITY) <= now;
     const look = (): Queue => ({

@@ -39,8 +39,9 @@ export function createApp(context: ServerContext): ServerApp {
     },
   });
   app.onError((error, c) => {
-    const failure = toApiError(error);
-    if (failure.status >= 500) note(c, failure);
+    // Who goes away in the middle of a body breaks its reading: no failure of the server's.
+    const failure = c.req.raw.signal.aborted ? gone() : toApiError(error);
+    if (failure.status >= 500 && failure.code !== "client_closed") note(c, failure);
     for (const [name, value] of Object.entries(failure.headers)) c.header(name, value);
     return c.json(failure.body, failure.status);
   });

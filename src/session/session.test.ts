@@ -221,6 +221,7 @@ describe("a session", () => {
     for await (const piece of session.generate(greedy)) {
       if (piece.index >= 7) break;
     }
+    await expect.poll(async () => (await model.usage()).running).toBe(0);
     const { seen } = await session.inspect();
     expect(seen).toBeGreaterThan(11);
     const first = session.generate({ ...greedy, maxTokens: 300 });

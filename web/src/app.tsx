@@ -45,7 +45,7 @@ export function App() {
             <button
               key={name}
               type="button"
-              class={`tab ${name}`}
+              class={`tab to-${name}`}
               aria-current={view.value === name ? "page" : undefined}
               onClick={() => {
                 view.value = name;

@@ -24,10 +24,15 @@ interface Options {
   readonly method?: "GET" | "POST" | "DELETE";
   readonly body?: unknown;
   readonly signal?: AbortSignal;
+  /** It goes out although the page is being left. */
+  readonly keepalive?: boolean;
 }
 
 /** The answer to a request; throws ServerError for any that is not good. */
-export async function request(path: string, { method, body, signal }: Options = {}): Promise<Response> {
+export async function request(
+  path: string,
+  { method, body, signal, keepalive = false }: Options = {},
+): Promise<Response> {
   const headers = new Headers();
   if (body !== undefined) headers.set("Content-Type", "application/json");
   if (apiKey.get() !== "") headers.set("Authorization", `Bearer ${apiKey.get()}`);
@@ -36,6 +41,7 @@ export async function request(path: string, { method, body, signal }: Options = 
     response = await fetch(path, {
       method: method ?? (body === undefined ? "GET" : "POST"),
       headers,
+      keepalive,
       ...(body !== undefined && { body: JSON.stringify(body) }),
       ...(signal && { signal }),
     });

@@ -26,7 +26,9 @@ export interface Piece {
 
 export const openSession = (body: NewSession): Promise<SessionInfo> => json("v1/sessions", { body });
 
-export const closeSession = (id: string): Promise<unknown> => json(`v1/sessions/${id}`, { method: "DELETE" });
+/** Also from a page that is being left. */
+export const closeSession = (id: string): Promise<unknown> =>
+  json(`v1/sessions/${id}`, { method: "DELETE", keepalive: true });
 
 export const readSession = (id: string, signal?: AbortSignal): Promise<SessionInfo> =>
   json(`v1/sessions/${id}`, signal ? { signal } : {});

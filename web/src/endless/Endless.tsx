@@ -4,8 +4,11 @@ import { Composer } from "../chat/Composer.js";
 import { bytes, count } from "../format.js";
 import {
   type Entry,
+  type Exchange,
   entries,
+  exchanges,
   info,
+  longAgo,
   memory,
   pause,
   problem,
@@ -85,19 +88,32 @@ export function Endless({ model }: { readonly model: string }) {
         }}
       >
         {shown.length === 0 && (
-          <p class="lead">
-            The log of a small harbour town, written by the model without end. Its memory stays as large as it
-            is now; what leaves it is put on disk, and comes back when a question is about it. Ask at any
-            time.
-          </p>
+          <div class="welcome">
+            <h2>A log without end</h2>
+            <p class="lead">
+              The model writes the log of a small harbour town, on and on. Its memory never grows; what leaves
+              it is put on disk, and comes back when a question is about it. Ask at any time.
+            </p>
+          </div>
         )}
         {shown.map((entry) => (
           <LogEntry key={entry.id} entry={entry} />
         ))}
       </div>
+      {exchanges.value.length > 0 && <Answers list={exchanges.value} />}
       {isOn && (
         <>
           <div class="chips">
+            {longAgo.value !== null && (
+              <button
+                type="button"
+                class="chip"
+                title="Nothing was said of it for so long that memory no longer holds it"
+                onClick={() => question(`Where is the ${longAgo.value} now?`)}
+              >
+                Where is the {longAgo.value} now?
+              </button>
+            )}
             {SUGGESTIONS.map((text) => (
               <button key={text} type="button" class="chip" onClick={() => question(text)}>
                 {text}
@@ -117,12 +133,32 @@ export function Endless({ model }: { readonly model: string }) {
   );
 }
 
-function LogEntry({ entry: { kind, text, blocks } }: { readonly entry: Entry }) {
-  if (kind === "log") return <p class="told">{text}</p>;
+function LogEntry({ entry: { kind, text } }: { readonly entry: Entry }) {
+  return kind === "log" ? <p class="told">{text}</p> : <p class="mark">Asked here: {text}</p>;
+}
+
+/** What was asked, and answered: it stands still while the log runs on. */
+function Answers({ list }: { readonly list: readonly Exchange[] }) {
+  const box = useRef<HTMLOListElement>(null);
+  const last = list.at(-1);
+  useEffect(() => {
+    if (box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [last?.id, last?.answer]);
   return (
-    <div class={`turn ${kind === "answer" ? "assistant" : "user"}`}>
-      <p class="plain">{text === "" ? "…" : text}</p>
-      {blocks && blocks.length > 0 && (
+    <ol class="answers" ref={box} aria-label="Answers" aria-live="polite" aria-busy={!last?.isAnswered}>
+      {list.map((exchange) => (
+        <Answered key={exchange.id} exchange={exchange} />
+      ))}
+    </ol>
+  );
+}
+
+function Answered({ exchange: { question, answer, blocks } }: { readonly exchange: Exchange }) {
+  return (
+    <li class="exchange">
+      <p class="asked">{question}</p>
+      <p class="answer">{answer === "" ? "…" : answer}</p>
+      {blocks.length > 0 && (
         <details class="blocks">
           <summary>
             {blocks.length === 1 ? "One stored block" : `${blocks.length} stored blocks`} came back from disk
@@ -139,6 +175,6 @@ function LogEntry({ entry: { kind, text, blocks } }: { readonly entry: Entry }) 
           </ul>
         </details>
       )}
-    </div>
+    </li>
   );
 }

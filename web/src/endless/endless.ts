@@ -16,6 +16,7 @@ import {
   type SessionInfo,
   type StreamMap,
 } from "../api/sessions.js";
+import { Mentions } from "./mentions.js";
 
 /** What the log begins with; the rest is the model's. */
 const BEGIN = "The night was over, and it was Monday.";
@@ -32,12 +33,21 @@ export const COLUMNS = 160;
 const MOST_TEXT = 4_000_000;
 const MAP_EVERY_MS = 700;
 
+/** A piece of the stream as it is shown: what the log tells, or where something was asked. */
 export interface Entry {
   readonly id: number;
-  readonly kind: "log" | "question" | "answer";
+  readonly kind: "log" | "question";
   readonly text: string;
-  /** Of an answer: the stored blocks that came back for it, with what they say. */
-  readonly blocks?: readonly { readonly first: number; readonly last: number; readonly text: string }[];
+}
+
+/** A question with its answer. */
+export interface Exchange {
+  readonly id: number;
+  readonly question: string;
+  readonly answer: string;
+  readonly isAnswered: boolean;
+  /** The stored blocks that came back for it, with what they say, as tokens of the stream. */
+  readonly blocks: readonly { readonly first: number; readonly last: number; readonly text: string }[];
 }
 
 export type State = "off" | "starting" | "running" | "paused" | "failed";
@@ -49,13 +59,20 @@ export const report = signal<Report | null>(null);
 export const map = signal<StreamMap | null>(null);
 /** The newest entries; older ones are off the page. */
 export const entries = signal<readonly Entry[]>([]);
+/** What was asked, newest last. */
+export const exchanges = signal<readonly Exchange[]>([]);
+/** Something that was put somewhere so long ago that memory no longer holds it: worth a question. */
+export const longAgo = signal<string | null>(null);
 /** Tokens a second, over the last stretch that was written at full speed. */
 export const speed = signal<number | null>(null);
 export const memory = signal("2 MiB");
 
 const MOST_ENTRIES = 120;
+const MOST_EXCHANGES = 50;
 let run: AbortController | null = null;
-let questions: string[] = [];
+let openId: string | null = null;
+let questions: Exchange[] = [];
+let mentions = new Mentions();
 let wake: (() => void) | null = null;
 let nextId = 1;
 /** All that was written: text by the token of the stream at which it begins. */
@@ -66,6 +83,9 @@ export function start(model: string): void {
   stop();
   run = new AbortController();
   entries.value = [];
+  exchanges.value = [];
+  longAgo.value = null;
+  mentions = new Mentions();
   told = [];
   toldChars = 0;
   questions = [];
@@ -83,6 +103,12 @@ export function stop(): void {
   state.value = "off";
 }
 
+// Nobody could ask for it again.
+addEventListener("pagehide", () => {
+  if (openId !== null) closeSession(openId).catch(() => {});
+  stop();
+});
+
 export function pause(paused: boolean): void {
   if (paused && state.value === "running") state.value = "paused";
   else if (!paused && state.value === "paused") {
@@ -92,7 +118,9 @@ export function pause(paused: boolean): void {
 }
 
 export function question(text: string): void {
-  questions.push(text);
+  const exchange: Exchange = { id: nextId++, question: text, answer: "", isAnswered: false, blocks: [] };
+  questions.push(exchange);
+  exchanges.value = [...exchanges.value, exchange].slice(-MOST_EXCHANGES);
   wake?.();
 }
 
@@ -103,6 +131,7 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
     session = await openSession({ model, memory: memory.value, recall: { disk: "256 MiB", auto: false } });
     info.value = session;
     const { id } = session;
+    openId = id;
     const opensQuestion = await controlToken(model, QUESTION);
     const log = {
       max_tokens: STRETCH,
@@ -110,6 +139,8 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
       ...(opensQuestion !== null && { logit_bias: { [opensQuestion]: -100 } }),
     };
     report.value = await append(id, BEGIN);
+    say("log", BEGIN);
+    remember(0, BEGIN);
     if (state.value === "starting") state.value = "running";
     let reading = false;
     const readAgain = async () => {
@@ -121,10 +152,13 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
     };
     mapping = setInterval(readAgain, MAP_EVERY_MS);
     while (!signal.aborted) {
-      const text = questions.shift();
-      if (text !== undefined) await answer(id, text, signal);
+      const asked = questions.shift();
+      if (asked) await answer(id, asked, signal);
       else if (state.value === "paused") await new Promise<void>((resolve) => (wake = resolve));
-      else await write(id, "log", log, signal);
+      else {
+        await write(id, log, signal, (text) => say("log", text));
+        longAgo.value = mentions.oldest(report.value.seen - report.value.kept);
+      }
       wake = null;
     }
   } catch (error) {
@@ -135,33 +169,41 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
   } finally {
     if (mapping) clearInterval(mapping);
     if (session) closeSession(session.id).catch(() => {});
+    if (openId === session?.id) openId = null;
   }
 }
 
 /** One question with its answer; then the log goes on. */
-async function answer(id: string, text: string, signal: AbortSignal): Promise<void> {
-  say("question", text);
-  report.value = await append(id, [{ role: "user", content: text }]);
+async function answer(id: string, asked: Exchange, signal: AbortSignal): Promise<void> {
+  say("question", asked.question);
+  let exchange = asked;
+  const tell = (news: Partial<Exchange>) => {
+    exchange = { ...exchange, ...news };
+    exchanges.value = exchanges.value.map((one) => (one.id === exchange.id ? exchange : one));
+  };
+  report.value = await append(id, [{ role: "user", content: asked.question }]);
   const ranges = await recall(id);
-  const blocks = ranges.map(([first, last]) => ({ first, last, text: toldBetween(first, last) }));
-  await write(id, "answer", { max_tokens: 60, temperature: 0 }, signal, blocks);
+  tell({ blocks: ranges.map(([first, last]) => ({ first, last, text: toldBetween(first, last) })) });
+  await write(id, { max_tokens: 60, temperature: 0 }, signal, (text) =>
+    tell({ answer: exchange.answer + text }),
+  );
+  tell({ isAnswered: true });
   report.value = await append(id, "\n");
 }
 
+/** Has the model go on, and gives what it says to `onText`. */
 async function write(
   id: string,
-  kind: "log" | "answer",
   options: GenerateRequest,
   signal: AbortSignal,
-  blocks?: Entry["blocks"],
+  onText: (text: string) => void,
 ): Promise<void> {
   const at = report.value?.seen ?? 0;
   const begun = performance.now();
-  if (kind === "answer") say(kind, "", blocks);
   let written = "";
   for await (const piece of generate(id, options, signal)) {
     written += piece.text;
-    if (piece.text !== "") say(kind, piece.text, blocks);
+    if (piece.text !== "") onText(piece.text);
     if (piece.report) {
       const seconds = (performance.now() - begun) / 1000;
       speed.value = (piece.report.seen - at) / seconds;
@@ -172,21 +214,17 @@ async function write(
 }
 
 /** Goes on with the last entry where it is of the same kind, and begins another where not. */
-function say(kind: Entry["kind"], text: string, blocks?: Entry["blocks"]): void {
+function say(kind: Entry["kind"], text: string): void {
   const last = entries.value.at(-1);
-  const goesOn = last?.kind === kind && kind !== "question" && !(kind === "log" && last.text.endsWith("\n"));
-  const entry: Entry = {
-    id: goesOn ? last.id : nextId++,
-    kind,
-    text: goesOn ? last.text + text : text,
-    ...(blocks && { blocks }),
-  };
+  const goesOn = kind === "log" && last?.kind === "log" && !last.text.endsWith("\n");
+  const entry: Entry = { id: goesOn ? last.id : nextId++, kind, text: goesOn ? last.text + text : text };
   entries.value = [...(goesOn ? entries.value.slice(0, -1) : entries.value), entry].slice(-MOST_ENTRIES);
 }
 
 function remember(at: number, text: string): void {
   told.push({ at, text });
   toldChars += text.length;
+  mentions.read(at, text);
   while (toldChars > MOST_TEXT) toldChars -= told.shift()!.text.length;
 }
 

@@ -4,7 +4,10 @@ import "uplot/dist/uPlot.min.css";
 
 interface Props {
   readonly label: string;
+  /** Oldest first. */
   readonly values: readonly (number | null)[];
+  /** How many of them the chart has room for: the newest is at its right edge. */
+  readonly most: number;
   /** The newest value in words, for those who do not see the line. */
   readonly now: string;
 }
@@ -12,7 +15,7 @@ interface Props {
 const HEIGHT = 56;
 
 /** A line over the last minute. */
-export function Chart({ label, values, now }: Props) {
+export function Chart({ label, values, most, now }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
 
@@ -28,7 +31,10 @@ export function Chart({ label, values, now }: Props) {
         cursor: { show: false },
         padding: [4, 0, 4, 0],
         axes: [{ show: false }, { show: false }],
-        scales: { x: { time: false }, y: { range: (_, __, most) => [0, Math.max(most * 1.1, 1)] } },
+        scales: {
+          x: { time: false, range: [1 - most, 0] },
+          y: { range: (_, __, highest) => [0, Math.max(highest * 1.1, 1)] },
+        },
         series: [{}, { stroke: colour, width: 1.5, spanGaps: true, points: { show: false } }],
       },
       [[], []],
@@ -44,7 +50,7 @@ export function Chart({ label, values, now }: Props) {
   }, []);
 
   useEffect(() => {
-    plot.current?.setData([values.map((_, i) => i), [...values]]);
+    plot.current?.setData([values.map((_, i) => i + 1 - values.length), [...values]]);
   }, [values]);
 
   return (

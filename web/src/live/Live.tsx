@@ -1,8 +1,9 @@
+import type { Load } from "../api/live.js";
 import { info, map, report } from "../endless/endless.js";
 import { bytes, count } from "../format.js";
 import { CachePicture } from "./CachePicture.js";
 import { Chart } from "./Chart.js";
-import { history, isConnected, load } from "./live.js";
+import { HISTORY, history, isConnected, load } from "./live.js";
 
 /** Beside the conversation: what the server does, and what the endless log holds. */
 export function Live() {
@@ -15,11 +16,13 @@ export function Live() {
       <Chart
         label="Tokens a second"
         values={history.value.map(({ rate }) => rate)}
+        most={HISTORY}
         now={last ? count(last.rate) : "none"}
       />
       <Chart
         label="Between two tokens (p99)"
         values={history.value.map(({ gap }) => gap)}
+        most={HISTORY}
         now={now?.gap_ms ? `${count(now.gap_ms.p99)} ms` : "none"}
       />
       {now && (
@@ -30,7 +33,7 @@ export function Live() {
               <dd>
                 {count(model.running)} running, {count(model.waiting)} waiting
                 <Meter
-                  label={`Keys and values of requests: ${bytes(model.used_bytes)} of ${bytes(model.cache_bytes)}`}
+                  label={cacheInWords(model)}
                   value={model.used_bytes}
                   second={model.cached_bytes}
                   most={model.cache_bytes}
@@ -62,6 +65,12 @@ export function Live() {
       )}
     </aside>
   );
+}
+
+/** What requests hold in the cache, and what is kept of earlier ones until the room is needed. */
+function cacheInWords({ used_bytes, cached_bytes, cache_bytes }: Load["models"][number]): string {
+  const kept = cached_bytes > 0 ? `, ${bytes(cached_bytes)} kept of earlier prompts` : "";
+  return `Cache: ${bytes(used_bytes)} of ${bytes(cache_bytes)}${kept}`;
 }
 
 interface MeterProps {

@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { type Load, watchLoad } from "../api/live.js";
 
 /** Events that charts show; one comes every half second. */
-const HISTORY = 120;
+export const HISTORY = 120;
 
 export const load = signal<Load | null>(null);
 /** Tokens a second and milliseconds between tokens, oldest first. */
