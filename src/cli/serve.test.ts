@@ -61,6 +61,26 @@ describe.skipIf(!built)("millrace serve (needs npm run build)", { timeout: LONG 
     expect(stderr).not.toContain("the rest");
   });
 
+  it("has logged every request when it has ended", async () => {
+    const child = serve([model]);
+    const ended = ending(child);
+    const url = await urlOf(child);
+    const ids = Array.from({ length: 200 }, (_, i) => `request-${i}`);
+    await Promise.all(
+      ids.map(async (id) => {
+        const response = await fetch(`${url}/v1/models`, { headers: { "X-Request-Id": id } });
+        await response.text();
+      }),
+    );
+    child.kill("SIGTERM");
+    const { code, stderr } = await ended;
+    expect(code).toBe(0);
+    const logged = stderr
+      .split("\n")
+      .flatMap((line) => (line.startsWith("{") ? JSON.parse(line).request : []));
+    expect(logged.sort()).toEqual(ids.sort());
+  });
+
   it("takes keys from the environment and a file", async () => {
     const file = join(folder, "keys");
     await writeFile(file, "# ours\nfrom-file\n");

@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Argument, Command, InvalidArgumentError, Option } from "commander";
-import { pino } from "pino";
+import type { Level } from "pino";
 import type { OpenOptions } from "../engine/model.js";
 import { cacheFolder } from "../formats/cache-folder.js";
 import { formatBytes, MillraceError, open, parseBytes, SharedMemory } from "../index.js";
@@ -13,6 +13,7 @@ import { DEFAULT_LIMITS, type ServerLimits } from "../server/options.js";
 import type { SharePrefixes } from "../server/prefix-scope.js";
 import { listen } from "../server/serve.js";
 import { INTERRUPTED, onInterrupt } from "./interrupt.js";
+import { openLog } from "./log.js";
 import { openModel } from "./open-model.js";
 import {
   addModelOptions,
@@ -53,7 +54,7 @@ interface ServeOptions extends ModelOptions {
   readonly maxStorage: number;
   readonly keepFiles: number;
   readonly drain: number;
-  readonly logLevel: string;
+  readonly logLevel: Level | "silent";
   readonly logPrompts?: boolean;
 }
 
@@ -269,7 +270,7 @@ async function answerUntilStopped(
     origins,
     logPrompts,
     limits: limitsOf(options),
-    logger: pino({ level: logLevel }, pino.destination({ dest: 2, sync: true })),
+    logger: openLog(logLevel),
     ...(onlyHere ? { hosts: [...LOCAL_NAMES, host, ...allowHost] } : {}),
     ...(sessions === undefined ? {} : { sessionFolder: sessions }),
     ...(options.batches === undefined ? {} : { batchFolder: options.batches }),
