@@ -3,7 +3,6 @@
  * `MillraceError` behind one is its `cause`.
  */
 import { MillraceError } from "../errors.js";
-import type { CallOptions } from "./specification.js";
 
 /** An error that `AISDKError.isInstance` accepts, and that of the class called `name`. */
 export class SdkError extends Error {
@@ -32,6 +31,13 @@ export function invalidArgument(argument: string, message: string, reason?: unkn
   return new SdkError("AI_InvalidArgumentError", cause, { argument });
 }
 
+/** What is common to calls of all kinds of models; what was asked may be long and is in no error. */
+interface AnyCall {
+  readonly abortSignal?: AbortSignal | undefined;
+  readonly prompt?: unknown;
+  readonly values?: unknown;
+}
+
 /**
  * What ended a call, as the SDK expects it.
  *   - the caller's signal: what it was aborted with, an AbortError unless the caller chose otherwise
@@ -41,7 +47,7 @@ export function invalidArgument(argument: string, message: string, reason?: unkn
 export function sdkError(
   error: unknown,
   modelId: string,
-  { abortSignal, prompt: _, ...settings }: CallOptions,
+  { abortSignal, prompt: _, values: __, ...settings }: AnyCall,
 ): unknown {
   if (abortSignal?.aborted) return abortSignal.reason;
   if (error instanceof SdkError) return error;

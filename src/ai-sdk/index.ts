@@ -10,7 +10,8 @@
  * const { text } = await generateText({ model: millrace(model), prompt: "Where is the Grey Heron?" });
  * ```
  */
+export { millraceEmbedding } from "./embedding-model.js";
 export { millrace } from "./model.js";
 export { asV3 } from "./previous.js";
-export type { MillraceProviderOptions } from "./provider-options.js";
+export type { MillraceEmbeddingOptions, MillraceProviderOptions } from "./provider-options.js";
 export { millraceSession, type SessionModelOptions } from "./session-model.js";

@@ -1,9 +1,24 @@
 /** The specification before the current one, for versions of the SDK that know no other. */
-import type { LanguageModelV3, LanguageModelV3CallOptions, LanguageModelV3Prompt } from "@ai-sdk/provider";
-import type { CallOptions, SdkModel, SdkPrompt } from "./specification.js";
+import type {
+  EmbeddingModelV3,
+  LanguageModelV3,
+  LanguageModelV3CallOptions,
+  LanguageModelV3Prompt,
+} from "@ai-sdk/provider";
+import type { CallOptions, SdkEmbeddingModel, SdkModel, SdkPrompt } from "./specification.js";
 
-/** `model` under specification v3, that of version 6 of the SDK. They differ in how they write down files. */
-export function asV3(model: SdkModel): LanguageModelV3 {
+/** `model` under specification v3, that of version 6 of the SDK. They differ in how files are written down, and in warnings that none here gives. */
+export function asV3(model: SdkModel): LanguageModelV3;
+export function asV3(model: SdkEmbeddingModel): EmbeddingModelV3;
+export function asV3(model: SdkModel | SdkEmbeddingModel): LanguageModelV3 | EmbeddingModelV3 {
+  if ("doEmbed" in model) {
+    return {
+      ...model,
+      specificationVersion: "v3",
+      doEmbed: async (call) =>
+        (await model.doEmbed(call)) as Awaited<ReturnType<EmbeddingModelV3["doEmbed"]>>,
+    };
+  }
   const current = (call: LanguageModelV3CallOptions): CallOptions => ({
     ...call,
     prompt: promptOf(call.prompt),

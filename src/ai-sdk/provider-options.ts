@@ -40,14 +40,36 @@ const OPTIONS = z.strictObject({
 export type MillraceProviderOptions = z.input<typeof OPTIONS>;
 export type ParsedOptions = z.output<typeof OPTIONS>;
 
+const EMBEDDING_OPTIONS = z.strictObject({
+  /** As in `EmbedOptions`. */
+  pooling: z.enum(["mean", "last", "cls"]).optional(),
+  normalize: z.boolean().optional(),
+  dimensions: z.number().optional(),
+  adapter: z.string().optional(),
+  client: z.string().optional(),
+  priority: z.number().optional(),
+  deadline: z.union([z.number(), z.string()]).optional(),
+});
+
+/** `providerOptions.millrace` of an embedding. Ranges are checked where `Model.embed` checks them. */
+export type MillraceEmbeddingOptions = z.input<typeof EMBEDDING_OPTIONS>;
+
 /** Throws an InvalidArgumentError that names what is unknown or wrong. */
-export function providerOptions({ providerOptions: given }: CallOptions): ParsedOptions {
-  const parsed = OPTIONS.safeParse(given?.[PROVIDER] ?? {});
-  if (parsed.success) return parsed.data;
+export const providerOptions = (call: Given): ParsedOptions => parsed(OPTIONS, call);
+
+/** As `providerOptions`, of an embedding. */
+export const embeddingOptions = (call: Given): z.output<typeof EMBEDDING_OPTIONS> =>
+  parsed(EMBEDDING_OPTIONS, call);
+
+type Given = Pick<CallOptions, "providerOptions">;
+
+function parsed<S extends z.ZodObject>(schema: S, { providerOptions: given }: Given): z.output<S> {
+  const read = schema.safeParse(given?.[PROVIDER] ?? {});
+  if (read.success) return read.data;
   throw invalidArgument(
     `providerOptions.${PROVIDER}`,
-    `providerOptions.${PROVIDER} is not accepted. ${z.prettifyError(parsed.error)}\n` +
-      `Known are: ${Object.keys(OPTIONS.shape).join(", ")}.`,
-    parsed.error,
+    `providerOptions.${PROVIDER} is not accepted. ${z.prettifyError(read.error)}\n` +
+      `Known are: ${Object.keys(schema.shape).join(", ")}.`,
+    read.error,
   );
 }

@@ -1,5 +1,8 @@
 /** The AI SDK's words for what this room speaks of: types only, so that its package is needed to compile and not to run. */
 import type {
+  EmbeddingModelV4,
+  EmbeddingModelV4CallOptions,
+  EmbeddingModelV4Result,
   LanguageModelV4,
   LanguageModelV4CallOptions,
   LanguageModelV4Content,
@@ -23,6 +26,9 @@ export type StreamPart = LanguageModelV4StreamPart;
 export type StreamResult = LanguageModelV4StreamResult;
 export type SdkUsage = LanguageModelV4Usage;
 export type Metadata = SharedV4ProviderMetadata;
+export type SdkEmbeddingModel = EmbeddingModelV4;
+export type EmbeddingCall = EmbeddingModelV4CallOptions;
+export type EmbeddingResult = EmbeddingModelV4Result;
 export type Warning = SharedV4Warning;
 
 /** The name of provider options and metadata, and of the provider itself. */
