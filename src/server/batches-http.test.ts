@@ -101,6 +101,16 @@ describe("batches with the official client", { timeout: LONG }, () => {
     await expect(client.files.retrieve(file.id)).rejects.toThrow(OpenAI.NotFoundError);
   });
 
+  it("says so where somebody took a file from its folder", async () => {
+    const { client, batchFolder } = await serverWith();
+    const file = await client.files.create({ file: await fileOf([], "x"), purpose: "batch" });
+    await rm(batchFolder, { recursive: true });
+    await expect(client.files.content(file.id)).rejects.toMatchObject({
+      status: 404,
+      code: "file_not_found",
+    });
+  });
+
   it("answers a batch as it would have been answered over HTTP, behind everybody else", async () => {
     const { client, server } = await serverWith();
     const file = await client.files.create({

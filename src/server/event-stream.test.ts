@@ -66,6 +66,24 @@ describe("eventStream", () => {
     expect(await third).toBe("one");
   });
 
+  it("ends where its reader takes nothing of what is there for a minute", async () => {
+    const { read, push, ended } = await open();
+    const first = read();
+    push("one");
+    expect(await first).toBe("one");
+    await vi.advanceTimersByTimeAsync(50_000);
+    const second = read();
+    push("two");
+    expect(await second).toBe("two");
+    await vi.advanceTimersByTimeAsync(50_000);
+    expect(ended).not.toHaveBeenCalled();
+    await vi.advanceTimersByTimeAsync(20_000);
+    expect(ended).toHaveBeenCalledOnce();
+    expect(await read()).toContain('"code":"reader_too_slow"');
+    expect(await read()).toBe(null);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
   it("stops when its reader goes away", async () => {
     const { read, reader, ended, push } = await open();
     const first = read();

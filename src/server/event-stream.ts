@@ -1,9 +1,11 @@
 /** Server-sent events that go as fast as their reader, and no faster. */
-import { type ApiError, toApiError } from "./errors.js";
+import { ApiError, toApiError } from "./errors.js";
 import { gone, type Work } from "./work.js";
 
 /** In milliseconds: a line that keeps proxies and clients from giving up comes after so long, or up to twice that, without any other. */
 const HEARTBEAT_MS = 7500;
+/** A reader may stand still so long, in milliseconds: an answer that nobody takes holds a place that others wait for. */
+const STILL_MS = 60_000;
 /** How long the first event may hold back the status of the answer, so that what is refused at once has its own. */
 const STATUS_MS = 1000;
 
@@ -23,7 +25,7 @@ const HEARTBEAT = ": still here\n\n";
 
 /**
  * `events` as the body of an answer. An event is asked for when the reader has taken the one before; `work` ends with the
- * stream, and is aborted when its reader goes away. What fails before the first event, within a second, is thrown; later,
+ * stream, and is aborted when its reader goes away, or, where it has an end, takes nothing for a minute. What fails before the first event, within a second, is thrown; later,
  * it is the stream's last event.
  */
 export async function eventStream(
@@ -38,6 +40,7 @@ export async function eventStream(
   let reading = false;
   let ended = false;
   let quiet = true;
+  let stillMs = 0;
 
   const say = (text: string) => {
     quiet = false;
@@ -48,6 +51,8 @@ export async function eventStream(
     // A reader that stands still finds one when it goes on, and no heap of them.
     if (quiet && reading && controller.desiredSize === 0) say(HEARTBEAT);
     quiet = true;
+    stillMs = reading ? 0 : stillMs + HEARTBEAT_MS;
+    if (stillMs >= STILL_MS && work.hasEnd) work.abort(stoodStill());
   }, HEARTBEAT_MS);
   heart.unref();
   const end = (failure: ApiError | null) => {
@@ -73,6 +78,7 @@ export async function eventStream(
       },
       async pull() {
         reading = true;
+        stillMs = 0;
         next ??= events.next();
         try {
           const came = await next;
@@ -98,6 +104,9 @@ export async function eventStream(
     { highWaterMark: 0 },
   );
 }
+
+const stoodStill = (): ApiError =>
+  new ApiError(408, "reader_too_slow", `Nothing of the answer was taken for ${STILL_MS / 1000} s.`);
 
 /** What `promise` comes to, or null where it takes longer than `ms`. */
 async function within<T>(ms: number, promise: Promise<T>): Promise<T | null> {

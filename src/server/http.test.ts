@@ -2,6 +2,7 @@
 import { once } from "node:events";
 import { connect } from "node:net";
 import OpenAI from "openai";
+import pino from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { localThread, openNull } from "../../test/support/local-thread.js";
 import { loadModel } from "../engine/load.js";
@@ -161,6 +162,22 @@ describe("a server that listens", { timeout: LONG }, () => {
     socket.destroy();
     await expect.poll(() => server.context.works.size, { timeout: LONG }).toBe(0);
     await expect.poll(async () => (await model.usage()).running, { timeout: LONG }).toBe(0);
+    await listening.close(0);
+  });
+
+  it("logs no failure of its own for a client that goes in the middle of its body", async () => {
+    const lines: { path?: string; level: number }[] = [];
+    const logger = pino({}, { write: (line: string) => void lines.push(JSON.parse(line)) });
+    const server = createServer([{ name: "tiny", model }], { logger });
+    const listening = await listen(server, { port: 0 });
+    const socket = connect(listening.port, "127.0.0.1");
+    socket.write(
+      'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"mod',
+    );
+    await expect.poll(() => server.context.works.size).toBe(1);
+    socket.destroy();
+    await expect.poll(() => lines.length, { timeout: LONG }).toBe(1);
+    expect(lines[0]).toMatchObject({ level: 30, path: "/v1/completions", ended: "client_closed" });
     await listening.close(0);
   });
 

@@ -13,6 +13,7 @@ export class Work {
   readonly #ended: (work: Work) => void;
   #reason: ApiError | null = null;
   #streams = false;
+  #hasEnd = true;
   #done = false;
   #failure: ApiError | null = null;
 
@@ -61,8 +62,14 @@ export class Work {
     this.#streams = true;
   }
 
+  /** It ends by itself, and so others may wait for its place. */
+  get hasEnd(): boolean {
+    return this.#hasEnd;
+  }
+
   /** Lifts the limit on its time: it has no end, and is watched by somebody who can. */
   withoutEnd(): void {
+    this.#hasEnd = false;
     clearTimeout(this.#timer);
   }
 

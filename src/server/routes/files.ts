@@ -1,5 +1,5 @@
 /** /v1/files: what batches are read from, and their answers. */
-import { createReadStream } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
 import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import type { BatchStore } from "../batches.js";
 import type { ServerContext, ServerEnv, ServerRequest } from "../context.js";
@@ -139,7 +139,10 @@ export function addFiles(app: OpenAPIHono<ServerEnv>, context: ServerContext): v
     const { files } = await keptIn(context);
     const owner = c.get("owner");
     const file = files.get(owner, c.req.valid("param").id);
-    const body = fileStream(files.pathOf(owner, file), file.bytes, c.get("work"));
+    const handle = await open(files.pathOf(owner, file)).catch((cause: NodeJS.ErrnoException) => {
+      throw cause.code === "ENOENT" ? lost(file, cause) : cause;
+    });
+    const body = fileStream(handle, file.bytes, c.get("work"));
     return c.body(body, 200, {
       // Whatever somebody has put into it: no page of this origin.
       "Content-Type": "application/octet-stream",
@@ -166,6 +169,13 @@ function filenameOf({ filename }: FormPart): string {
 const refused = (code: string, message: string, param: string): ApiError =>
   new ApiError(400, code, message, { param });
 
+/** Somebody else has deleted it from the folder. */
+const lost = ({ filename }: KeptFile, cause: Error): ApiError =>
+  new ApiError(404, "file_not_found", `What was in '${filename}' is no longer on the server's disk.`, {
+    param: "id",
+    cause,
+  });
+
 const fileBody = ({ id, bytes, created, expires, filename, purpose }: KeptFile) => ({
   id,
   object: "file" as const,
@@ -177,9 +187,9 @@ const fileBody = ({ id, bytes, created, expires, filename, purpose }: KeptFile) 
   status: "processed" as const,
 });
 
-/** A file as the body of an answer: read as fast as it is taken, until `work` ends. */
-function fileStream(path: string, bytes: number, work: Work): ReadableStream<Uint8Array> {
-  const file = createReadStream(path, { signal: work.signal });
+/** A file as the body of an answer: read as fast as it is taken, until `work` ends; closed then. */
+function fileStream(handle: FileHandle, bytes: number, work: Work): ReadableStream<Uint8Array> {
+  const file = handle.createReadStream({ signal: work.signal });
   const chunks = file[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
   let left = bytes;
   work.stream();
