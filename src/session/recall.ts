@@ -15,7 +15,10 @@ export interface RecallOptions {
    * that is less. When it is full, old blocks are found more coarsely.
    */
   readonly memory?: number | string;
-  /** Most tokens that are brought back at once, in whole blocks. Default 256. */
+  /**
+   * Most tokens that are brought back at once, in whole blocks. Default 256. What the cache itself still holds of what is
+   * asked about takes its place among them: the more of that, the less is brought back.
+   */
   readonly tokens?: number;
   /**
    * Tokens of a block: what is brought back, or not, together. A multiple of 16. Default 16: small ones leave more room for
@@ -23,7 +26,8 @@ export interface RecallOptions {
    */
   readonly block?: number;
   /**
-   * What tells that a block is what a question asks about. "tokens" (the default): rare words of the question stand in it.
+   * What tells that a block is what a question asks about. "tokens" (the default): words of the question stand in it
+   * that are rare in the stream, and in the questions asked before; of blocks that match about equally well, the newest.
    * "keys": its keys are near to the queries that the model makes of the question, which is run once more for that.
    * "both": the sum of the two.
    */

@@ -207,6 +207,31 @@ describe("Recall", () => {
     expect(runner.pool.usage().used).toBe(0);
   });
 
+  it("prefers what was said last, and brings back the less the more of it is still there", async () => {
+    const { runner, parts } = await makeRunner(window({ tokens: 64 }), { tokens: 64 });
+    const { cache, recall } = await openRecall(parts, folders.fresh(), { tokens: 64 });
+    const SUBJECT = 5000;
+    /** The subject stands in every fifth block of 16 tokens; from the 40th block on in each. */
+    const idOf = (position: number) => {
+      const block = Math.floor(position / 16);
+      return position % 16 === 8 && (block % 5 === 0 || block >= 40) ? SUBJECT : position;
+    };
+    feed(cache, recall, runner, 16 * 40, idOf);
+    const { ranges, blocks } = await recall.recall({ ids: [SUBJECT] });
+    expect(blocks).toBe(4);
+    // Each with the one beside it: either may hold the rest.
+    expect(ranges[0]!.at(-1)![1]).toBe(16 * 36 - 1);
+    expect(ranges[0]![0]![0]).toBeGreaterThanOrEqual(16 * 29);
+    feed(cache, recall, runner, 32, idOf);
+    const less = await recall.recall({ ids: [SUBJECT] });
+    expect(less.blocks).toBeGreaterThan(0);
+    expect(less.blocks).toBeLessThan(4);
+    feed(cache, recall, runner, 64, idOf);
+    expect((await recall.recall({ ids: [SUBJECT] })).blocks).toBe(0);
+    balanced(cache);
+    await recall.dispose();
+  });
+
   it("goes on without what a deleted folder held, and says so", async () => {
     const { runner, layout, parts } = await makeRunner(window({ tokens: 32 }), { sequences: 2 });
     const { cache, recall } = await openRecall(parts, folders.fresh());

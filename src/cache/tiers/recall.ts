@@ -431,15 +431,34 @@ export class Recall implements LowerTier {
         settings.by === "tokens" || !queries ? null : lanes.map(({ layer, head }) => queries(layer, head)),
     });
     const scored = await this.#open(group, ranking, best(ranking.candidates, most * OPENED_PER_BLOCK));
+    const held = terms ? this.#held(group, terms) : [];
     const chosen = new Set<number>();
-    for (const { first } of best(scored, scored.length)) {
-      let serial: number | null = first;
-      for (let more = 0; more <= settings.following && serial !== null && chosen.size < most; more++) {
+    let room = most;
+    for (const { first, blocks } of best([...scored, ...held], scored.length + held.length)) {
+      // What is held is there already, and is newer: the more of it answers the question, the less is brought back.
+      if (blocks === 0) room--;
+      let serial: number | null = blocks === 0 ? null : first;
+      for (let more = 0; more <= settings.following && serial !== null && chosen.size < room; more++) {
         chosen.add(serial);
         serial = this.#store.next(group.index, serial);
       }
+      if (chosen.size >= room) break;
     }
     return [...chosen];
+  }
+
+  /** What the cache itself still holds, cut as if into blocks, with a number of `blocks` of 0: newer than all others. */
+  #held({ group }: Group, terms: TermQuery): Candidate[] {
+    const known = [...this.#ids].sort(([a], [b]) => a - b);
+    const own: number[] = [];
+    for (let at = 0; at < known.length; at += group.pageTokens) {
+      const its = termsOf(known.slice(at, at + group.pageTokens).map(([, { id }]) => id));
+      own.push(terms.match(its, 0, its.length));
+    }
+    const newest = Number.MAX_SAFE_INTEGER - own.length;
+    return [...withNeighbours(Float64Array.from(own))]
+      .map((score, i): Candidate => ({ first: i, last: newest + i, blocks: 0, score }))
+      .filter(({ score }) => score > 0);
   }
 
   /** Candidates that stand for several blocks, read anew block by block; the others as they are. */
@@ -611,7 +630,7 @@ function ropeOf(tape: Tape, layer: number): RopeRef | null {
 }
 
 /** Scores that differ by less are taken for equal. */
-const STEP = 0.1;
+const STEP = 0.2;
 
 /**
  * The candidates that score highest, best first; of about equal ones those that are newer, since what is said later
