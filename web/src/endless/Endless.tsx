@@ -159,7 +159,10 @@ function Answered({ exchange: { question, answer, blocks } }: { readonly exchang
       <p class="asked">{question}</p>
       <p class="answer">{answer === "" ? "…" : answer}</p>
       {blocks.length > 0 && (
-        <details class="blocks">
+        <details
+          class="blocks"
+          onToggle={({ currentTarget }) => currentTarget.scrollIntoView({ block: "nearest" })}
+        >
           <summary>
             {blocks.length === 1 ? "One stored block" : `${blocks.length} stored blocks`} came back from disk
           </summary>

@@ -120,6 +120,7 @@ export function pause(paused: boolean): void {
 export function question(text: string): void {
   const exchange: Exchange = { id: nextId++, question: text, answer: "", isAnswered: false, blocks: [] };
   questions.push(exchange);
+  longAgo.value = null;
   exchanges.value = [...exchanges.value, exchange].slice(-MOST_EXCHANGES);
   wake?.();
 }
