@@ -1,6 +1,7 @@
 /** Thousands of bodies that are wrong, each in its own way: every one gets an error in OpenAI's shape, and nothing is left of it. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openNull } from "../../test/support/local-thread.js";
+import { anything, expectRefused, pick } from "../../test/support/malformed.js";
 import { TestRandom } from "../../test/support/random.js";
 import { serverOf } from "../../test/support/server.js";
 import type { Model } from "../session/model.js";
@@ -31,12 +32,7 @@ describe("malformed requests", () => {
     for (let i = 0; i < EACH; i++) {
       const body = make(random);
       const asked = await server.ask(path(), typeof body === "string" ? body : JSON.stringify(body));
-      const { error } = asked.body;
-      if (asked.status < 400 || asked.status >= 500 || typeof error?.message !== "string" || !error.code) {
-        expect.fail(
-          `${path()} ${JSON.stringify(body).slice(0, 200)}: ${asked.status} ${JSON.stringify(asked.body)}`,
-        );
-      }
+      expectRefused(asked, () => [path(), body]);
     }
   }
 
@@ -162,42 +158,3 @@ describe("malformed requests", () => {
 });
 
 const paths = new TestRandom(11);
-const pick = <T>(random: TestRandom, from: readonly T[]): T => from[random.below(from.length)]!;
-
-/** Random JSON; no request that is one. */
-function anything(random: TestRandom, depth: number): unknown {
-  const kind = random.below(depth === 0 ? 5 : 7);
-  switch (kind) {
-    case 0:
-      return null;
-    case 1:
-      return random.next() < 0.5;
-    case 2:
-      return (random.next() - 0.5) * 10 ** random.below(300);
-    case 3:
-      return pick(random, ["", "user", "\ud800", "\u0000", "__proto__", "x".repeat(500)]);
-    case 4:
-      return random.below(1000);
-    case 5:
-      return Array.from({ length: random.below(5) }, () => anything(random, depth - 1));
-    default: {
-      const keys = [
-        "model",
-        "messages",
-        "prompt",
-        "role",
-        "content",
-        "__proto__",
-        "constructor",
-        "toString",
-        "type",
-        "",
-      ];
-      const entries = Array.from({ length: random.below(5) }, () => [
-        pick(random, keys),
-        anything(random, depth - 1),
-      ]);
-      return Object.fromEntries(entries);
-    }
-  }
-}

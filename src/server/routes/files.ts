@@ -157,6 +157,8 @@ export function addFiles(app: OpenAPIHono<ServerEnv>, context: ServerContext): v
 function addField(fields: Record<string, unknown>, name: string, value: string): void {
   const [, outer, inner] = /^(\w+)\[(\w+)\]$/.exec(name) ?? [];
   const before = outer !== undefined && Object.hasOwn(fields, outer) ? fields[outer] : undefined;
+  const isTwice = outer === undefined ? Object.hasOwn(fields, name) : Object.hasOwn(Object(before), inner!);
+  if (isTwice) throw refused("invalid_value", `'${name}' is there twice; send it once.`, name);
   const [key, given] =
     outer === undefined ? [name, value] : [outer, { ...(before as object | undefined), [inner!]: value }];
   Object.defineProperty(fields, key, { value: given, enumerable: true, configurable: true, writable: true });
@@ -202,6 +204,8 @@ function fileStream(handle: FileHandle, bytes: number, work: Work): ReadableStre
           left -= value?.length ?? 0;
           // Who has all of it may not ask again.
           if (!done && left > 0) return;
+          // What has not been read to its very end does not close by itself.
+          file.destroy();
           controller.close();
           work.end();
         } catch (error) {

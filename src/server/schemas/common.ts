@@ -135,11 +135,9 @@ export const usage = z
     total_tokens: z.int(),
     prompt_tokens_details: z.object({
       cached_tokens: z.int().openapi({ description: "Tokens of the prompt that were in the cache already." }),
-      cache_write_tokens: z
-        .int()
-        .openapi({
-          description: "Tokens of the prompt that were run and kept for prompts that begin alike.",
-        }),
+      cache_write_tokens: z.int().openapi({
+        description: "Tokens of the prompt that were run and kept for prompts that begin alike.",
+      }),
       text_tokens: z.int(),
     }),
     completion_tokens_details: z.object({ text_tokens: z.int() }),
