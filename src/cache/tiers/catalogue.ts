@@ -24,11 +24,15 @@ export interface Question {
   readonly terms: TermQuery | null;
 }
 
-/** An entry of the catalogue that was scored: blocks with serials from `first` to `last`. */
-export interface Candidate {
+/** An entry of the catalogue: of the serials from `first` to `last`, `blocks` that are still there. */
+export interface Entry {
   readonly first: number;
   readonly last: number;
   readonly blocks: number;
+}
+
+/** One that was scored. */
+export interface Candidate extends Entry {
   readonly score: number;
 }
 
@@ -88,6 +92,11 @@ export class Catalogue {
     return this.#order.length === 0;
   }
 
+  /** What it knows of, oldest first. */
+  get entries(): readonly Entry[] {
+    return this.#order.map((place) => this.#entry(place));
+  }
+
   /** Entries now, and the memory that all of them take. */
   usage(): { readonly entries: number; readonly bytes: number } {
     return { entries: this.#order.length, bytes: this.#first.length * this.entryBytes };
@@ -131,23 +140,20 @@ export class Catalogue {
     this.#mergeAt = mergeAt;
   }
 
-  /** Scores every entry against a question. */
-  rank(question: Question): Ranking {
+  /** Scores every entry against a question, and finds the best `count`; see `byScore`. */
+  rank(question: Question, count: number): Ranking {
     const { queries, terms } = question;
     const keys = queries && this.#summarizer ? this.#scoreKeys(queries, this.#summarizer.vectors) : null;
-    const own = Float64Array.from(this.#order, (place, i) => {
-      const matched = terms?.match(this.#terms, place * this.#termsPerEntry, this.#numTerms[place]!) ?? 0;
-      return matched + (keys ? keys.scores[i]! / keys.best : 0);
-    });
+    const own = new Float64Array(this.#order.length);
+    for (let i = 0; i < own.length; i++) {
+      const place = this.#order[i]!;
+      if (terms) own[i] = terms.match(this.#terms, place * this.#termsPerEntry, this.#numTerms[place]!);
+      if (keys) own[i]! += keys.scores[i]! / keys.best;
+    }
     const scores = withNeighbours(own);
     return {
-      candidates: this.#order.map(
-        (place, i): Candidate => ({
-          first: this.#first[place]!,
-          last: this.#last[place]!,
-          blocks: this.#blocks[place]!,
-          score: scores[i]!,
-        }),
+      candidates: newestOfBest(scores, count).map(
+        (i): Candidate => ({ ...this.#entry(this.#order[i]!), score: scores[i]! }),
       ),
       score: ({ summary, terms: its }) => {
         const matched = terms && its ? terms.match(its, 0, its.length) : 0;
@@ -252,6 +258,10 @@ export class Catalogue {
     });
   }
 
+  #entry(place: number): Entry {
+    return { first: this.#first[place]!, last: this.#last[place]!, blocks: this.#blocks[place]! };
+  }
+
   /** Index in the order, from `from` on, of the entry that would hold a serial. */
   #indexOf(serial: number, from: number): number {
     let at = from;
@@ -279,18 +289,54 @@ export class Catalogue {
   }
 }
 
-/** The entries of a catalogue with their scores, and what else would score by itself: see `withNeighbours`. */
+/** The best entries of a catalogue, best first, and what else would score by itself: see `withNeighbours`. */
 export interface Ranking {
   readonly candidates: readonly Candidate[];
   score(traits: Traits): number;
+}
+
+/** Scores that differ by less are taken for equal; what scores less than half of it matches nothing. */
+const STEP = 0.2;
+
+const levelOf = (score: number): number => Math.round(score / STEP);
+
+/** Whether there is anything of what is looked for. */
+export const matches = ({ score }: Candidate): boolean => levelOf(score) > 0;
+
+/**
+ * Sorts the better one first: what scores higher, and of about equal ones what is newer, since what is said later replaces
+ * what was said before.
+ */
+export const byScore = (a: Candidate, b: Candidate): number =>
+  levelOf(b.score) - levelOf(a.score) || b.last - a.last;
+
+/** Indices of the `count` best of scores, which stand in the order of time; in the order of `byScore`. */
+function newestOfBest(scores: Float64Array, count: number): number[] {
+  const levels: number[][] = [];
+  for (let i = scores.length - 1; i >= 0; i--) {
+    const level = levelOf(scores[i]!);
+    if (level <= 0) continue;
+    while (levels.length <= level) levels.push([]);
+    levels[level]!.push(i);
+  }
+  const found: number[] = [];
+  for (let level = levels.length - 1; level > 0 && found.length < count; level--) {
+    for (const i of levels[level]!.slice(0, count - found.length)) found.push(i);
+  }
+  return found;
 }
 
 /**
  * Scores of neighbours in the stream, each with the better one of those beside it added: blocks are cut wherever they
  * are full, so what is asked about stands in two of them as often as not, and neither alone has all of its words.
  */
-export const withNeighbours = (scores: Float64Array): Float64Array =>
-  scores.map((score, i) => score + Math.max(scores[i - 1] ?? 0, scores[i + 1] ?? 0));
+export function withNeighbours(scores: Float64Array): Float64Array {
+  const sums = new Float64Array(scores.length);
+  for (let i = 0; i < scores.length; i++) {
+    sums[i] = scores[i]! + Math.max(scores[i - 1] ?? 0, scores[i + 1] ?? 0);
+  }
+  return sums;
+}
 
 /** Mean over the queries of the greatest product with any of the vectors from `at` on. */
 function nearest(

@@ -23,7 +23,15 @@ import {
   metaBytes,
   traitsOf,
 } from "./blocks.js";
-import { type Candidate, Catalogue, type Ranking, type Traits, withNeighbours } from "./catalogue.js";
+import {
+  byScore,
+  type Candidate,
+  Catalogue,
+  matches,
+  type Ranking,
+  type Traits,
+  withNeighbours,
+} from "./catalogue.js";
 import type { BlockRecord, BlockSpan } from "./files.js";
 import { headBytesFor, recordBytesFor } from "./files.js";
 import { RecalledTable } from "./recalled.js";
@@ -425,16 +433,17 @@ export class Recall implements LowerTier {
     const { settings } = this.#parts;
     const most = Math.floor(settings.tokens / group.group.pageTokens);
     const lanes = group.group.lanes;
-    const ranking = group.catalogue.rank({
+    const question = {
       terms,
       queries:
         settings.by === "tokens" || !queries ? null : lanes.map(({ layer, head }) => queries(layer, head)),
-    });
-    const scored = await this.#open(group, ranking, best(ranking.candidates, most * OPENED_PER_BLOCK));
+    };
+    const ranking = group.catalogue.rank(question, most * OPENED_PER_BLOCK);
+    const scored = await this.#open(group, ranking);
     const held = terms ? this.#held(group, terms) : [];
     const chosen = new Set<number>();
     let room = most;
-    for (const { first, blocks } of best([...scored, ...held], scored.length + held.length)) {
+    for (const { first, blocks } of [...scored, ...held].filter(matches).sort(byScore)) {
       // What is held is there already, and is newer: the more of it answers the question, the less is brought back.
       if (blocks === 0) room--;
       let serial: number | null = blocks === 0 ? null : first;
@@ -456,13 +465,14 @@ export class Recall implements LowerTier {
       own.push(terms.match(its, 0, its.length));
     }
     const newest = Number.MAX_SAFE_INTEGER - own.length;
-    return [...withNeighbours(Float64Array.from(own))]
-      .map((score, i): Candidate => ({ first: i, last: newest + i, blocks: 0, score }))
-      .filter(({ score }) => score > 0);
+    return [...withNeighbours(Float64Array.from(own))].map(
+      (score, i): Candidate => ({ first: i, last: newest + i, blocks: 0, score }),
+    );
   }
 
   /** Candidates that stand for several blocks, read anew block by block; the others as they are. */
-  async #open(group: Group, ranking: Ranking, candidates: readonly Candidate[]): Promise<Candidate[]> {
+  async #open(group: Group, ranking: Ranking): Promise<Candidate[]> {
+    const { candidates } = ranking;
     const single = candidates.filter(({ blocks, first, last }) => blocks === 1 && first === last);
     const serials = candidates
       .filter(({ blocks, first, last }) => blocks > 1 || first !== last)
@@ -478,7 +488,7 @@ export class Recall implements LowerTier {
     const opened = read.map(
       ({ serial }, i): Candidate => ({ first: serial, last: serial, blocks: 1, score: scores[i]! }),
     );
-    return [...single, ...opened].filter(({ score }) => score > 0);
+    return [...single, ...opened];
   }
 
   /** Lends a group these blocks; returns how many of them could not be read. */
@@ -627,29 +637,6 @@ function recordSizes(
 function ropeOf(tape: Tape, layer: number): RopeRef | null {
   for (const op of tape.ops) if (op.op === "attention" && op.layer === layer) return op.rope;
   return null;
-}
-
-/** Scores that differ by less are taken for equal. */
-const STEP = 0.2;
-
-/**
- * The candidates that score highest, best first; of about equal ones those that are newer, since what is said later
- * replaces what was said before. Most are looked at once.
- */
-function best(candidates: readonly Candidate[], count: number): Candidate[] {
-  const found: Candidate[] = [];
-  const isBetter = (a: Candidate, b: Candidate) => {
-    const more = Math.round(a.score / STEP) - Math.round(b.score / STEP);
-    return more > 0 || (more === 0 && a.last > b.last);
-  };
-  for (const candidate of candidates) {
-    if (found.length === count && !isBetter(candidate, found[count - 1]!)) continue;
-    if (found.length === count) found.pop();
-    let at = found.length;
-    while (at > 0 && isBetter(candidate, found[at - 1]!)) at--;
-    found.splice(at, 0, candidate);
-  }
-  return found;
 }
 
 function spanOf({ positions, counts }: Pick<BlockMeta, "positions" | "counts">): BlockSpan {
