@@ -129,7 +129,7 @@ export async function* answerRecords(
 ): AsyncGenerator<AnswerRecord & { readonly end: number }, void> {
   let at = 0;
   for await (const { text, end } of textLines(path)) {
-    if (end !== null) yield { ...parsed(path, text, ++at), end };
+    if (end !== null && text !== null) yield { ...parsed(path, text, ++at), end };
   }
 }
 

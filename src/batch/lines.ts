@@ -13,6 +13,7 @@ const LINE = z.strictObject({
 /** What is wrong with a line, in the words of OpenAI's API: `details.problem` of its error. */
 export type LineProblem =
   | "invalid_json_line"
+  | "line_too_long"
   | "invalid_request"
   | "missing_required_parameter"
   | "duplicate_custom_id";
@@ -32,47 +33,68 @@ export interface BatchLine {
 /** Reads all lines of a batch. A line that is none, or whose custom_id stood before, holds the error that answers it. */
 export function readLines(text: string): BatchLine[] {
   const read = lineReader();
-  return text.split("\n").flatMap(read);
+  return text.split("\n").flatMap((line) => read(line));
 }
 
-/** As `readLines`, of a file, while others have their turns: it may be long. Rejects with what reading fails for. */
-export async function readLinesOf(path: string): Promise<BatchLine[]> {
-  const read = lineReader();
+/**
+ * As `readLines`, of a file, while others have their turns: it may be long. A line of more than `mostBytes` is none: it is
+ * neither kept nor parsed, which nobody could do meanwhile. Rejects with what reading fails for.
+ */
+export async function readLinesOf(path: string, mostBytes = Number.POSITIVE_INFINITY): Promise<BatchLine[]> {
+  const read = lineReader(mostBytes);
   const lines: BatchLine[] = [];
-  for await (const { text } of textLines(path)) lines.push(...read(text));
+  for await (const { text } of textLines(path, mostBytes)) lines.push(...read(text));
   return lines;
 }
 
 /** A line of a file. */
 export interface TextLine {
-  readonly text: string;
+  /** Null where it is longer than it may be. */
+  readonly text: string | null;
   /** The byte behind what ends it; null for a last line that nothing ends. */
   readonly end: number | null;
 }
 
-export async function* textLines(path: string): AsyncGenerator<TextLine, void> {
+export async function* textLines(
+  path: string,
+  mostBytes = Number.POSITIVE_INFINITY,
+): AsyncGenerator<TextLine, void> {
   const open: Buffer[] = [];
+  let length = 0;
   let before = 0;
+  const put = (bytes: Buffer) => {
+    length += bytes.length;
+    if (length <= mostBytes) open.push(bytes);
+  };
+  const line = () => {
+    const bytes = Buffer.concat(open.splice(0));
+    const text = length <= mostBytes ? bytes.toString("utf8") : null;
+    length = 0;
+    return text;
+  };
   for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
     let from = 0;
     for (let at = chunk.indexOf(0x0a); at >= 0; at = chunk.indexOf(0x0a, from)) {
-      const bytes = Buffer.concat([...open.splice(0), chunk.subarray(from, at)]);
+      put(chunk.subarray(from, at));
       from = at + 1;
-      yield { text: bytes.toString("utf8"), end: before + from };
+      yield { text: line(), end: before + from };
     }
-    open.push(chunk.subarray(from));
+    put(chunk.subarray(from));
     before += chunk.length;
   }
-  const rest = Buffer.concat(open);
-  if (rest.length > 0) yield { text: rest.toString("utf8"), end: null };
+  if (length > 0) yield { text: line(), end: null };
 }
 
-/** Takes the texts of a batch's lines one after another; empty ones are none. */
-function lineReader(): (text: string) => BatchLine[] {
+/** Takes the texts of a batch's lines one after another; empty ones are none, and null is one of too many bytes. */
+function lineReader(mostBytes = Number.POSITIVE_INFINITY): (text: string | null) => BatchLine[] {
   const seen = new Map<string, number>();
   let number = 0;
   return (text) => {
     number++;
+    if (text === null) {
+      const what = `has more than ${mostBytes} bytes, as many as a request may have`;
+      return [{ number, customId: null, request: bad(number, what, "line_too_long") }];
+    }
     const line = number === 1 ? text.replace(/^\uFEFF/, "") : text;
     return line.trim() === "" ? [] : [readLine(line, number, seen)];
   };

@@ -439,9 +439,11 @@ export class BatchStore {
     const file = this.files.find(owner, batch.input_file_id);
     const gone = () => new MillraceError("FILE_NOT_FOUND", "The batch's file of requests is gone.");
     if (file === null) return Promise.reject(gone());
-    return readLinesOf(this.files.pathOf(owner, file)).catch((error: NodeJS.ErrnoException) => {
-      throw error.code === "ENOENT" ? gone() : error;
-    });
+    return readLinesOf(this.files.pathOf(owner, file), this.#parts.limits.bodyBytes).catch(
+      (error: NodeJS.ErrnoException) => {
+        throw error.code === "ENOENT" ? gone() : error;
+      },
+    );
   }
 
   #change(entry: Entry, change: Partial<Batch>): void {
