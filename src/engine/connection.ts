@@ -6,6 +6,7 @@ import { Worker } from "node:worker_threads";
 import type { CacheEvent } from "../cache/sequence.js";
 import type { Emission } from "../decoding/contract.js";
 import { MillraceError } from "../errors.js";
+import { Passing } from "./passing.js";
 import type { LeaseToBroker } from "./pool-lease.js";
 import type { CallName, Calls, FromWorker, OpenProgress, SessionReport, ToWorker } from "./protocol.js";
 import type { SharedMemory } from "./shared-memory.js";
@@ -72,7 +73,7 @@ interface PendingCall extends Listeners {
 
 export class Connection {
   readonly #thread: EngineThread;
-  readonly #pending = new Map<number, PendingCall>();
+  readonly #pending = new Passing<PendingCall>();
   readonly #sessions = new Map<number, SessionListener>();
   #nextId = 1;
   #holds = 0;
@@ -164,7 +165,7 @@ export class Connection {
 
   async #shutDown(patienceMs: number): Promise<void> {
     if (!this.#end) {
-      const waiting = [...this.#pending.values()];
+      const waiting = this.#pending.values();
       const { id, result } = this.call("close", null);
       const last = this.#pending.get(id);
       this.#pending.clear();
@@ -229,7 +230,7 @@ export class Connection {
   #finish(error: MillraceError): void {
     this.#end ??= error;
     this.#ended(this.#end);
-    const waiting = [...this.#pending.values()];
+    const waiting = this.#pending.values();
     this.#pending.clear();
     for (const { reject } of waiting) reject(error);
   }

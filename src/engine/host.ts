@@ -57,7 +57,7 @@ class Host {
   #alarm: NodeJS.Timeout | undefined;
   /** What the step under way has to say: first all pieces, then who has ended. */
   #pieces: { id: number; piece: Emission }[] = [];
-  readonly #reports = new Map<number, SessionReport>();
+  #reports = new Map<number, SessionReport>();
   #changes: { id: number; change: CacheEvent }[] = [];
   #endings: FromWorker[] = [];
 
@@ -312,7 +312,8 @@ class Host {
       const reports = Array.from(this.#reports, ([id, report]) => ({ id, report }));
       this.#port.postMessage({ type: "step", pieces: this.#pieces, reports, changes: this.#changes });
       this.#pieces = [];
-      this.#reports.clear();
+      // A new one: tables of a Map that is cleared are chained to each other, and grow old together.
+      this.#reports = new Map();
       this.#changes = [];
     }
     for (const message of this.#endings.splice(0)) this.#port.postMessage(message);

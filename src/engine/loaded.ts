@@ -9,6 +9,7 @@ import type { FormatSpec } from "../sampling/grammar/format.js";
 import { Embeddings } from "./embeddings.js";
 import type { Engine } from "./engine.js";
 import type { Language } from "./language.js";
+import { Passing } from "./passing.js";
 import {
   type Calls,
   type EmbedEnd,
@@ -50,7 +51,7 @@ export class LoadedModel {
   readonly #dispose: () => Promise<void>;
   readonly #embeddings: Embeddings;
   /** Generations whose format is being compiled, and whether they were cancelled meanwhile. */
-  readonly #starting = new Map<number, { cancelled: boolean }>();
+  readonly #starting = new Passing<{ cancelled: boolean }>();
 
   constructor({ engine, sessions, language, info, maxTokens, dispose }: LoadedParts) {
     this.engine = engine;

@@ -18,6 +18,7 @@ import { formatBytes } from "./bytes.js";
 import type { Engine } from "./engine.js";
 import type { AdapterIdentity, ModelIdentity } from "./identity.js";
 import type { Language } from "./language.js";
+import { Passing } from "./passing.js";
 import type { CacheSpec } from "./policies.js";
 import {
   type AnswerParameters,
@@ -114,10 +115,10 @@ export class Sessions {
   readonly #sessions = new Map<number, Promise<Session>>();
   readonly #open = new Set<Session>();
   /** By the call that asked for it: whose answer it is. */
-  readonly #answers = new Map<number, Stream>();
-  readonly #appends = new Map<number, Stream>();
+  readonly #answers = new Passing<Stream>();
+  readonly #appends = new Passing<Stream>();
   /** Answers for which something is being recalled or compiled, and whether they were broken off meanwhile. */
-  readonly #making = new Map<number, { broken: boolean }>();
+  readonly #making = new Passing<{ broken: boolean }>();
   /** Tiers whose folders are being removed. */
   readonly #leaving = new Set<Promise<void>>();
   /** Bytes of all sessions' budgets, and of what asks models. */
@@ -538,7 +539,9 @@ export class Sessions {
           place: home.place,
           capacity: home.fit.capacity,
           heldBack: home.recall?.auto ? PROBE_TOKENS : 1,
-          onTake: (positions, tokens) => session.recall?.saw(positions, tokens),
+          ...(home.recall && {
+            onTake: (positions: Int32Array, tokens: Int32Array) => session.recall?.saw(positions, tokens),
+          }),
           wake: (stream) => {
             this.#parts.engine.enlist(stream);
             this.#listener.wake();

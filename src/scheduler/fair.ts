@@ -14,7 +14,7 @@ const ANSWER_TOKEN = 2;
 /** `inner`, with those who wait in the order of fair turns: the order in which they came, while there is one client. */
 export function fair(inner: Scheduler): Scheduler {
   /** Of those who wait or run, and of those who would start with more than somebody new. */
-  const counters = new Map<string, number>();
+  let counters = new Map<string, number>();
   /** Clients that were left waiting at the last commit: they are not new. */
   let known = new Set<string>();
   /** Counter of whoever left the line last. */
@@ -59,9 +59,7 @@ export function fair(inner: Scheduler): Scheduler {
       known = new Set([...waiting.values()].map(clientOf));
       const present = new Set([...jobs.values()].map(clientOf));
       const start = known.size > 0 ? least([...known].map((client) => counters.get(client)!)) : level;
-      for (const [client, counter] of counters) {
-        if (!present.has(client) && counter <= start) counters.delete(client);
-      }
+      counters = new Map([...counters].filter(([client, counter]) => present.has(client) || counter > start));
     },
 
     ran: (ms) => inner.ran?.(ms),
