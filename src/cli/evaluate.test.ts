@@ -100,6 +100,7 @@ describe.skipIf(!built)("millrace evaluate (needs npm run build)", () => {
     );
     expect(code).toBe(0);
     expect(stdout).toMatch(/resident memory of the process +\d+/);
+    expect(stdout).toMatch(/first tenth: of what follows a warm-up of 1\d\d tokens/);
     expect(stdout).toMatch(/seen 1,\d+ = kept \d+ \+ merged 0 \+ on disk 0 \+ dropped 1,\d+/);
   });
 

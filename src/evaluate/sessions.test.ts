@@ -234,9 +234,12 @@ describe("soak", () => {
       readMs: 1,
       saidMs: Number.NaN,
     });
-    const { first, last, most } = soakTenths(Array.from({ length: 100 }, (_, i) => sample(10 * (i + 1))));
+    const samples = Array.from({ length: 100 }, (_, i) => sample(10 * (i + 1)));
+    const { first, last, most } = soakTenths(samples);
     expect([first.ms, last.ms, most.residentBytes]).toEqual([0.55, 9.55, 1000]);
     expect(first.saidMs).toBeNaN();
+    const warm = soakTenths(samples, 500);
+    expect([warm.first.ms, warm.last.ms, warm.most.residentBytes]).toEqual([5.3, 9.8, 1000]);
   });
 });
 

@@ -229,14 +229,21 @@ class Run {
   }
 }
 
-/** What the samples of the first tenth of the stream have in the middle, those of the last, and the most of all. */
+/**
+ * What the samples of the first tenth after the warm-up have in the middle, those of the last tenth, and the most of all
+ * samples. The runtime compiles what runs often, and fills its heaps up to where it first collects them: that is no growth
+ * of the session's, and the warm-up leaves it out. Tenths are of what follows the warm-up of `warmUp` tokens.
+ */
 export function soakTenths(
   samples: readonly SoakSample[],
+  warmUp = 0,
 ): Readonly<Record<"first" | "last" | "most", SoakSample>> {
   const end = samples.at(-1)?.tokens ?? 0;
-  const firstEnd = Math.max(end / 10, samples[0]?.tokens ?? 0);
-  const first = samples.filter(({ tokens }) => tokens <= firstEnd);
-  const last = samples.filter(({ tokens }) => tokens > end - end / 10);
+  const after = samples.filter(({ tokens }) => tokens > warmUp);
+  const tenth = (end - warmUp) / 10;
+  const firstEnd = Math.max(warmUp + tenth, after[0]?.tokens ?? 0);
+  const first = after.filter(({ tokens }) => tokens <= firstEnd);
+  const last = after.filter(({ tokens }) => tokens > end - tenth);
   const most = (values: readonly number[]) =>
     values.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   return { first: overall(first, median), last: overall(last, median), most: overall(samples, most) };

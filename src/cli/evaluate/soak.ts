@@ -26,6 +26,7 @@ interface SoakFlags extends EvaluationOptions, RecallFlag {
   readonly mode: SoakMode;
   readonly seed: number;
   readonly every: number;
+  readonly warmUp?: number;
   readonly checkpoint?: string;
   readonly checkpointEvery: number;
 }
@@ -44,7 +45,7 @@ export function soakCommand(): Command {
     .summary("run a session for as long as one likes: memory and time over the run")
     .description(
       "Runs one session over the harbour town's log and measures along the way what the process and the session hold, " +
-        "and what a token takes: the first tenth of the stream against the last.",
+        "and what a token takes: the first tenth after a warm-up against the last.",
     )
     .addArgument(modelArgument())
     .optionsGroup("Stream:")
@@ -66,6 +67,11 @@ export function soakCommand(): Command {
     )
     .addOption(recallOption("put what the cache loses on disk: "))
     .addOption(new Option("--every <n>", "tokens of a sample").argParser(count).default(10_000))
+    .addOption(
+      new Option("--warm-up <n>", "tokens before the first tenth (default: a tenth of the stream)").argParser(
+        count,
+      ),
+    )
     .addOption(new Option("--checkpoint <folder>", "save the session there, and go on from it"))
     .addOption(
       new Option("--checkpoint-every <n>", "tokens between savings").argParser(count).default(100_000),
@@ -108,7 +114,9 @@ async function evaluate(source: string, flags: SoakFlags): Promise<void> {
   }
   const seconds = (performance.now() - startedAt) / 1000;
   const { path, backend } = model.info;
-  const tenths = soakTenths(result.samples);
+  const reached = result.samples.at(-1)?.tokens ?? 0;
+  const warmUp = Math.floor(Math.min(flags.warmUp ?? reached / 10, reached / 2));
+  const tenths = soakTenths(result.samples, warmUp);
   const figures = {
     model: path,
     backend: backend.description,
@@ -116,17 +124,19 @@ async function evaluate(source: string, flags: SoakFlags): Promise<void> {
     seed,
     codec,
     seconds,
+    warmUp,
     ...result,
     tenths,
   };
   const title = `${basename(path)}, ${mode}`;
-  await deliver(flags, figures, print(title, result, tenths), panels(title, result));
+  await deliver(flags, figures, print(title, result, tenths, warmUp), panels(title, result));
 }
 
 function print(
   title: string,
   { samples, report, memoryBytes, resumedAt }: SoakResult,
   { first, last, most }: ReturnType<typeof soakTenths>,
+  warmUp: number,
 ): string {
   const bytes = (value: number) => (Number.isFinite(value) ? formatBytes(value) : "-");
   const ms = (value: number) => (Number.isFinite(value) ? `${value.toFixed(3)} ms` : "-");
@@ -154,6 +164,7 @@ function print(
     bold(`Soak: ${title}`),
     `${plural(seen + waiting, "token")}${resumedAt > 0 ? `, of which ${word(resumedAt)} in earlier runs` : ""}; ` +
       `medians of ${plural(samples.length, "sample")}; the session may hold ${formatBytes(memoryBytes)}`,
+    `first tenth: of what follows a warm-up of ${plural(warmUp, "token")}; most: of all samples`,
     table(rows, ["left", "right", "right", "right", "right"]),
     `seen ${word(seen)} = kept ${word(kept)} + merged ${word(merged)} + on disk ${word(demoted)} + dropped ${word(dropped)}`,
   ].join("\n");
