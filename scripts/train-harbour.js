@@ -25,6 +25,8 @@ const STAGES = [
   // Exams about everything.
   "--length 256:0.12,1024:0.88 --batch 4096 --rate 2e-3 --tokens 10000000 --seed 41 \
    --course middle=0,late=0",
+  // As streams are: windows from the middle of a town's life, and questions that come late.
+  "--length 256:0.08,1024:0.92 --batch 4096 --rate 2e-3 --tokens 11000000 --seed 51",
 ];
 
 mkdirSync(folder, { recursive: true });
