@@ -182,6 +182,7 @@ async function answer(id: string, asked: Exchange, signal: AbortSignal): Promise
     exchange = { ...exchange, ...news };
     exchanges.value = exchanges.value.map((one) => (one.id === exchange.id ? exchange : one));
   };
+  remember(report.value?.seen ?? 0, `\n${asked.question}\n`);
   report.value = await append(id, [{ role: "user", content: asked.question }]);
   const ranges = await recall(id);
   tell({ blocks: ranges.map(([first, last]) => ({ first, last, text: toldBetween(first, last) })) });
@@ -189,6 +190,7 @@ async function answer(id: string, asked: Exchange, signal: AbortSignal): Promise
     tell({ answer: exchange.answer + text }),
   );
   tell({ isAnswered: true });
+  remember(report.value.seen, "\n");
   report.value = await append(id, "\n");
 }
 
