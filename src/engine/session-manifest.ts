@@ -32,6 +32,8 @@ export interface SessionManifest {
   /** Tokens in the body, before the cache: those remembered by id, and those that wait. */
   readonly recent: number;
   readonly waiting: number;
+  /** Where what was appended last begins; older files do not say. */
+  readonly lastAppend?: number | undefined;
   readonly unfinished: UnfinishedAnswer | null;
   readonly recall: SavedTier | null;
 }
@@ -104,6 +106,7 @@ function makeSchema() {
     before: z.enum(BEFORE),
     recent: count.max(REMEMBERED),
     waiting: count.max(MOST_TOKENS),
+    lastAppend: count.max(MOST_TOKENS).optional(),
     unfinished: z.strictObject({ parameters, promptTokens: count, decoder: state }).nullable(),
     recall: z
       .strictObject({ spec: recallSpec, folder: z.string().regex(/^[^/\\]+$/), state: recallState })

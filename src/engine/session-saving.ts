@@ -48,6 +48,7 @@ export async function saveSession(path: string, session: SavedSession, check: ()
     before: stream.before,
     recent: recent.length,
     waiting: waiting.length,
+    lastAppend: stream.lastAppend,
     unfinished: answer ?? unfinished,
     recall,
   });
@@ -107,7 +108,7 @@ export function readStream(
   manifest: SessionManifest,
   { pool, layout }: Place,
   checkTokens: (tokens: Int32Array) => void,
-): Required<Pick<StreamParts, "cache" | "waiting" | "recent" | "spoken">> {
+): Required<Pick<StreamParts, "cache" | "waiting" | "recent" | "lastAppend" | "spoken">> {
   const [recent, waiting] = [new Int32Array(manifest.recent), new Int32Array(manifest.waiting)];
   for (const tokens of [recent, waiting]) {
     if (tokens.byteLength > file.body.left) throw damaged(path, "it has fewer tokens than it claims");
@@ -121,7 +122,8 @@ export function readStream(
     throw damaged(path, "its tokens do not add up");
   }
   const kept = RecentTokens.from(REMEMBERED, end, recent);
-  return { cache, waiting, recent: kept, spoken: Spoken.all(manifest.before) };
+  const lastAppend = Math.min(manifest.lastAppend ?? end, end + waiting.length);
+  return { cache, waiting, recent: kept, lastAppend, spoken: Spoken.all(manifest.before) };
 }
 
 const bytesOf = (values: Int32Array): Uint8Array =>

@@ -449,7 +449,8 @@ export class Sessions {
   /** Recalls for an answer where the session does so by itself. */
   async #recallFor(session: Session): Promise<void> {
     const { recall, home, stream } = session;
-    if (!recall || !home.recall?.auto || recall.isEmpty) return;
+    if (!recall || !home.recall?.auto) return;
+    if (recall.isEmpty) return recall.heed(stream.question);
     // What stands before the question is run without what the question brings back.
     await stream.idle();
     await this.#standing(session, async () => {

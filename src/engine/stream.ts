@@ -6,6 +6,7 @@
  * starts from: once anything was appended, one token at least is always waiting.
  */
 import type { CacheEvent, SequenceCache } from "../cache/sequence.js";
+import { PROBE_TOKENS } from "../cache/tiers/probe.js";
 import type { Emission, FinishReason } from "../decoding/contract.js";
 import type { PlainDecoder } from "../decoding/plain.js";
 import { logProbability } from "../decoding/score.js";
@@ -79,6 +80,8 @@ export interface StreamParts {
   readonly capacity: number;
   readonly recent?: RecentTokens;
   readonly waiting?: Int32Array;
+  /** Where what was appended last begins. Default: where that begins that waits. */
+  readonly lastAppend?: number;
   readonly spoken?: Spoken;
   /**
    * Most tokens of what was appended last that wait until more follows or an answer is asked for, since they may be a
@@ -113,7 +116,7 @@ export class Stream implements Task {
   readonly #appends: Append[] = [];
   readonly #mostHeldBack: number;
   /** Where in the stream what was appended last begins. */
-  #lastAppend = 0;
+  #lastAppend: number;
   #answer: Answering | null = null;
   #idle: (() => void)[] = [];
   #paused = false;
@@ -136,6 +139,7 @@ export class Stream implements Task {
     this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
     this.#spoken = parts.spoken ?? Spoken.all("nothing");
     this.#mostHeldBack = parts.heldBack ?? 1;
+    this.#lastAppend = parts.lastAppend ?? parts.cache.nextPosition;
     this.#turn = parts.place.layout.step;
     if (parts.waiting) this.#queue.push(parts.waiting);
     this.cache.onChange((event) => parts.onChange(event));
@@ -165,9 +169,15 @@ export class Stream implements Task {
     return this.#queue.view();
   }
 
-  /** What was appended last, as far as it waits; else all that waits. A copy. */
+  /** The end of what was appended last, run or not, and of what was answered since: as much as a probe takes. A copy. */
   get question(): Int32Array {
-    return this.#queue.view().slice(Math.max(0, this.#lastAppend - this.cache.nextPosition));
+    const tail = this.tail();
+    const count = Math.min(this.length - this.#lastAppend, PROBE_TOKENS, tail.length);
+    return tail.slice(tail.length - count);
+  }
+
+  get lastAppend(): number {
+    return this.#lastAppend;
   }
 
   /** Tokens that wait for more: of what was appended last some, and one at least. */
@@ -320,6 +330,7 @@ export class Stream implements Task {
       );
     }
     const left = this.#truncate(to);
+    this.#lastAppend = Math.min(this.#lastAppend, to);
     for (const append of this.#appends.splice(0)) {
       if (append.end <= to) this.#appends.push(append);
       else
@@ -335,10 +346,10 @@ export class Stream implements Task {
   fork(): Omit<StreamParts, "id" | "heldBack" | "onTake" | "wake" | "onReport" | "onChange"> {
     this.#checkUsable();
     const recent = RecentTokens.from(REMEMBERED, this.#recent.end, this.#recent.toArray());
-    const { place, capacity, adapter } = this;
+    const { place, capacity, adapter, lastAppend } = this;
     const waiting = this.#queue.view().slice();
     const spoken = this.#spoken.copy();
-    const parts = { place, cache: this.cache.fork(), capacity, recent, waiting, spoken };
+    const parts = { place, cache: this.cache.fork(), capacity, recent, waiting, lastAppend, spoken };
     return adapter === undefined ? parts : { ...parts, adapter };
   }
 

@@ -100,7 +100,7 @@ describe("Catalogue", () => {
       if (serial === 600) {
         // An old block is found by its rare word among those it stands with.
         const wanted = [...kept][50]!;
-        const terms = new TermQuery([3, 10_000 + wanted, 5], counts, new TermCounts());
+        const terms = TermQuery.of([3, 10_000 + wanted, 5], counts, new TermCounts());
         const found = catalogue.rank({ queries: null, terms }, 3).candidates;
         expect(found.some(({ first, last }) => first <= wanted && wanted <= last)).toBe(true);
         expect(found[0]!.blocks).toBeGreaterThan(1);
@@ -124,7 +124,7 @@ describe("TermQuery", () => {
     const counts = new TermCounts();
     const blocks = Array.from({ length: 64 }, (_, i) => [1, 2, 3, 100 + (i % 8), 1000 + i]);
     for (const block of blocks) counts.add(termsOf(block));
-    const query = new TermQuery([1, 3, 107, 1007], counts, new TermCounts());
+    const query = TermQuery.of([1, 3, 107, 1007], counts, new TermCounts());
     const scores = blocks.map((block) => {
       const terms = termsOf(block);
       return query.match(terms, 0, terms.length);
@@ -133,7 +133,7 @@ describe("TermQuery", () => {
     expect(scores[7]).toBeGreaterThan(0.99);
     expect(scores[15]!).toBeGreaterThan(scores[14]!);
     expect(scores[14]).toBeLessThan(0.05);
-    const pairs = new TermQuery([2, 3], counts, new TermCounts());
+    const pairs = TermQuery.of([2, 3], counts, new TermCounts());
     const [inOrder, apart] = [termsOf([2, 3, 9]), termsOf([3, 9, 2])];
     expect(pairs.match(inOrder, 0, inOrder.length)).toBeGreaterThan(pairs.match(apart, 0, apart.length));
   });
@@ -148,7 +148,7 @@ describe("TermQuery", () => {
     );
     for (const block of blocks) counts.add(termsOf(block));
     const found = () => {
-      const query = new TermQuery(ask(105), counts, asked);
+      const query = TermQuery.of(ask(105), counts, asked);
       const scores = blocks.map((block) => query.match(termsOf(block), 0, termsOf(block).length));
       return blocks[scores.indexOf(Math.max(...scores))]!;
     };
@@ -164,7 +164,7 @@ describe("TermQuery", () => {
 
   it("finds nothing where there is nothing to find", () => {
     const terms = termsOf([1, 2, 3]);
-    expect(new TermQuery([1, 2], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
-    expect(new TermQuery([], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
+    expect(TermQuery.of([1, 2], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
+    expect(TermQuery.of([], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
   });
 });

@@ -34,6 +34,8 @@ export interface Entry {
 /** One that was scored. */
 export interface Candidate extends Entry {
   readonly score: number;
+  /** Its distinct terms; null where these are not looked at. */
+  readonly terms: Uint32Array | null;
 }
 
 const FIRST_ROOM = 64;
@@ -152,9 +154,10 @@ export class Catalogue {
     }
     const scores = withNeighbours(own);
     return {
-      candidates: newestOfBest(scores, count).map(
-        (i): Candidate => ({ ...this.#entry(this.#order[i]!), score: scores[i]! }),
-      ),
+      candidates: newestOfBest(scores, count).map((i): Candidate => {
+        const place = this.#order[i]!;
+        return { ...this.#entry(place), score: scores[i]!, terms: this.#counts && this.#termsAt(place) };
+      }),
       score: ({ summary, terms: its }) => {
         const matched = terms && its ? terms.match(its, 0, its.length) : 0;
         return matched + (keys && summary ? keys.of(summary) / keys.best : 0);

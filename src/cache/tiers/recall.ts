@@ -23,15 +23,8 @@ import {
   metaBytes,
   traitsOf,
 } from "./blocks.js";
-import {
-  byScore,
-  type Candidate,
-  Catalogue,
-  matches,
-  type Ranking,
-  type Traits,
-  withNeighbours,
-} from "./catalogue.js";
+import { type Candidate, Catalogue, type Ranking, type Traits, withNeighbours } from "./catalogue.js";
+import { chooseBlocks } from "./choose.js";
 import type { BlockRecord, BlockSpan } from "./files.js";
 import { headBytesFor, recordBytesFor } from "./files.js";
 import { RecalledTable } from "./recalled.js";
@@ -269,8 +262,8 @@ export class Recall implements LowerTier {
     }
     for (const group of this.#groups) if (group && group.draft.length > 0) this.#seal(group);
     const { ids } = question;
-    const terms = this.#counts && new TermQuery(ids, this.#counts, this.#asked);
-    this.#asked.add(termsOf(ids));
+    const terms = this.#counts && TermQuery.of(ids, this.#counts, this.#asked);
+    this.heed(ids);
     let lost = 0;
     for (const group of this.#groups) {
       if (!group) continue;
@@ -284,6 +277,11 @@ export class Recall implements LowerTier {
       ranges: lent.map((table) => (table ? runsOf(table.positions) : [])),
       lost,
     };
+  }
+
+  /** Counts a question as asked: what its words have in common with those of others says nothing of what it is about. */
+  heed(ids: ArrayLike<number>): void {
+    this.#asked.add(termsOf(ids));
   }
 
   /**
@@ -429,44 +427,29 @@ export class Recall implements LowerTier {
   }
 
   /** Serials of the best blocks, as many as may be lent. */
-  async #choose(group: Group, terms: TermQuery | null, { queries }: RecallQuestion): Promise<number[]> {
-    const { settings } = this.#parts;
-    const most = Math.floor(settings.tokens / group.group.pageTokens);
-    const lanes = group.group.lanes;
-    const question = {
+  #choose(group: Group, terms: TermQuery | null, { queries: all }: RecallQuestion): Promise<number[]> {
+    const { by, following, tokens } = this.#parts.settings;
+    const { pageTokens, lanes } = group.group;
+    const most = Math.floor(tokens / pageTokens);
+    const queries = by === "tokens" || !all ? null : lanes.map(({ layer, head }) => all(layer, head));
+    const ranked = (query: TermQuery | null) =>
+      group.catalogue.rank({ terms: query, queries }, most * OPENED_PER_BLOCK);
+    return chooseBlocks({
+      most,
+      following,
       terms,
-      queries:
-        settings.by === "tokens" || !queries ? null : lanes.map(({ layer, head }) => queries(layer, head)),
-    };
-    const ranking = group.catalogue.rank(question, most * OPENED_PER_BLOCK);
-    const scored = await this.#open(group, ranking);
-    const held = terms ? this.#held(group, terms) : [];
-    const chosen = new Set<number>();
-    let room = most;
-    for (const { first, blocks } of [...scored, ...held].filter(matches).sort(byScore)) {
-      // What is held is there already, and is newer: the more of it answers the question, the less is brought back.
-      if (blocks === 0) room--;
-      let serial: number | null = blocks === 0 ? null : first;
-      for (let more = 0; more <= settings.following && serial !== null && chosen.size < room; more++) {
-        chosen.add(serial);
-        serial = this.#store.next(group.index, serial);
-      }
-      if (chosen.size >= room) break;
-    }
-    return [...chosen];
+      held: terms ? this.#heldTerms(pageTokens) : [],
+      rank: (query) => this.#open(group, ranked(query)),
+      next: (serial) => this.#store.next(group.index, serial),
+    });
   }
 
-  /** What the cache itself still holds, cut as if into blocks, with a number of `blocks` of 0: newer than all others. */
-  #held({ group }: Group, terms: TermQuery): Candidate[] {
-    const known = [...this.#ids].sort(([a], [b]) => a - b);
-    const own: number[] = [];
-    for (let at = 0; at < known.length; at += group.pageTokens) {
-      const its = termsOf(known.slice(at, at + group.pageTokens).map(([, { id }]) => id));
-      own.push(terms.match(its, 0, its.length));
-    }
-    const newest = Number.MAX_SAFE_INTEGER - own.length;
-    return [...withNeighbours(Float64Array.from(own))].map(
-      (score, i): Candidate => ({ first: i, last: newest + i, blocks: 0, score }),
+  /** Terms of what the cache still holds, cut as if into blocks. */
+  #heldTerms(blockTokens: number): Uint32Array[] {
+    const known = [...this.#ids].sort(([a], [b]) => a - b).map(([, { id }]) => id);
+    const count = Math.ceil(known.length / blockTokens);
+    return Array.from({ length: count }, (_, i) =>
+      termsOf(known.slice(i * blockTokens, (i + 1) * blockTokens)),
     );
   }
 
@@ -482,11 +465,16 @@ export class Recall implements LowerTier {
       const meta = record && this.#decode(group, record);
       return record && meta ? [{ serial: record.serial, meta }] : [];
     });
-    const scores = withNeighbours(
-      Float64Array.from(read, ({ meta }) => ranking.score(traitsOf(meta, this.#counts !== null))),
-    );
+    const traits = read.map(({ meta }) => traitsOf(meta, this.#counts !== null));
+    const scores = withNeighbours(Float64Array.from(traits, (its) => ranking.score(its)));
     const opened = read.map(
-      ({ serial }, i): Candidate => ({ first: serial, last: serial, blocks: 1, score: scores[i]! }),
+      ({ serial }, i): Candidate => ({
+        first: serial,
+        last: serial,
+        blocks: 1,
+        score: scores[i]!,
+        terms: traits[i]!.terms,
+      }),
     );
     return [...single, ...opened];
   }

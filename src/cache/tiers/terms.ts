@@ -40,6 +40,11 @@ export class TermCounts {
   readonly #counts = new Uint32Array(ROWS);
   #texts = 0;
 
+  /** How many were counted. */
+  get texts(): number {
+    return this.#texts;
+  }
+
   /** Counts a text's distinct terms. */
   add(terms: Uint32Array): void {
     this.#texts++;
@@ -78,24 +83,45 @@ export class TermCounts {
  */
 const STEEPNESS = 4;
 
+/** Questions from which on it is known what makes one. */
+const ENOUGH_QUESTIONS = 8;
+
 /** A question's terms, ready to be looked for in many blocks. */
 export class TermQuery {
-  readonly #weights = new Map<number, number>();
+  readonly #weights: ReadonlyMap<number, number>;
   /** By row: whether any of the question's terms falls into it. */
   readonly #rows = new Uint8Array(ROWS);
   readonly #total: number;
+  /** The weights tell what makes a question one from what it asks about. */
+  readonly knowsQuestions: boolean;
 
-  /** @param counts Of blocks. @param asked Of the questions before. */
-  constructor(ids: ArrayLike<number>, counts: TermCounts, asked: TermCounts) {
+  private constructor(weights: ReadonlyMap<number, number>, knowsQuestions: boolean) {
+    this.#weights = weights;
+    this.knowsQuestions = knowsQuestions;
     let total = 0;
-    for (const term of termsOf(ids)) {
-      const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
-      if (weight <= 0) continue;
-      this.#weights.set(term, weight);
+    for (const [term, weight] of weights) {
       this.#rows[rowOf(term)] = 1;
       total += weight;
     }
     this.#total = total;
+  }
+
+  /** @param counts Of blocks. @param asked Of the questions before. */
+  static of(ids: ArrayLike<number>, counts: TermCounts, asked: TermCounts): TermQuery {
+    const weights = new Map<number, number>();
+    for (const term of termsOf(ids)) {
+      const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
+      if (weight > 0) weights.set(term, weight);
+    }
+    return new TermQuery(weights, asked.texts >= ENOUGH_QUESTIONS);
+  }
+
+  /** The same question, in which some terms count `factor` times as much. */
+  less(terms: ReadonlySet<number>, factor: number): TermQuery {
+    const weights = new Map(
+      Array.from(this.#weights, ([term, weight]) => [term, terms.has(term) ? weight * factor : weight]),
+    );
+    return new TermQuery(weights, this.knowsQuestions);
   }
 
   /** Share of the question's weight whose terms stand among `count` of `terms` from `at` on; 0 to 1. */

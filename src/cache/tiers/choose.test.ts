@@ -1,0 +1,68 @@
+import { describe, expect, it } from "vitest";
+import { type Candidate, withNeighbours } from "./catalogue.js";
+import { chooseBlocks } from "./choose.js";
+import { TermCounts, TermQuery, termsOf } from "./terms.js";
+
+const SUBJECT = 500;
+const ask = (subject: number) => [1, 2, 3, subject, 4];
+
+/** A stream of blocks, every third an earlier question about something else; the subject stands in the 20th only. */
+const BLOCKS = Array.from({ length: 60 }, (_, i) => {
+  if (i === 20) return [10, SUBJECT, 12];
+  return i % 3 === 0 ? ask(1000 + i) : [10, 11 + (i % 5), 12];
+}).map(termsOf);
+
+function choosing(held: readonly Uint32Array[] = [], questions = 0) {
+  const counts = new TermCounts();
+  const asked = new TermCounts();
+  for (const block of BLOCKS) counts.add(block);
+  for (let i = 0; i < questions; i++) asked.add(termsOf(ask(2000 + i)));
+  return {
+    most: 8,
+    following: 0,
+    terms: TermQuery.of(ask(SUBJECT), counts, asked),
+    held,
+    rank: async (terms: TermQuery | null): Promise<Candidate[]> => {
+      const own = Float64Array.from(BLOCKS, (block) => terms?.match(block, 0, block.length) ?? 0);
+      const scores = withNeighbours(own);
+      return BLOCKS.map((its, i) => ({ first: i, last: i, blocks: 1, score: scores[i]!, terms: its }));
+    },
+    next: (serial: number) => (serial + 1 < BLOCKS.length ? serial + 1 : null),
+  };
+}
+
+describe("chooseBlocks", () => {
+  it("finds what a question asks about, whether it knows what makes a question or not", async () => {
+    for (const questions of [0, 20]) {
+      const chosen = await chooseBlocks(choosing([], questions));
+      expect(chosen).toContain(20);
+      expect(new Set(chosen).size).toBe(chosen.length);
+      expect(chosen.length).toBeLessThanOrEqual(8);
+    }
+    // Where it is known, that comes first, with the blocks beside it.
+    const known = await chooseBlocks(choosing([], 20));
+    expect(known.slice(0, 3).sort()).toEqual([19, 20, 21]);
+  });
+
+  it("brings back the less, the more of it is held", async () => {
+    const there = (count: number) => Array.from({ length: count }, () => termsOf([10, SUBJECT, 12]));
+    for (const questions of [0, 20]) {
+      const some = await chooseBlocks(choosing(there(3), questions));
+      const none = await chooseBlocks(choosing(there(8), questions));
+      expect(some.length).toBeLessThanOrEqual(5);
+      expect(none.length).toBeLessThan(some.length);
+    }
+    expect(await chooseBlocks(choosing(there(8), 20))).toEqual([]);
+  });
+
+  it("takes what follows along, within the same number", async () => {
+    const chosen = await chooseBlocks({ ...choosing([], 20), most: 3, following: 2 });
+    expect(chosen.length).toBe(3);
+    expect(chosen).toEqual([chosen[0]!, chosen[0]! + 1, chosen[0]! + 2]);
+  });
+
+  it("chooses nothing where nothing matches", async () => {
+    const nothing = TermQuery.of([7000], new TermCounts(), new TermCounts());
+    expect(await chooseBlocks({ ...choosing(), terms: nothing })).toEqual([]);
+  });
+});

@@ -1,0 +1,79 @@
+/**
+ * Chooses the blocks that a question gets: the best ones, the newer of about equal ones first, and less where the cache
+ * itself still holds what is asked about.
+ *
+ * What makes a question one ("Do you know where") finds earlier questions; terms.ts tells such words from others by the
+ * questions asked before. While there are few of these, blocks are chosen in rounds instead: words that many of a
+ * round's blocks have count less in the next, so that every part of a question finds something.
+ */
+import { byScore, type Candidate, matches, withNeighbours } from "./catalogue.js";
+import type { TermQuery } from "./terms.js";
+
+export interface Choosing {
+  /** Blocks to choose. */
+  readonly most: number;
+  /** Blocks that come along with each: those that follow it. */
+  readonly following: number;
+  /** The question's words; null: they do not count. */
+  readonly terms: TermQuery | null;
+  /** Distinct terms of what the cache holds, cut as if into blocks, oldest first. */
+  readonly held: readonly Uint32Array[];
+  /** The best candidates for these words, each one block. */
+  rank(terms: TermQuery | null): Promise<readonly Candidate[]>;
+  /** The block after one; null where there is none any more. */
+  next(serial: number): number | null;
+}
+
+const ROUNDS = 4;
+/** A word that at least this share of a round's blocks have counts so much less in the next. */
+const COMMON = { share: 1 / 3, factor: 1 / 4 };
+
+/** Serials of the chosen blocks, best first. */
+export async function chooseBlocks(choosing: Choosing): Promise<number[]> {
+  const { most, following, held, rank, next } = choosing;
+  let { terms } = choosing;
+  const rounds = terms && !terms.knowsQuestions ? Math.min(ROUNDS, most) : 1;
+  const chosen = new Set<number>();
+  const there = new Set<number>();
+  for (let round = 1; round <= rounds; round++) {
+    const goal = Math.floor((most * round) / rounds);
+    const picked: Uint32Array[] = [];
+    const candidates = [...(await rank(terms)), ...(terms ? heldBy(terms, held) : [])];
+    for (const candidate of candidates.filter(matches).sort(byScore)) {
+      if (chosen.size + there.size >= goal) break;
+      const { first, blocks } = candidate;
+      const known = blocks === 0 ? there : chosen;
+      if (known.has(first)) continue;
+      if (candidate.terms) picked.push(candidate.terms);
+      known.add(first);
+      for (let after = 0, serial = next(first); blocks > 0 && after < following && serial !== null; after++) {
+        if (chosen.size + there.size >= goal) break;
+        chosen.add(serial);
+        serial = next(serial);
+      }
+    }
+    if (picked.length === 0) break;
+    terms = terms?.less(commonOf(picked), COMMON.factor) ?? null;
+  }
+  return [...chosen];
+}
+
+/** What the cache holds, as candidates of 0 blocks, newer than all others. */
+function heldBy(terms: TermQuery, held: readonly Uint32Array[]): Candidate[] {
+  const own = Float64Array.from(held, (its) => terms.match(its, 0, its.length));
+  const oldest = Number.MAX_SAFE_INTEGER - held.length;
+  return [...withNeighbours(own)].map((score, i) => ({
+    first: i,
+    last: oldest + i,
+    blocks: 0,
+    score,
+    terms: held[i]!,
+  }));
+}
+
+function commonOf(blocks: readonly Uint32Array[]): Set<number> {
+  const counts = new Map<number, number>();
+  for (const terms of blocks) for (const term of terms) counts.set(term, (counts.get(term) ?? 0) + 1);
+  const least = COMMON.share * blocks.length;
+  return new Set([...counts].filter(([, count]) => count >= least).map(([term]) => term));
+}
