@@ -101,6 +101,10 @@ async function batch(input: string, source: string, options: BatchCommandOptions
     bar.stop();
     if (json) await writeJson(told);
     else say(summary(told));
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+    const message = `Interrupted. ${output} has what was answered until now; the same command goes on from there.`;
+    throw new MillraceError("ABORTED", message, { output });
   } finally {
     bar.stop();
   }
