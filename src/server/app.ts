@@ -84,7 +84,11 @@ function asWork({ works, metrics, logger }: ServerContext): MiddlewareHandler<Se
     if (WATCHING_PATHS.includes(c.req.path)) return next();
     const id = c.get("requestId");
     const caller = c.env?.caller;
+    const { signal } = c.req.raw;
+    const onGone = () => work.abort(gone());
     const work = (caller?.works ?? works).begin(id, ({ ms, notes, failure, reason }) => {
+      // The runtime holds on to a request's signal for as long as anything else does: nothing of the work may hang on it.
+      signal.removeEventListener("abort", onGone);
       const route = routePath(c, -1);
       const { status } = c.res;
       if (!caller) metrics.request(route, status, ms);
@@ -101,16 +105,11 @@ function asWork({ works, metrics, logger }: ServerContext): MiddlewareHandler<Se
       });
     });
     c.set("work", work);
-    const { signal } = c.req.raw;
-    const onGone = () => work.abort(gone());
     signal.addEventListener("abort", onGone, { once: true });
     try {
       await next();
     } finally {
-      if (!work.streams) {
-        signal.removeEventListener("abort", onGone);
-        work.end();
-      }
+      if (!work.streams) work.end();
     }
   };
 }

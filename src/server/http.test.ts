@@ -1,6 +1,9 @@
 /** The real client over real HTTP, on the model in the box. */
 import { once } from "node:events";
 import { connect } from "node:net";
+import { setTimeout } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import OpenAI from "openai";
 import pino from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -64,6 +67,29 @@ describe("the official client", { timeout: LONG }, () => {
     }
     expect(text).toBe(direct.text);
     expect(usage).toMatchObject({ completion_tokens: direct.usage.generatedTokens });
+  });
+
+  it("lets go of a stream that was read to its end", async () => {
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    const { works } = server.context;
+    const begin = works.begin.bind(works);
+    const begun: WeakRef<object>[] = [];
+    works.begin = (...what) => {
+      const work = begin(...what);
+      begun.push(new WeakRef(work));
+      return work;
+    };
+    for (let i = 0; i < 20; i++) {
+      const stream = await client.chat.completions.create({ ...greedy, max_tokens: 1, stream: true });
+      for await (const _ of stream);
+    }
+    works.begin = begin;
+    await setTimeout(50);
+    collect();
+    // The last ones may still stand on some stack.
+    expect(begun.filter((work) => work.deref() !== undefined).length).toBeLessThan(5);
+    expect(begun.length).toBe(20);
   });
 
   it("completes text, with log-probabilities", async () => {

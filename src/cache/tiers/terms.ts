@@ -12,6 +12,10 @@ const ROWS = 2 ** 16;
 
 const rowOf = (term: number): number => (Math.imul(term, 0x9e3779b1) >>> 16) & (ROWS - 1);
 
+const ANY = 2 ** 12;
+
+const anyOf = (term: number): number => Math.imul(term, 0x9e3779b1) >>> 20;
+
 /** Distinct terms of a run of tokens, ascending: ids below 2^31, pairs of neighbours from there on. */
 export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
   const terms = new Set<number>();
@@ -89,8 +93,8 @@ const ENOUGH_QUESTIONS = 8;
 /** A question's terms, ready to be looked for in many blocks. */
 export class TermQuery {
   readonly #weights: ReadonlyMap<number, number>;
-  /** By row: whether any of the question's terms falls into it. */
-  readonly #rows = new Uint8Array(ROWS);
+  /** By a few bits of a term: whether any of the question's has these. So small that it stays at hand. */
+  readonly #any = new Uint8Array(ANY);
   readonly #total: number;
   /** The weights tell what makes a question one from what it asks about. */
   readonly knowsQuestions: boolean;
@@ -100,7 +104,7 @@ export class TermQuery {
     this.knowsQuestions = knowsQuestions;
     let total = 0;
     for (const [term, weight] of weights) {
-      this.#rows[rowOf(term)] = 1;
+      this.#any[anyOf(term)] = 1;
       total += weight;
     }
     this.#total = total;
@@ -129,7 +133,7 @@ export class TermQuery {
     let found = 0;
     for (let i = at; i < at + count; i++) {
       const term = terms[i]!;
-      if (this.#rows[rowOf(term)] === 1) found += this.#weights.get(term) ?? 0;
+      if (this.#any[anyOf(term)] === 1) found += this.#weights.get(term) ?? 0;
     }
     return this.#total === 0 ? 0 : found / this.#total;
   }
