@@ -320,13 +320,10 @@ function newestOfBest(scores: Float64Array, count: number): number[] {
     const level = levelOf(scores[i]!);
     if (level <= 0) continue;
     while (levels.length <= level) levels.push([]);
-    levels[level]!.push(i);
+    // The newest of a level are enough.
+    if (levels[level]!.length < count) levels[level]!.push(i);
   }
-  const found: number[] = [];
-  for (let level = levels.length - 1; level > 0 && found.length < count; level--) {
-    for (const i of levels[level]!.slice(0, count - found.length)) found.push(i);
-  }
-  return found;
+  return levels.reverse().flat().slice(0, count);
 }
 
 /**
@@ -335,8 +332,11 @@ function newestOfBest(scores: Float64Array, count: number): number[] {
  */
 export function withNeighbours(scores: Float64Array): Float64Array {
   const sums = new Float64Array(scores.length);
-  for (let i = 0; i < scores.length; i++) {
-    sums[i] = scores[i]! + Math.max(scores[i - 1] ?? 0, scores[i + 1] ?? 0);
+  const last = scores.length - 1;
+  for (let i = 0; i <= last; i++) {
+    const before = i > 0 ? scores[i - 1]! : 0;
+    const after = i < last ? scores[i + 1]! : 0;
+    sums[i] = scores[i]! + Math.max(before, after);
   }
   return sums;
 }

@@ -12,9 +12,11 @@ const ROWS = 2 ** 16;
 
 const rowOf = (term: number): number => (Math.imul(term, 0x9e3779b1) >>> 16) & (ROWS - 1);
 
-const ANY = 2 ** 12;
+/** Places of a question's terms: so few that they stay at hand, and many more than a question has terms. */
+const PLACES = 2 ** 12;
+const MOST_SOUGHT = PLACES / 4;
 
-const anyOf = (term: number): number => Math.imul(term, 0x9e3779b1) >>> 20;
+const placeOf = (term: number): number => Math.imul(term, 0x9e3779b1) >>> 20;
 
 /** Distinct terms of a run of tokens, ascending: ids below 2^31, pairs of neighbours from there on. */
 export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
@@ -93,8 +95,9 @@ const ENOUGH_QUESTIONS = 8;
 /** A question's terms, ready to be looked for in many blocks. */
 export class TermQuery {
   readonly #weights: ReadonlyMap<number, number>;
-  /** By a few bits of a term: whether any of the question's has these. So small that it stays at hand. */
-  readonly #any = new Uint8Array(ANY);
+  /** The same by place, each at its own or the next free one; a weight of 0 where there is none. */
+  readonly #termAt = new Uint32Array(PLACES);
+  readonly #weightAt = new Float64Array(PLACES);
   readonly #total: number;
   /** The weights tell what makes a question one from what it asks about. */
   readonly knowsQuestions: boolean;
@@ -104,7 +107,10 @@ export class TermQuery {
     this.knowsQuestions = knowsQuestions;
     let total = 0;
     for (const [term, weight] of weights) {
-      this.#any[anyOf(term)] = 1;
+      let place = placeOf(term);
+      while (this.#weightAt[place]! > 0) place = (place + 1) & (PLACES - 1);
+      this.#termAt[place] = term;
+      this.#weightAt[place] = weight;
       total += weight;
     }
     this.#total = total;
@@ -117,7 +123,8 @@ export class TermQuery {
       const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
       if (weight > 0) weights.set(term, weight);
     }
-    return new TermQuery(weights, asked.texts >= ENOUGH_QUESTIONS);
+    const heaviest = [...weights].sort(([, a], [, b]) => b - a).slice(0, MOST_SOUGHT);
+    return new TermQuery(new Map(heaviest), asked.texts >= ENOUGH_QUESTIONS);
   }
 
   /** The same question, in which some terms count `factor` times as much. */
@@ -130,10 +137,20 @@ export class TermQuery {
 
   /** Share of the question's weight whose terms stand among `count` of `terms` from `at` on; 0 to 1. */
   match(terms: Uint32Array, at: number, count: number): number {
+    // This runs for every term of every block of a stream.
+    const termAt = this.#termAt;
+    const weightAt = this.#weightAt;
     let found = 0;
     for (let i = at; i < at + count; i++) {
       const term = terms[i]!;
-      if (this.#any[anyOf(term)] === 1) found += this.#weights.get(term) ?? 0;
+      let place = placeOf(term);
+      while (weightAt[place]! > 0) {
+        if (termAt[place] === term) {
+          found += weightAt[place]!;
+          break;
+        }
+        place = (place + 1) & (PLACES - 1);
+      }
     }
     return this.#total === 0 ? 0 : found / this.#total;
   }
