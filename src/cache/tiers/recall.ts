@@ -446,7 +446,8 @@ export class Recall implements LowerTier {
 
   /** Terms of what the cache still holds, cut as if into blocks. */
   #heldTerms(blockTokens: number): Uint32Array[] {
-    const known = [...this.#ids].sort(([a], [b]) => a - b).map(([, { id }]) => id);
+    // Noted in the order of the stream.
+    const known = Array.from(this.#ids.values(), ({ id }) => id);
     const count = Math.ceil(known.length / blockTokens);
     return Array.from({ length: count }, (_, i) =>
       termsOf(known.slice(i * blockTokens, (i + 1) * blockTokens)),

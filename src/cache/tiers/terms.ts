@@ -92,6 +92,9 @@ const STEEPNESS = 4;
 /** Questions from which on it is known what makes one. */
 const ENOUGH_QUESTIONS = 8;
 
+/** A term that tells less than this share of what the most telling one does is not looked for. */
+const LEAST_SHARE = 0.01;
+
 /** A question's terms, ready to be looked for in many blocks. */
 export class TermQuery {
   readonly #weights: ReadonlyMap<number, number>;
@@ -123,8 +126,10 @@ export class TermQuery {
       const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
       if (weight > 0) weights.set(term, weight);
     }
-    const heaviest = [...weights].sort(([, a], [, b]) => b - a).slice(0, MOST_SOUGHT);
-    return new TermQuery(new Map(heaviest), asked.texts >= ENOUGH_QUESTIONS);
+    const sorted = [...weights].sort(([, a], [, b]) => b - a).slice(0, MOST_SOUGHT);
+    const least = LEAST_SHARE * (sorted[0]?.[1] ?? 0);
+    const telling = sorted.filter(([, weight]) => weight >= least);
+    return new TermQuery(new Map(telling), asked.texts >= ENOUGH_QUESTIONS);
   }
 
   /** The same question, in which some terms count `factor` times as much. */
