@@ -67,6 +67,10 @@ async function runLog(page) {
     await page.locator(`.answers[aria-busy="false"] .exchange:nth-child(${asked})`).waitFor();
   }
   await page.locator(".answers summary").last().click();
+  await page
+    .locator(".answers .exchange")
+    .last()
+    .evaluate((exchange) => exchange.scrollIntoView(true));
   // Until the picture of the cache has caught up.
   await page.waitForTimeout(1500);
 }
