@@ -52,7 +52,7 @@ export async function chooseBlocks(choosing: Choosing): Promise<number[]> {
         serial = next(serial);
       }
     }
-    if (picked.length === 0) break;
+    if (round === rounds || picked.length === 0) break;
     terms = terms?.less(commonOf(picked), COMMON.factor) ?? null;
   }
   return [...chosen];
