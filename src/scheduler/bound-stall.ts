@@ -9,8 +9,11 @@ import type { Plan, Queue, Scheduler } from "./contract.js";
 import { CostModel } from "./cost-model.js";
 import { shapeOf } from "./step-shape.js";
 
-/** Chunks are multiples of this: kernels take that many rows together. Also the least progress of a step. */
-const QUANTUM = 16;
+/**
+ * Chunks are multiples of this: kernels take that many rows together at a good rate (16 at the best one). Also the least
+ * progress of a step, so as small as it can be: what it costs is what the shortest bound is that can be kept.
+ */
+const QUANTUM = 8;
 
 /** What became of the promise. Gaps are those between two tokens of answers that never had to wait for their reader. */
 export interface StallReport {
