@@ -16,7 +16,7 @@ import type {
   SessionReport,
   ToWorker,
 } from "./protocol.js";
-import type { SessionsListener } from "./sessions.js";
+import type { SessionsListener } from "./sessions/sessions.js";
 
 /** The part of a MessagePort that the host uses. */
 export interface HostPort {

@@ -35,7 +35,7 @@ import { type LeaseWire, PoolLease } from "./pool-lease.js";
 import { openPrefixDisk } from "./prefix-disk.js";
 import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
-import { Sessions, type SessionsListener } from "./sessions.js";
+import { Sessions, type SessionsListener } from "./sessions/sessions.js";
 
 /** Context where the caller names none: long enough for most, short of what a trained maximum would cost. */
 const DEFAULT_CONTEXT = 8192;

@@ -22,7 +22,7 @@ import {
   type ScoreEnd,
 } from "./protocol.js";
 import type { RequestListener } from "./request.js";
-import type { Sessions } from "./sessions.js";
+import type { Sessions } from "./sessions/sessions.js";
 import { onEngineClock } from "./standing.js";
 
 interface Ending<T> {

@@ -12,7 +12,7 @@ import type { PrefixTree } from "../cache/prefix.js";
 import { MillraceError } from "../errors.js";
 import { makeFolder } from "../formats/cache-folder.js";
 import type { AdapterIdentity, ModelIdentity } from "./identity.js";
-import { openSessionFile, writeSessionFile } from "./session-file.js";
+import { openSessionFile, writeSessionFile } from "./sessions/file.js";
 
 /** Where prefixes are kept between runs, and how much of them. */
 export interface PrefixStore {

@@ -22,7 +22,7 @@ import type { ToolFormatName } from "../tokenizer/tools/resolve.js";
 import type { CacheSpec } from "./policies.js";
 import type { LeaseFromBroker, LeaseToBroker } from "./pool-lease.js";
 import type { PrefixStore } from "./prefix-file.js";
-import type { RecallSpec } from "./session-recall.js";
+import type { RecallSpec } from "./sessions/recall.js";
 import type { Standing } from "./standing.js";
 
 export interface OpenParameters {

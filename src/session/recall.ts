@@ -2,7 +2,7 @@
 import type { RecallBy } from "../cache/tiers/recall.js";
 import { parseBytes } from "../engine/bytes.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "../engine/options.js";
-import type { RecallSpec } from "../engine/session-recall.js";
+import type { RecallSpec } from "../engine/sessions/recall.js";
 
 /** Where a session keeps what its policy takes out of memory, and how that is brought back. */
 export interface RecallOptions {

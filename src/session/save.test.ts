@@ -8,7 +8,7 @@ import { TestRandom } from "../../test/support/random.js";
 import { createNull } from "../backends/null.js";
 import type { Piece } from "../engine/generation.js";
 import { full, h2o, kvmerger, sinks, window } from "../engine/policies.js";
-import { SESSION_VERSION } from "../engine/session-file.js";
+import { SESSION_VERSION } from "../engine/sessions/file.js";
 import { MillraceError } from "../errors.js";
 import type { Model } from "./model.js";
 

@@ -5,20 +5,20 @@
  * The last token is not run until something follows it or an answer is asked for, since its logits are what an answer
  * starts from: once anything was appended, one token at least is always waiting.
  */
-import type { CacheEvent, SequenceCache } from "../cache/sequence.js";
-import { PROBE_TOKENS } from "../cache/tiers/probe.js";
-import type { Emission, FinishReason } from "../decoding/contract.js";
-import type { PlainDecoder } from "../decoding/plain.js";
-import { logProbability } from "../decoding/score.js";
-import { MillraceError } from "../errors.js";
-import type { Outputs, Phase } from "../scheduler/contract.js";
-import type { Before } from "./language.js";
-import type { AnswerParameters, Scores, SessionReport } from "./protocol.js";
+import type { CacheEvent, SequenceCache } from "../../cache/sequence.js";
+import { PROBE_TOKENS } from "../../cache/tiers/probe.js";
+import type { Emission, FinishReason } from "../../decoding/contract.js";
+import type { PlainDecoder } from "../../decoding/plain.js";
+import { logProbability } from "../../decoding/score.js";
+import { MillraceError } from "../../errors.js";
+import type { Outputs, Phase } from "../../scheduler/contract.js";
+import type { Before } from "../language.js";
+import type { AnswerParameters, Scores, SessionReport } from "../protocol.js";
+import type { RequestEnd } from "../request.js";
+import type { Standing } from "../standing.js";
+import type { Place, Task } from "../task.js";
 import { RecentTokens } from "./recent-tokens.js";
-import type { RequestEnd } from "./request.js";
 import { Spoken } from "./spoken.js";
-import type { Standing } from "./standing.js";
-import type { Place, Task } from "./task.js";
 import { TokenQueue } from "./token-queue.js";
 
 /** Positions are 32-bit; the last one is left out. */

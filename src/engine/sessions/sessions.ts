@@ -1,25 +1,25 @@
 /** The sessions of a loaded model, in the worker: each a stream on pages of its own. */
 import { dirname, join } from "node:path";
-import type { Backend, Program, ProgramLimits } from "../backends/contract.js";
-import { type CacheLayout, planLayout } from "../cache/layout.js";
-import { resolvePolicy } from "../cache/policies/resolve.js";
-import type { ModelHeads } from "../cache/policies/split.js";
-import { KvPool } from "../cache/pool.js";
-import { type CacheEvent, SequenceCache } from "../cache/sequence.js";
-import { mapStream, type StreamMap } from "../cache/stream-map.js";
-import { PROBE_TOKENS, probeLimits } from "../cache/tiers/probe.js";
-import { Recall, type Recalled, type RecallParts } from "../cache/tiers/recall.js";
-import type { Emission } from "../decoding/contract.js";
-import { MillraceError } from "../errors.js";
-import type { Constraint } from "../sampling/grammar/constraint.js";
-import type { Limits } from "../scheduler/contract.js";
-import type { Tape } from "../tape/tape.js";
-import { formatBytes } from "./bytes.js";
-import type { Engine } from "./engine.js";
-import type { AdapterIdentity, ModelIdentity } from "./identity.js";
-import type { Language } from "./language.js";
-import { Passing } from "./passing.js";
-import type { CacheSpec } from "./policies.js";
+import type { Backend, Program, ProgramLimits } from "../../backends/contract.js";
+import { type CacheLayout, planLayout } from "../../cache/layout.js";
+import { resolvePolicy } from "../../cache/policies/resolve.js";
+import type { ModelHeads } from "../../cache/policies/split.js";
+import { KvPool } from "../../cache/pool.js";
+import { type CacheEvent, SequenceCache } from "../../cache/sequence.js";
+import { mapStream, type StreamMap } from "../../cache/stream-map.js";
+import { PROBE_TOKENS, probeLimits } from "../../cache/tiers/probe.js";
+import { Recall, type Recalled, type RecallParts } from "../../cache/tiers/recall.js";
+import type { Emission } from "../../decoding/contract.js";
+import { MillraceError } from "../../errors.js";
+import type { Constraint } from "../../sampling/grammar/constraint.js";
+import type { Limits } from "../../scheduler/contract.js";
+import type { Tape } from "../../tape/tape.js";
+import { formatBytes } from "../bytes.js";
+import type { Engine } from "../engine.js";
+import type { AdapterIdentity, ModelIdentity } from "../identity.js";
+import type { Language } from "../language.js";
+import { Passing } from "../passing.js";
+import type { CacheSpec } from "../policies.js";
 import {
   type AnswerParameters,
   type AppendParameters,
@@ -32,10 +32,12 @@ import {
   type SessionInspection,
   type SessionParameters,
   type SessionReport,
-} from "./protocol.js";
-import { openSessionFile } from "./session-file.js";
-import { defaultCache, fitSession, type SessionFit } from "./session-fit.js";
-import { readManifest, type UnfinishedAnswer } from "./session-manifest.js";
+} from "../protocol.js";
+import { onEngineClock } from "../standing.js";
+import type { Place } from "../task.js";
+import { openSessionFile } from "./file.js";
+import { defaultCache, fitSession, type SessionFit } from "./fit.js";
+import { readManifest, type UnfinishedAnswer } from "./manifest.js";
 import {
   Questions,
   type RecallSpec,
@@ -43,11 +45,9 @@ import {
   settingsOf,
   tierFingerprint,
   tierFolder,
-} from "./session-recall.js";
-import { checkIdentity, readStream, savedAdapter, saveSession } from "./session-saving.js";
-import { onEngineClock } from "./standing.js";
+} from "./recall.js";
+import { checkIdentity, readStream, savedAdapter, saveSession } from "./saving.js";
 import { type AnswerListener, type AppendListener, Stream, type StreamParts } from "./stream.js";
-import type { Place } from "./task.js";
 
 export interface SessionsParts {
   readonly engine: Engine;

@@ -1,16 +1,16 @@
 /** What a session file says of its session besides keys and values. */
 import { createRequire } from "node:module";
 import type * as zod from "zod";
-import { CODEC_NAMES } from "../cache/codecs/contract.js";
-import type { PolicySpec } from "../cache/policies/resolve.js";
-import type { PlainState } from "../decoding/plain.js";
-import { MillraceError } from "../errors.js";
-import type { AdapterIdentity, ModelIdentity } from "./identity.js";
-import type { Before } from "./language.js";
-import { type CacheSpec, cacheSpec } from "./policies.js";
-import type { AnswerParameters } from "./protocol.js";
-import { damaged } from "./session-file.js";
-import type { SavedTier } from "./session-recall.js";
+import { CODEC_NAMES } from "../../cache/codecs/contract.js";
+import type { PolicySpec } from "../../cache/policies/resolve.js";
+import type { PlainState } from "../../decoding/plain.js";
+import { MillraceError } from "../../errors.js";
+import type { AdapterIdentity, ModelIdentity } from "../identity.js";
+import type { Before } from "../language.js";
+import { type CacheSpec, cacheSpec } from "../policies.js";
+import type { AnswerParameters } from "../protocol.js";
+import { damaged } from "./file.js";
+import type { SavedTier } from "./recall.js";
 import { MOST_TOKENS, REMEMBERED } from "./stream.js";
 
 /** An answer that was under way when its session was saved. */

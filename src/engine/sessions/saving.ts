@@ -1,16 +1,16 @@
 /** A session as a file: what is written of one, and what a file must hold to become one again. */
-import { SequenceCache } from "../cache/sequence.js";
-import type { Recall } from "../cache/tiers/recall.js";
-import { MillraceError } from "../errors.js";
-import type { AdapterIdentity, ModelIdentity } from "./identity.js";
-import type { CacheSpec } from "./policies.js";
+import { SequenceCache } from "../../cache/sequence.js";
+import type { Recall } from "../../cache/tiers/recall.js";
+import { MillraceError } from "../../errors.js";
+import type { AdapterIdentity, ModelIdentity } from "../identity.js";
+import type { CacheSpec } from "../policies.js";
+import type { Place } from "../task.js";
+import { damaged, type SessionFile, writeSessionFile } from "./file.js";
+import { type SessionManifest, type UnfinishedAnswer, writeManifest } from "./manifest.js";
+import { type RecallSpec, removeOldTiers, removeTier, saveTier } from "./recall.js";
 import { RecentTokens } from "./recent-tokens.js";
-import { damaged, type SessionFile, writeSessionFile } from "./session-file.js";
-import { type SessionManifest, type UnfinishedAnswer, writeManifest } from "./session-manifest.js";
-import { type RecallSpec, removeOldTiers, removeTier, saveTier } from "./session-recall.js";
 import { Spoken } from "./spoken.js";
 import { MOST_TOKENS, REMEMBERED, type Stream, type StreamParts } from "./stream.js";
-import type { Place } from "./task.js";
 
 /** What of a session stands in its file. */
 export interface SavedSession {

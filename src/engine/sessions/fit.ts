@@ -1,14 +1,14 @@
 /** What a session's cache takes, and what fits its budget; answered before anything is allocated. */
-import type { CodecName } from "../cache/codecs/contract.js";
-import type { CacheGroup, CacheLayout } from "../cache/layout.js";
-import { pagesFor, planLayout, rowsFor, scoreBytes } from "../cache/layout.js";
-import { chooseAuto } from "../cache/policies/auto.js";
-import { type PolicySpec, resolvePolicy } from "../cache/policies/resolve.js";
-import { MillraceError } from "../errors.js";
-import type { KvLayer } from "../tape/tape.js";
-import { formatBytes } from "./bytes.js";
-import type { CacheSpec } from "./policies.js";
-import type { RecallShare } from "./session-recall.js";
+import type { CodecName } from "../../cache/codecs/contract.js";
+import type { CacheGroup, CacheLayout } from "../../cache/layout.js";
+import { pagesFor, planLayout, rowsFor, scoreBytes } from "../../cache/layout.js";
+import { chooseAuto } from "../../cache/policies/auto.js";
+import { type PolicySpec, resolvePolicy } from "../../cache/policies/resolve.js";
+import { MillraceError } from "../../errors.js";
+import type { KvLayer } from "../../tape/tape.js";
+import { formatBytes } from "../bytes.js";
+import type { CacheSpec } from "../policies.js";
+import type { RecallShare } from "./recall.js";
 
 export interface SessionFit {
   /** The hard limit on pages, page tables and attention mass: what was asked for, or what the policy needs. */

@@ -9,8 +9,8 @@
  */
 import { readSync } from "node:fs";
 import { crc32 } from "node:zlib";
-import type { SnapshotSource } from "../cache/snapshot.js";
-import { MillraceError } from "../errors.js";
+import type { SnapshotSource } from "../../cache/snapshot.js";
+import { MillraceError } from "../../errors.js";
 import {
   type FileWriter,
   type OpenFile,
@@ -18,7 +18,7 @@ import {
   readFully,
   removeAbandoned,
   writeAtomically,
-} from "../formats/file.js";
+} from "../../formats/file.js";
 
 /** 2: the manifest names an adapter. Files of version 1, which had none, are read too. */
 export const SESSION_VERSION = 2;

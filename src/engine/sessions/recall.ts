@@ -3,11 +3,11 @@ import { createHash, randomBytes } from "node:crypto";
 import { readdirSync, rmSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import type { Program, ProgramLimits } from "../backends/contract.js";
-import type { CacheLayout } from "../cache/layout.js";
-import type { KvPool } from "../cache/pool.js";
-import type { SequenceCache } from "../cache/sequence.js";
-import { Probe, probeLimits, probePages } from "../cache/tiers/probe.js";
+import type { Program, ProgramLimits } from "../../backends/contract.js";
+import type { CacheLayout } from "../../cache/layout.js";
+import type { KvPool } from "../../cache/pool.js";
+import type { SequenceCache } from "../../cache/sequence.js";
+import { Probe, probeLimits, probePages } from "../../cache/tiers/probe.js";
 import {
   groupsThatRecall,
   type Recall,
@@ -18,11 +18,11 @@ import {
   recallBlockBytes,
   recallBytes,
   recallPages,
-} from "../cache/tiers/recall.js";
-import { MillraceError } from "../errors.js";
-import { isAlive } from "../formats/is-alive.js";
-import type { Tape } from "../tape/tape.js";
-import type { AdapterIdentity, ModelIdentity } from "./identity.js";
+} from "../../cache/tiers/recall.js";
+import { MillraceError } from "../../errors.js";
+import { isAlive } from "../../formats/is-alive.js";
+import type { Tape } from "../../tape/tape.js";
+import type { AdapterIdentity, ModelIdentity } from "../identity.js";
 
 /** A session's tier, as plain data: what messages and files carry. */
 export interface RecallSpec {

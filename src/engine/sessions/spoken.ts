@@ -1,5 +1,5 @@
 /** What stands before each place of a stream, so that a prompt goes on from there also after the stream went back. */
-import type { Before } from "./language.js";
+import type { Before } from "../language.js";
 
 /** What a stream remembers of this, however long it becomes; further back counts as the oldest of it. */
 const MOST_CHANGES = 256;
