@@ -2,6 +2,7 @@
 import type { HttpBindings } from "@hono/node-server";
 import type { Context } from "hono";
 import type { Logger } from "pino";
+import type { WebSocket } from "ws";
 import type { BatchStore } from "./batches.js";
 import type { KeyRing } from "./keys.js";
 import type { Metrics } from "./metrics.js";
@@ -44,6 +45,12 @@ export interface InternalCaller {
   readonly works: Works;
 }
 
+/** Makes a WebSocket of a request that asks for one, with `headers` in the answer; calls `opened` at once, or never. */
+export type Upgrade = (
+  headers: Readonly<Record<string, string>>,
+  opened: (socket: WebSocket) => void,
+) => void;
+
 /** What the middleware of app.ts puts beside a request. */
 export interface ServerEnv {
   Variables: {
@@ -54,7 +61,10 @@ export interface ServerEnv {
     owner: string;
     work: Work;
   };
-  Bindings: Partial<HttpBindings> & { readonly caller?: InternalCaller };
+  Bindings: Partial<HttpBindings> & {
+    readonly caller?: InternalCaller;
+    readonly upgrade?: Upgrade | undefined;
+  };
 }
 
 export type ServerRequest = Context<ServerEnv>;

@@ -10,6 +10,8 @@ export interface ServerLimits {
   readonly reopenMs: number;
   /** Most bytes of a request's body. Default 16 MiB. */
   readonly bodyBytes: number;
+  /** How often the other end of a WebSocket is asked whether it is still there, in milliseconds. Default 30 seconds. */
+  readonly pingMs: number;
   /** Most requests of one client in a minute; null (the default): any number. */
   readonly requestsPerMinute: number | null;
   /** Most tokens, of prompts and answers, of one client in a minute; null (the default): any number. */
@@ -46,6 +48,7 @@ export const DEFAULT_LIMITS: ServerLimits = {
   requestMs: 600_000,
   reopenMs: 15_000,
   bodyBytes: 16 * 2 ** 20,
+  pingMs: 30_000,
   requestsPerMinute: null,
   tokensPerMinute: null,
   sessions: 64,

@@ -1,9 +1,7 @@
 /** Listening: the application on a port, and how it comes to rest. */
-import type { Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { createAdaptorServer, type WebSocketServerLike } from "@hono/node-server";
-import { WebSocketServer } from "ws";
 import { MillraceError } from "../index.js";
+import { createHttp, type Http, LAST_BYTES_MS } from "./connections.js";
 import type { Server } from "./create.js";
 
 export interface ListenOptions {
@@ -47,10 +45,9 @@ export async function listen(
   { host = "127.0.0.1", port = DEFAULT_PORT }: ListenOptions = {},
 ): Promise<Listening> {
   await context.batches?.start();
-  const sockets = new WebSocketServer({ noServer: true, maxPayload: context.limits.bodyBytes });
-  // The two packages' types differ in whether options may be undefined.
-  const websocket = { server: sockets as unknown as WebSocketServerLike };
-  const http = createAdaptorServer({ fetch: app.fetch, websocket }) as HttpServer;
+  const { bodyBytes: messageBytes, pingMs } = context.limits;
+  const served = createHttp(app, { messageBytes, pingMs });
+  const { http } = served;
   http.headersTimeout = HEADERS_MS;
   http.keepAliveTimeout = KEEP_MS;
   http.requestTimeout = context.limits.requestMs;
@@ -65,13 +62,17 @@ export async function listen(
     url: `http://${reachable(address)}:${address.port}`,
     port: address.port,
     close: (patienceMs = DEFAULT_PATIENCE_MS) => {
-      closing ??= close(http, context, patienceMs);
+      closing ??= close(served, context, patienceMs);
       return closing;
     },
   };
 }
 
-async function close(http: HttpServer, context: Server["context"], patienceMs: number): Promise<number> {
+async function close(
+  { http, sockets }: Http,
+  context: Server["context"],
+  patienceMs: number,
+): Promise<number> {
   // Nobody waits for them: the next server goes on.
   const paused = context.batches?.close();
   const drained = context.works.drain(patienceMs);
@@ -83,15 +84,15 @@ async function close(http: HttpServer, context: Server["context"], patienceMs: n
   await paused;
   await context.sessions.closeAll();
   await context.models.close();
-  // Connections that were answered may still be open for a next request.
-  setTimeout(() => http.closeAllConnections(), LAST_BYTES_MS).unref();
+  // Connections that were answered may still be open for a next request, and WebSockets that nobody closes at the other end.
+  setTimeout(() => {
+    http.closeAllConnections();
+    for (const socket of sockets) socket.terminate();
+  }, LAST_BYTES_MS).unref();
   http.closeIdleConnections();
   await closed;
   return cut;
 }
-
-/** What was answered last may take so long to be sent, in milliseconds. */
-const LAST_BYTES_MS = 500;
 
 /** An address that a person can use; one that means "all of them" cannot be asked. */
 function reachable({ address, family }: AddressInfo): string {

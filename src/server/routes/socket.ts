@@ -10,7 +10,6 @@
  *
  * or error, with the object that the HTTP API has.
  */
-import { upgradeWebSocket } from "@hono/node-server";
 import { type OpenAPIHono, z } from "@hono/zod-openapi";
 import type { WebSocket } from "ws";
 import type { Generation } from "../../index.js";
@@ -43,32 +42,32 @@ const GOING_AWAY = 1001;
 const TRY_AGAIN = 1013;
 
 export function addSocket(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
-  app.get("/v1/sessions/:id/socket", async (c, next) => {
-    if (c.req.header("upgrade")?.toLowerCase() !== "websocket") {
+  app.get("/v1/sessions/:id/socket", (c) => {
+    const { upgrade } = c.env ?? {};
+    if (!upgrade) {
       throw new ApiError(426, "upgrade_required", "This is a WebSocket: ask with Upgrade: websocket.", {
         headers: { Upgrade: "websocket" },
       });
     }
     refuseStrangers(c, context.origins);
-    const held = context.sessions.borrow(c.get("owner"), c.req.param("id"));
-    let conversation: Conversation | null = null;
-    const upgrade = upgradeWebSocket(() => ({
-      onOpen: (_, { raw }) => {
-        const socket = raw as unknown as WebSocket;
-        try {
-          conversation = new Conversation(context, held, c.get("client"), c.get("requestId"), socket);
-        } catch {
-          // The session was closed, or the server has too much to do, since the handshake began.
-          socket.close(TRY_AGAIN);
-        }
-      },
-      onMessage: ({ data }) => conversation?.take(data),
-      onClose: () => conversation?.close(),
-      onError: () => conversation?.close(),
-    }));
-    // A handshake that is never finished must not keep the session from becoming idle.
-    held[Symbol.dispose]();
-    return upgrade(c, next);
+    const session = { owner: c.get("owner"), id: c.req.param("id") };
+    context.sessions.check(session);
+    const request = c.get("requestId");
+    upgrade({ "X-Request-Id": request }, (socket) => {
+      let conversation: Conversation;
+      try {
+        conversation = new Conversation(context, session, c.get("client"), request, socket);
+      } catch (error) {
+        socket.on("error", () => {});
+        socket.send(JSON.stringify({ type: "error", ...toApiError(error).body }));
+        socket.close(TRY_AGAIN);
+        return;
+      }
+      socket.on("message", (data, isBinary) => conversation.take(isBinary ? null : String(data)));
+      socket.on("close", () => conversation.close());
+      socket.on("error", () => conversation.close());
+    });
+    return c.body(null);
   });
 }
 
@@ -94,7 +93,7 @@ class Conversation {
 
   constructor(
     context: ServerContext,
-    held: HeldSession,
+    session: Pick<HeldSession, "owner" | "id">,
     client: string,
     requestId: string,
     socket: WebSocket,
@@ -102,19 +101,19 @@ class Conversation {
     this.#context = context;
     this.#client = client;
     this.#socket = socket;
-    this.#held = context.sessions.borrow(held.owner, held.id);
     this.#work = context.works.begin(requestId, () => socket.close(GOING_AWAY));
+    this.#held = context.sessions.borrow(session.owner, session.id);
     this.#work.withoutEnd();
     this.#work.stream();
     this.#work.signal.addEventListener("abort", () => socket.close(GOING_AWAY));
     context.works.onDrain(this.#work, () => this.#rest());
   }
 
-  /** One message of the client. */
-  take(data: unknown): void {
+  /** One message of the client; null: a binary one. */
+  take(text: string | null): void {
     let named: Named;
     try {
-      const given = parsed(data);
+      const given = parsed(text);
       named = idOf(given);
       const read = message.safeParse(given);
       if (!read.success) throw fromZod(read.error, given);
@@ -211,7 +210,8 @@ class Conversation {
   /** Closes the socket where the server is shutting down and nothing is under way. */
   #rest(): void {
     if (!this.#context.works.draining || this.#answer || this.#appends > 0) return;
-    this.#socket.close(GOING_AWAY);
+    // Its end closes the socket; nobody waits until the other end has, too.
+    this.#work.end();
   }
 
   #fail(id: Named, error: unknown): void {
@@ -226,9 +226,10 @@ class Conversation {
   }
 }
 
-function parsed(data: unknown): unknown {
+function parsed(text: string | null): unknown {
+  if (text === null) throw new ApiError(400, "invalid_json", "The message is binary; send JSON text.");
   try {
-    return JSON.parse(typeof data === "string" ? data : "");
+    return JSON.parse(text);
   } catch {
     throw new ApiError(400, "invalid_json", "The message is not valid JSON text.");
   }
