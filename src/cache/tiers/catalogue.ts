@@ -8,6 +8,7 @@
 import type { KvGroup } from "../../backends/contract.js";
 import { MillraceError } from "../../errors.js";
 import type { Summarizer, Summary } from "./summary.js";
+import { TermIndex } from "./term-index.js";
 import { mostTerms, type TermCounts, type TermQuery } from "./terms.js";
 
 /** What is known of a block or of several: see summary.ts and terms.ts. Each is null where nobody looks at it. */
@@ -43,20 +44,20 @@ const FIRST_ROOM = 64;
 export class Catalogue {
   readonly #group: KvGroup;
   readonly #summarizer: Summarizer | null;
+  /** Of all blocks of the sequence; null, as `#index`, where terms are not looked at. */
   readonly #counts: TermCounts | null;
+  readonly #index: TermIndex | null;
   /** Most entries. */
   readonly #most: number;
   readonly #vectorsPerEntry: number;
   readonly #termsPerEntry: number;
 
-  /** By place: the serials it stands for, how many blocks these are, its vectors and its terms. */
+  /** By place: the serials it stands for, how many blocks these are, its vectors. */
   #first = new Float64Array();
   #last = new Float64Array();
   #blocks = new Int32Array();
   #steps = new Float32Array();
   #vectors = new Int8Array();
-  #terms = new Uint32Array();
-  #numTerms = new Int32Array();
   readonly #free: number[] = [];
   /** Places in use, oldest blocks first. */
   readonly #order: number[] = [];
@@ -74,8 +75,9 @@ export class Catalogue {
     this.#summarizer = summarizer;
     this.#counts = counts;
     this.#vectorsPerEntry = group.lanes.length * (summarizer?.vectors ?? 0);
-    this.#termsPerEntry = counts ? mostTerms(group.pageTokens) : 0;
-    this.#most = Math.floor(bytes / this.entryBytes);
+    this.#termsPerEntry = mostTerms(group.pageTokens);
+    this.#index = counts && new TermIndex(this.#termsPerEntry);
+    this.#most = Math.floor((bytes - this.#indexBytes.besides) / this.entryBytes);
     if (this.#most < 2) {
       throw new MillraceError(
         "OUT_OF_BUDGET",
@@ -87,7 +89,11 @@ export class Catalogue {
 
   /** Memory that an entry takes. */
   get entryBytes(): number {
-    return 36 + this.#vectorsPerEntry * (4 + this.#group.headWidth) + 4 * this.#termsPerEntry;
+    return 32 + this.#vectorsPerEntry * (4 + this.#group.headWidth) + this.#indexBytes.entry;
+  }
+
+  get #indexBytes() {
+    return this.#index ? TermIndex.bytesFor(this.#termsPerEntry) : { entry: 0, besides: 0 };
   }
 
   get isEmpty(): boolean {
@@ -112,10 +118,7 @@ export class Catalogue {
     this.#last[place] = serial;
     this.#blocks[place] = 1;
     if (summary) this.#summaryAt(place, (to) => copySummary(summary, to));
-    if (terms) {
-      this.#terms.set(terms, place * this.#termsPerEntry);
-      this.#numTerms[place] = terms.length;
-    }
+    if (terms) this.#index?.set(place, terms);
     this.#order.push(place);
   }
 
@@ -146,21 +149,20 @@ export class Catalogue {
   rank(question: Question, count: number): Ranking {
     const { queries, terms } = question;
     const keys = queries && this.#summarizer ? this.#scoreKeys(queries, this.#summarizer.vectors) : null;
+    const matched = terms && this.#index ? this.#index.match(terms) : null;
     const own = new Float64Array(this.#order.length);
     for (let i = 0; i < own.length; i++) {
-      const place = this.#order[i]!;
-      if (terms) own[i] = terms.match(this.#terms, place * this.#termsPerEntry, this.#numTerms[place]!);
+      if (matched) own[i] = matched[this.#order[i]!]!;
       if (keys) own[i]! += keys.scores[i]! / keys.best;
     }
     const scores = withNeighbours(own);
     return {
       candidates: newestOfBest(scores, count).map((i): Candidate => {
         const place = this.#order[i]!;
-        return { ...this.#entry(place), score: scores[i]!, terms: this.#counts && this.#termsAt(place) };
+        return { ...this.#entry(place), score: scores[i]!, terms: this.#index?.at(place) ?? null };
       }),
       score: ({ summary, terms: its }) => {
-        const matched = terms && its ? terms.match(its, 0, its.length) : 0;
-        return matched + (keys && summary ? keys.of(summary) / keys.best : 0);
+        return (terms && its ? terms.match(its) : 0) + (keys && summary ? keys.of(summary) / keys.best : 0);
       },
     };
   }
@@ -234,21 +236,15 @@ export class Catalogue {
       const summarizer = this.#summarizer;
       this.#summaryAt(b, (second) => this.#summaryAt(a, (first) => summarizer.merge(first, second, first)));
     }
-    const counts = this.#counts;
-    if (!counts) return;
-    const terms = [...new Set([...this.#termsAt(a), ...this.#termsAt(b)])];
+    const [counts, index] = [this.#counts, this.#index];
+    if (!counts || !index) return;
+    const terms = [...new Set([...index.at(a), ...index.at(b)])];
     if (terms.length > this.#termsPerEntry) {
       // The rare ones tell more.
       terms.sort((x, y) => counts.weight(y) - counts.weight(x));
       terms.length = this.#termsPerEntry;
     }
-    this.#terms.set(terms, a * this.#termsPerEntry);
-    this.#numTerms[a] = terms.length;
-  }
-
-  #termsAt(place: number): Uint32Array {
-    const at = place * this.#termsPerEntry;
-    return this.#terms.subarray(at, at + this.#numTerms[place]!);
+    index.set(a, Uint32Array.from(terms).sort());
   }
 
   #summaryAt<T>(place: number, act: (summary: Summary) => T): T {
@@ -281,13 +277,12 @@ export class Catalogue {
     this.#first = widened(this.#first, new Float64Array(more));
     this.#last = widened(this.#last, new Float64Array(more));
     this.#blocks = widened(this.#blocks, new Int32Array(more));
-    this.#numTerms = widened(this.#numTerms, new Int32Array(more));
     this.#steps = widened(this.#steps, new Float32Array(more * this.#vectorsPerEntry));
     this.#vectors = widened(
       this.#vectors,
       new Int8Array(more * this.#vectorsPerEntry * this.#group.headWidth),
     );
-    this.#terms = widened(this.#terms, new Uint32Array(more * this.#termsPerEntry));
+    this.#index?.grow(more);
     return place;
   }
 }
@@ -317,8 +312,9 @@ export const byScore = (a: Candidate, b: Candidate): number =>
 function newestOfBest(scores: Float64Array, count: number): number[] {
   const levels: number[][] = [];
   for (let i = scores.length - 1; i >= 0; i--) {
+    // Nearly all match nothing.
+    if (scores[i]! < STEP / 2) continue;
     const level = levelOf(scores[i]!);
-    if (level <= 0) continue;
     while (levels.length <= level) levels.push([]);
     // The newest of a level are enough.
     if (levels[level]!.length < count) levels[level]!.push(i);
@@ -368,10 +364,7 @@ function copySummary(from: Summary, to: Summary): void {
   to.bytes.set(from.bytes);
 }
 
-function widened<T extends Float64Array | Float32Array | Int32Array | Int8Array | Uint32Array>(
-  from: T,
-  to: T,
-): T {
+function widened<T extends Float64Array | Float32Array | Int32Array | Int8Array>(from: T, to: T): T {
   to.set(from);
   return to;
 }

@@ -12,7 +12,7 @@ const BLOCKS = Array.from({ length: 60 }, (_, i) => {
   return i % 3 === 0 ? ask(1000 + i) : [10, 11 + (i % 5), 12];
 }).map(termsOf);
 
-function choosing(held: readonly Uint32Array[] = [], questions = 0) {
+function choosing(held: readonly (readonly number[])[] = [], questions = 0) {
   const counts = new TermCounts();
   const asked = new TermCounts();
   for (const block of BLOCKS) counts.add(block);
@@ -23,7 +23,7 @@ function choosing(held: readonly Uint32Array[] = [], questions = 0) {
     terms: TermQuery.of(ask(SUBJECT), counts, asked),
     held,
     rank: async (terms: TermQuery | null): Promise<Candidate[]> => {
-      const own = Float64Array.from(BLOCKS, (block) => terms?.match(block, 0, block.length) ?? 0);
+      const own = Float64Array.from(BLOCKS, (block) => terms?.match(block) ?? 0);
       const scores = withNeighbours(own);
       return BLOCKS.map((its, i) => ({ first: i, last: i, blocks: 1, score: scores[i]!, terms: its }));
     },
@@ -45,7 +45,7 @@ describe("chooseBlocks", () => {
   });
 
   it("brings back the less, the more of it is held", async () => {
-    const there = (count: number) => Array.from({ length: count }, () => termsOf([10, SUBJECT, 12]));
+    const there = (count: number) => Array.from({ length: count }, () => [10, SUBJECT, 12]);
     for (const questions of [0, 20]) {
       const some = await chooseBlocks(choosing(there(3), questions));
       const none = await chooseBlocks(choosing(there(8), questions));

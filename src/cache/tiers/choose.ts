@@ -7,7 +7,7 @@
  * round's blocks have count less in the next, so that every part of a question finds something.
  */
 import { byScore, type Candidate, matches, withNeighbours } from "./catalogue.js";
-import type { TermQuery } from "./terms.js";
+import { type TermQuery, termsOf } from "./terms.js";
 
 export interface Choosing {
   /** Blocks to choose. */
@@ -16,8 +16,8 @@ export interface Choosing {
   readonly following: number;
   /** The question's words; null: they do not count. */
   readonly terms: TermQuery | null;
-  /** Distinct terms of what the cache holds, cut as if into blocks, oldest first. */
-  readonly held: readonly Uint32Array[];
+  /** Token ids of what the cache holds, cut as if into blocks, oldest first. */
+  readonly held: readonly ArrayLike<number>[];
   /** The best candidates for these words, each one block. */
   rank(terms: TermQuery | null): Promise<readonly Candidate[]>;
   /** The block after one; null where there is none any more. */
@@ -44,7 +44,7 @@ export async function chooseBlocks(choosing: Choosing): Promise<number[]> {
       const { first, blocks } = candidate;
       const known = blocks === 0 ? there : chosen;
       if (known.has(first)) continue;
-      if (candidate.terms) picked.push(candidate.terms);
+      if (round < rounds && candidate.terms) picked.push(candidate.terms);
       known.add(first);
       for (let after = 0, serial = next(first); blocks > 0 && after < following && serial !== null; after++) {
         if (chosen.size + there.size >= goal) break;
@@ -59,15 +59,17 @@ export async function chooseBlocks(choosing: Choosing): Promise<number[]> {
 }
 
 /** What the cache holds, as candidates of 0 blocks, newer than all others. */
-function heldBy(terms: TermQuery, held: readonly Uint32Array[]): Candidate[] {
-  const own = Float64Array.from(held, (its) => terms.match(its, 0, its.length));
+function heldBy(terms: TermQuery, held: readonly ArrayLike<number>[]): Candidate[] {
+  const own = Float64Array.from(held, (ids) => terms.matchTokens(ids));
   const oldest = Number.MAX_SAFE_INTEGER - held.length;
   return [...withNeighbours(own)].map((score, i) => ({
     first: i,
     last: oldest + i,
     blocks: 0,
     score,
-    terms: held[i]!,
+    get terms() {
+      return termsOf(held[i]!);
+    },
   }));
 }
 

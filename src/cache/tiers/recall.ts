@@ -438,20 +438,18 @@ export class Recall implements LowerTier {
       most,
       following,
       terms,
-      held: terms ? this.#heldTerms(pageTokens) : [],
+      held: terms ? this.#heldTokens(pageTokens) : [],
       rank: (query) => this.#open(group, ranked(query)),
       next: (serial) => this.#store.next(group.index, serial),
     });
   }
 
-  /** Terms of what the cache still holds, cut as if into blocks. */
-  #heldTerms(blockTokens: number): Uint32Array[] {
+  /** Token ids of what the cache still holds, cut as if into blocks. */
+  #heldTokens(blockTokens: number): Int32Array[] {
     // Noted in the order of the stream.
-    const known = Array.from(this.#ids.values(), ({ id }) => id);
+    const known = Int32Array.from(this.#ids.values(), ({ id }) => id);
     const count = Math.ceil(known.length / blockTokens);
-    return Array.from({ length: count }, (_, i) =>
-      termsOf(known.slice(i * blockTokens, (i + 1) * blockTokens)),
-    );
+    return Array.from({ length: count }, (_, i) => known.subarray(i * blockTokens, (i + 1) * blockTokens));
   }
 
   /** Candidates that stand for several blocks, read anew block by block; the others as they are. */

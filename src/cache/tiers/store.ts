@@ -455,11 +455,11 @@ export class BlockStore {
   }
 
   async #readAll(group: number, serials: readonly number[], whole: boolean): Promise<(BlockRecord | null)[]> {
-    const opened = new Map<BlockFile, Promise<number>>();
+    const opened = new Map<BlockFile, number>();
     try {
       return await Promise.all(serials.map((serial) => this.#readOne(group, serial, whole, opened)));
     } finally {
-      for (const fd of opened.values()) fd.then(closeSync, () => {});
+      for (const fd of opened.values()) closeSync(fd);
     }
   }
 
@@ -467,21 +467,19 @@ export class BlockStore {
     group: number,
     serial: number,
     whole: boolean,
-    opened: Map<BlockFile, Promise<number>>,
+    opened: Map<BlockFile, number>,
   ): Promise<BlockRecord | null> {
     const queued = this.#queue.find((each) => each.serial === serial && !each.file.removed);
     if (queued) return decodeRecord(queued.bytes, whole);
     const at = this.#find(group, serial);
     if (!at) return null;
     const { file, place } = at;
-    let fd = opened.get(file);
-    if (!fd) {
-      fd = openFile(file.path, "r");
-      opened.set(file, fd);
-    }
     try {
+      // Opened at once: a question waits for it, and it takes less than handing it to another thread.
+      const fd = opened.get(file) ?? openSync(file.path, "r");
+      opened.set(file, fd);
       const bytes = new Uint8Array((whole ? this.#options.recordBytes : this.#options.headBytes)[group]!);
-      const { bytesRead } = await readAt(await fd, bytes, 0, bytes.length, this.#offsetOf(file, place));
+      const { bytesRead } = await readAt(fd, bytes, 0, bytes.length, this.#offsetOf(file, place));
       const record = decodeRecord(bytes.subarray(0, bytesRead), whole);
       if (record?.serial === serial) return record;
       this.#forget(file, serial, damaged(file.path, place));

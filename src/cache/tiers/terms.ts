@@ -12,12 +12,6 @@ const ROWS = 2 ** 16;
 
 const rowOf = (term: number): number => (Math.imul(term, 0x9e3779b1) >>> 16) & (ROWS - 1);
 
-/** Places of a question's terms: so few that they stay at hand, and many more than a question has terms. */
-const PLACES = 2 ** 12;
-const MOST_SOUGHT = PLACES / 4;
-
-const placeOf = (term: number): number => Math.imul(term, 0x9e3779b1) >>> 20;
-
 /** Distinct terms of a run of tokens, ascending: ids below 2^31, pairs of neighbours from there on. */
 export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
   const terms = new Set<number>();
@@ -94,68 +88,63 @@ const ENOUGH_QUESTIONS = 8;
 /** A term that tells less than this share of what the most telling one does is not looked for. */
 const LEAST_SHARE = 0.01;
 
-/** A question's terms, ready to be looked for in many blocks. */
+/** A question's telling terms, ready to be looked for in many blocks. */
 export class TermQuery {
-  readonly #weights: ReadonlyMap<number, number>;
-  /** The same by place, each at its own or the next free one; a weight of 0 where there is none. */
-  readonly #termAt = new Uint32Array(PLACES);
-  readonly #weightAt = new Float64Array(PLACES);
-  readonly #total: number;
+  /** Each with its share of the weight of all. */
+  readonly shares: ReadonlyMap<number, number>;
   /** The weights tell what makes a question one from what it asks about. */
   readonly knowsQuestions: boolean;
 
   private constructor(weights: ReadonlyMap<number, number>, knowsQuestions: boolean) {
-    this.#weights = weights;
-    this.knowsQuestions = knowsQuestions;
     let total = 0;
-    for (const [term, weight] of weights) {
-      let place = placeOf(term);
-      while (this.#weightAt[place]! > 0) place = (place + 1) & (PLACES - 1);
-      this.#termAt[place] = term;
-      this.#weightAt[place] = weight;
-      total += weight;
-    }
-    this.#total = total;
+    for (const weight of weights.values()) total += weight;
+    this.shares = new Map(Array.from(weights, ([term, weight]) => [term, weight / total]));
+    this.knowsQuestions = knowsQuestions;
   }
 
   /** @param counts Of blocks. @param asked Of the questions before. */
   static of(ids: ArrayLike<number>, counts: TermCounts, asked: TermCounts): TermQuery {
     const weights = new Map<number, number>();
+    let most = 0;
     for (const term of termsOf(ids)) {
       const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
-      if (weight > 0) weights.set(term, weight);
+      weights.set(term, weight);
+      most = Math.max(most, weight);
     }
-    const sorted = [...weights].sort(([, a], [, b]) => b - a).slice(0, MOST_SOUGHT);
-    const least = LEAST_SHARE * (sorted[0]?.[1] ?? 0);
-    const telling = sorted.filter(([, weight]) => weight >= least);
+    const telling = [...weights].filter(([, weight]) => weight > 0 && weight >= LEAST_SHARE * most);
     return new TermQuery(new Map(telling), asked.texts >= ENOUGH_QUESTIONS);
   }
 
   /** The same question, in which some terms count `factor` times as much. */
   less(terms: ReadonlySet<number>, factor: number): TermQuery {
-    const weights = new Map(
-      Array.from(this.#weights, ([term, weight]) => [term, terms.has(term) ? weight * factor : weight]),
+    const weights = Array.from(
+      this.shares,
+      ([term, share]) => [term, terms.has(term) ? share * factor : share] as const,
     );
-    return new TermQuery(weights, this.knowsQuestions);
+    return new TermQuery(new Map(weights), this.knowsQuestions);
   }
 
-  /** Share of the question's weight whose terms stand among `count` of `terms` from `at` on; 0 to 1. */
-  match(terms: Uint32Array, at: number, count: number): number {
-    // This runs for every term of every block of a stream.
-    const termAt = this.#termAt;
-    const weightAt = this.#weightAt;
+  /** Share of the question's weight whose terms stand among these, which are distinct; 0 to 1. */
+  match(terms: Iterable<number>): number {
     let found = 0;
-    for (let i = at; i < at + count; i++) {
-      const term = terms[i]!;
-      let place = placeOf(term);
-      while (weightAt[place]! > 0) {
-        if (termAt[place] === term) {
-          found += weightAt[place]!;
-          break;
-        }
-        place = (place + 1) & (PLACES - 1);
-      }
+    for (const term of terms) found += this.shares.get(term) ?? 0;
+    return found;
+  }
+
+  /** As `match`, of the terms that `termsOf` finds. */
+  matchTokens(ids: ArrayLike<number>): number {
+    let found = 0;
+    const met: number[] = [];
+    const meet = (term: number) => {
+      const share = this.shares.get(term);
+      if (share === undefined || met.includes(term)) return;
+      met.push(term);
+      found += share;
+    };
+    for (let i = 0; i < ids.length; i++) {
+      meet(ids[i]!);
+      if (i > 0) meet(pairOf(ids[i - 1]!, ids[i]!));
     }
-    return this.#total === 0 ? 0 : found / this.#total;
+    return found;
   }
 }
