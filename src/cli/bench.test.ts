@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -108,6 +108,85 @@ describe.skipIf(!built)("millrace bench (needs npm run build)", () => {
     expect(report).toMatchObject({ boundMs: 1000, complete: true, stalls: { boundMs: 1000 } });
     expect(report.sides.map(({ name }) => name)).toEqual(["millrace, at most 1000 ms", "millrace, no bound"]);
     for (const { longestGapMs } of report.sides) expect(longestGapMs).toBeGreaterThan(0);
+  });
+
+  it("decodes under cache policies in turn, beside the full cache and an empty one", async () => {
+    const caches = ["--cache", "razor:window=16,echo=0,induction=0.5", "--cache", "duo,sinks:window=16"];
+    const sizes = [
+      "--context",
+      "256,64",
+      "--share",
+      "0.75",
+      "--generate",
+      "3",
+      "--runs",
+      "2",
+      "--threads",
+      "1",
+    ];
+    const run = [...["bench", "cache", model, ...sizes, ...caches, ...ON], "--json"];
+    const { code, stdout, stderr } = await cli(run);
+    expect([code, stderr]).toEqual([0, expect.stringContaining("run 2 of 2, 256 tokens: full ")]);
+    interface Row {
+      readonly name: string;
+      readonly heads: object | null;
+      readonly bytes: number;
+      readonly timesSmaller: number;
+      readonly msPerToken: number;
+      readonly cpuMsPerToken: number;
+    }
+    const report = JSON.parse(stdout) as {
+      contexts: { context: number; rows: Row[]; rounds: { bytes: number }[][] }[];
+    };
+    expect(report).toMatchObject({ complete: true, unfit: [], codec: "f16", generate: 3 });
+    expect(report.contexts.map(({ context }) => context)).toEqual([64, 256]);
+    for (const { rows, rounds } of report.contexts) {
+      const names = ["full", "razor:window=16,echo=0,induction=0.5", "duo", "sinks:window=16", "empty"];
+      expect(rows.map(({ name }) => name)).toEqual(names);
+      expect(rounds.map((turns) => turns.length)).toEqual([5, 5]);
+      const drawn = { whole: 1, of: 2, drawn: true };
+      expect(rows.map(({ heads }) => heads)).toEqual([null, drawn, drawn, null, null]);
+      for (const { msPerToken, cpuMsPerToken } of rows) {
+        expect(msPerToken).toBeGreaterThan(0);
+        expect(cpuMsPerToken).toBeGreaterThan(0);
+      }
+    }
+    const [whole, razor, duo, sinks, empty] = report.contexts[1]!.rows.map(({ bytes }) => bytes) as [
+      ...[number, number, number, number, number],
+    ];
+    // Half of the heads keep everything; the others 16 tokens, or as many as make 192 of 256 on average.
+    expect(razor).toBeLessThan(0.65 * whole);
+    expect(razor).toBeGreaterThan(0.5 * whole);
+    expect(duo).toBeGreaterThan(razor);
+    expect(duo).toBeLessThan(0.9 * whole);
+    expect(sinks).toBeLessThan(razor);
+    expect(empty).toBeLessThan(0.3 * whole);
+    const { rows, rounds } = report.contexts[1]!;
+    const [first, second] = rounds.map((turns) => turns[0]!.bytes / turns[1]!.bytes) as [number, number];
+    expect(rows[1]!.timesSmaller).toBe((first + second) / 2);
+  });
+
+  it("takes the heads that were found, and says of which policies it drew them", async () => {
+    const known = at("known.gguf");
+    await copyFile(model, known);
+    expect((await cli(["heads", known, ...ON])).code).toBe(0);
+    const sizes = ["--context", "128", "--share", "0.75", "--generate", "2", "--runs", "1", "--threads", "1"];
+    const caches = ["--cache", "razor:window=16,duo"];
+    const { code, stdout } = await cli(["bench", "cache", known, ...sizes, ...caches, ...ON]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^ +razor:window=16 +[12] of 2 /m);
+    expect(stdout).toMatch(/^Which heads are whole under duo was drawn at random \(seed 1\)/m);
+  });
+
+  it("refuses what cannot be measured before it loads anything", async () => {
+    const refused = async (...args: string[]) => {
+      const { code, stdout } = await cli(["bench", "cache", model, ...ON, ...args, "--json"]);
+      return [code === 0, JSON.parse(stdout).error.code, JSON.parse(stdout).error.message];
+    };
+    const message = (text: string) => [false, "INVALID_ARGUMENT", expect.stringContaining(text)];
+    expect(await refused("--generate", "1")).toEqual(message("--generate is 1"));
+    expect(await refused("--context", "20")).toEqual(message("A cache of 10 tokens is too small"));
+    expect(await refused("--cache", "sink")).toEqual(message('Unknown cache policy "sink"'));
   });
 
   it("measures a server with clients, and draws it", async () => {

@@ -9,6 +9,7 @@ import { formatBytes } from "../engine/bytes.js";
 import { MillraceError } from "../errors.js";
 import { median } from "../evaluate/median.js";
 import { benchBatchCommand } from "./bench/batch.js";
+import { cacheCommand } from "./bench/cache.js";
 import { clientsCommand } from "./bench/clients.js";
 import { addShapeOptions, madeModel, type ShapeOptions } from "./bench/made-model.js";
 import { optimisersCommand } from "./bench/optimisers.js";
@@ -74,6 +75,7 @@ export function benchCommand(): Command {
     .addOption(new Option("--against <peer>", "also run this peer, in turn").choices(PEERS))
     .addOption(jsonOption())
     .enablePositionalOptions()
+    .addCommand(cacheCommand())
     .addCommand(sessionsCommand())
     .addCommand(stallCommand())
     .addCommand(traceCommand())

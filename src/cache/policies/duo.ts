@@ -1,6 +1,6 @@
 import type { PolicyOfLane } from "../contract.js";
 import { numberWithin, wholeNumber } from "./options.js";
-import { sinks as keepSinks } from "./sinks.js";
+import { sinks as keepSinks, type SinksOptions } from "./sinks.js";
 import { type HeadGates, ranked, type ScoredLane, shareOf, splitHeads } from "./split.js";
 
 export interface DuoOptions {
@@ -22,16 +22,22 @@ export interface DuoOptions {
  * Throws INVALID_ARGUMENT for options out of range and, once a lane is asked for, without `gates` of the model.
  */
 export function duo(options: DuoOptions, gates: HeadGates | null): PolicyOfLane {
-  const { keep = 0.5, sinks = 64, recent = 256 } = options;
+  const { keep = 0.5 } = options;
+  const others = streaming(options);
   numberWithin("A duo policy's keep", keep, 0, 1);
-  wholeNumber("A duo policy's sinks", sinks, 0);
-  wholeNumber("A duo policy's recent", recent, 1);
+  wholeNumber("A duo policy's sinks", others.sinks, 0);
+  wholeNumber("A duo policy's recent", others.window, 1);
   return splitHeads(
     gates && retrieving(ranked(gates), keep),
-    keepSinks({ window: recent, sinks, positions: "original" }),
+    keepSinks(others),
     "The duo policy must know which heads of the model retrieve, and no gates of this model are at hand. They are " +
       "trained once, by `millrace heads --method duo MODEL`, and kept beside the model.",
   );
+}
+
+/** What the heads keep that stream. */
+export function streaming({ sinks = 64, recent = 256 }: DuoOptions): Required<SinksOptions> {
+  return { window: recent, sinks, positions: "original" };
 }
 
 function retrieving(lanes: readonly ScoredLane[], keep: number): readonly ScoredLane[] {

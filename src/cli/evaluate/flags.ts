@@ -60,6 +60,18 @@ export const budgetOption = (): Option =>
 /** Whole numbers of at least 1, with commas between them. */
 export const counts = (text: string): number[] => text.split(",").map(count);
 
+/** Numbers above 0 and at most 1, with commas between them. */
+export function shares(text: string): number[] {
+  return text.split(",").map((part) => {
+    const value = part.trim() === "" ? Number.NaN : Number(part);
+    if (value > 0 && value <= 1) return value;
+    throw new InvalidArgumentError("expected shares above 0 and at most 1, such as 0.2,0.5.");
+  });
+}
+
+/** A share for people: "20 %". */
+export const percentage = (share: number): string => `${Number((100 * share).toFixed(1))} %`;
+
 /** What `recallOption` yields. */
 export interface RecallFlag {
   readonly recall?: RecallOptions;

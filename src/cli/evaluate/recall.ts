@@ -1,6 +1,6 @@
 /** `millrace evaluate recall`: what cache policies still know of what a log has said. */
 import { basename } from "node:path";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, Option } from "commander";
 import { formatBytes } from "../../engine/bytes.js";
 import { MillraceError } from "../../errors.js";
 import { MOST_ANSWER_TOKENS } from "../../evaluate/answers.js";
@@ -32,8 +32,10 @@ import {
   type EvaluationOptions,
   evaluationModel,
   headsOf,
+  percentage,
   type RecallFlag,
   recallOption,
+  shares,
 } from "./flags.js";
 import { openTokenizer, seed } from "./world.js";
 
@@ -106,15 +108,6 @@ export function recallCommand(): Command {
     .addHelpText("after", EXAMPLES);
   return addEvaluationOptions(command).action(async (named: string | undefined, flags: RecallFlags) => {
     await evaluate(modelSource(named), flags);
-  });
-}
-
-/** Numbers above 0 and at most 1, with commas between them. */
-function shares(text: string): number[] {
-  return text.split(",").map((part) => {
-    const value = part.trim() === "" ? Number.NaN : Number(part);
-    if (value > 0 && value <= 1) return value;
-    throw new InvalidArgumentError("expected shares above 0 and at most 1, such as 0.2,0.5.");
   });
 }
 
@@ -225,7 +218,6 @@ async function ask(
   }
 }
 
-const percentage = (share: number) => `${Number((100 * share).toFixed(1))} %`;
 const percent = (right: number, questions: number) =>
   questions === 0 ? "-" : `${((100 * right) / questions).toFixed(1)} %`;
 const thousands = (value: number) => Math.round(value).toLocaleString("en-US");
