@@ -293,6 +293,85 @@ it("waits where it cannot go on, and then does", async () => {
   expect(idsOf(await rows(store, batch.output_file_id))).toEqual(["id-0", "id-1", "id-2", "id-3"]);
 });
 
+it("fails for a mistake of the server's own, with the answers that it has", async () => {
+  const gate = gated(Number.POSITIVE_INFINITY);
+  let asked = 0;
+  gate.fail = (id) => {
+    if (id !== "id-1" || asked++ > 9) return null;
+    return new MillraceError("INTERNAL", "told to nobody");
+  };
+  const folder = newFolder();
+  const store = storeOf(folder, gate);
+  const { id } = await batchOf(store, [...linesOf(3).split("\n"), line("id-3", { wrong: true })].join("\n"));
+  const batch = await until(store, id, "failed");
+  expect(batch).toMatchObject({
+    failed_at: expect.any(Number),
+    completed_at: null,
+    errors: { object: "list", data: [{ code: "internal_error", line: null, param: null }] },
+    usage: { total_tokens: 5 * batch.request_counts.completed },
+  });
+  expect(JSON.stringify(batch)).not.toContain("told to nobody");
+  // The first answers are there before it fails for the first time; then it is tried twice more, each time behind them.
+  const good = idsOf(await rows(store, batch.output_file_id));
+  const bad = await rows(store, batch.error_file_id);
+  const numAnswered = good.length + bad.filter(({ response }) => response).length;
+  expect([...good, ...idsOf(bad)].sort()).toEqual(["id-0", "id-1", "id-2", "id-3"]);
+  expect(good).toContain("id-0");
+  expect(bad.find(({ custom_id }) => custom_id === "id-1")!.error!.code).toBe("batch_failed");
+  expect(batch.request_counts).toEqual({ total: 4, completed: good.length, failed: bad.length });
+  // Three times without an answer between, beside at most one for each time that there was one.
+  expect(asked).toBeGreaterThanOrEqual(3);
+  expect(asked).toBeLessThanOrEqual(3 + numAnswered);
+  await store.close();
+  // It has come to its end: another server does not try again.
+  const later = storeOf(folder, gate);
+  await later.start();
+  expect(later.get("a", id)).toEqual(batch);
+});
+
+it("goes on where such a mistake passes", async () => {
+  const gate = gated(Number.POSITIVE_INFINITY);
+  const failures = new Map<string, number>();
+  gate.fail = (id) => {
+    const times = (failures.get(id) ?? 0) + 1;
+    failures.set(id, times);
+    return times <= 2 ? new MillraceError("INTERNAL", "") : null;
+  };
+  const store = storeOf(newFolder(), gate);
+  const { id } = await batchOf(store, line("only"));
+  const batch = await until(store, id, "completed");
+  expect([batch.errors, failures.get("only")]).toEqual([null, 3]);
+});
+
+it("fails where its files cannot be made, and leaves its answers where they are", async () => {
+  const folder = newFolder();
+  const store = storeOf(folder, gated(Number.POSITIVE_INFINITY));
+  let times = 0;
+  vi.spyOn(store.files, "writeOutput").mockImplementation(async () => {
+    times++;
+    throw new TypeError("told to nobody");
+  });
+  const { id } = await batchOf(store, linesOf(2));
+  const batch = await until(store, id, "failed");
+  expect([batch.errors!.data[0]!.code, batch.output_file_id, times]).toEqual(["internal_error", null, 3]);
+  const answers = await readFile(join(folder, "a", "batches", `${id}.answers`), "utf8");
+  expect(answers.split("\n")).toHaveLength(3);
+});
+
+it("fails where what it has written down is damaged, and tells no path", async () => {
+  const folder = newFolder();
+  const store = storeOf(folder, gated(1));
+  const { id } = await batchOf(store, linesOf(3));
+  await expect.poll(() => store.get("a", id).request_counts.completed, PATIENT).toBe(1);
+  await store.close();
+  await appendFile(join(folder, "a", "batches", `${id}.answers`), "{ no answer\n");
+  const later = storeOf(folder, gated(0));
+  await later.start();
+  const batch = await until(later, id, "failed");
+  expect(batch.errors!.data).toMatchObject([{ code: "bad_format" }]);
+  expect(JSON.stringify(batch)).not.toContain(folder);
+});
+
 it("lives through a full disk: an upload is refused, a batch goes on when there is room", async () => {
   const folder = newFolder();
   const gate = gated(1);

@@ -34,7 +34,7 @@ interface BatchRecord {
   readonly outputId: string;
   readonly errorId: string;
   /** What it comes to when it has its files. */
-  readonly end: "completed" | "expired" | "cancelled";
+  readonly end: "completed" | "expired" | "cancelled" | "failed";
 }
 
 interface Entry {
@@ -44,6 +44,8 @@ interface Entry {
   /** Ends what is done for it: somebody cancelled it, or its time is over. */
   readonly stop: AbortController;
   readonly suspects: Suspects;
+  /** Times in a row that it could not go on for what time does not mend, and the lines that were answered then. */
+  stuck: { times: number; readonly answered: number };
 }
 
 /** What a store of batches works with. */
@@ -67,6 +69,8 @@ const ANSWERS = ".answers";
 const MOST_ERRORS = 100;
 /** How often it is looked for what has expired, in milliseconds. */
 const SWEEP_MS = 30_000;
+/** Times in a row, without an answer between, that a failure of the server's own is tried again. */
+const MOST_TIMES = 3;
 /** Prompts that are measured at once: requests that somebody waits for have their turns between. */
 const MEASURING = 2;
 
@@ -249,19 +253,37 @@ export class BatchStore {
         if (signal.aborted) return;
         const { status } = entry.record.batch;
         const isRunning = status === "validating" || status === "in_progress";
+        if (this.#isLasting(entry, error)) {
+          this.#note(entry, error, "a batch cannot go on; it has failed");
+          await this.#giveUp(entry, error);
+          continue;
+        }
         this.#note(entry, error);
-        if (isRunning && isLasting(error)) this.#fail(entry, error);
         const ended = isRunning ? AbortSignal.any([signal, entry.stop.signal]) : signal;
         await pause(this.#parts.limits.batchRetryMs, undefined, { signal: ended }).catch(() => {});
       }
     }
   }
 
-  /** What is damaged stays damaged. */
-  #fail(entry: Entry, { message, code }: MillraceError): void {
-    const error = { code: code.toLowerCase(), message, line: null, param: null };
-    this.#change(entry, { status: "failed", failed_at: now(), errors: { object: "list", data: [error] } });
-    void this.#save(entry).catch((error) => this.#note(entry, error));
+  /** Whether it is of no use to try again: what is damaged stays damaged, and a mistake in the server a mistake. */
+  #isLasting(entry: Entry, error: unknown): boolean {
+    if (error instanceof MillraceError && LASTING.includes(error.code)) return true;
+    if (isPassing(error)) return false;
+    const { completed, failed } = entry.record.batch.request_counts;
+    const answered = completed + failed;
+    const times = answered > entry.stuck.answered ? 1 : entry.stuck.times + 1;
+    entry.stuck = { times, answered };
+    return times >= MOST_TIMES;
+  }
+
+  /** Ends a batch that would get no further, with its answers so far where it has some. */
+  async #giveUp(entry: Entry, error: unknown): Promise<void> {
+    const { status } = entry.record.batch;
+    const data = [{ ...reasonOf(error), line: null, param: null }];
+    this.#change(entry, { errors: { object: "list", data } });
+    if (status === "in_progress") return this.#turn(entry, "failed");
+    this.#change(entry, { status: "failed", failed_at: now() });
+    await this.#save(entry).catch((failure) => this.#note(entry, failure));
   }
 
   #step(entry: Entry): Promise<void> {
@@ -454,8 +476,8 @@ export class BatchStore {
     return folder.put(record);
   }
 
-  #note({ record: { id } }: Entry, error: unknown): void {
-    this.#parts.logger.error({ batch: id, err: error }, "a batch cannot go on; it tries again");
+  #note({ record: { id } }: Entry, error: unknown, what = "a batch cannot go on; it tries again"): void {
+    this.#parts.logger.error({ batch: id, err: error }, what);
   }
 
   #entry(owner: string, record: BatchRecord): Entry {
@@ -465,6 +487,7 @@ export class BatchStore {
       record,
       stop: new AbortController(),
       suspects: new Suspects(),
+      stuck: { times: 0, answered: 0 },
     };
   }
 
@@ -491,10 +514,30 @@ export class BatchStore {
 const isOpen = ({ record: { batch } }: Entry): boolean => OPEN.includes(batch.status);
 
 /** What stays wrong however often it is tried. */
-const isLasting = (error: unknown): error is MillraceError =>
-  error instanceof MillraceError && LASTING.includes(error.code);
-
 const LASTING: readonly string[] = ["FILE_NOT_FOUND", "BAD_FORMAT", "INVALID_ARGUMENT"];
+/** What time mends: an engine comes back, a disk gets room again. */
+const PASSING: readonly string[] = ["WORKER_CRASHED", "CLOSED", "WRITE_FAILED", "OUT_OF_BUDGET", "IN_USE"];
+
+function isPassing(error: unknown): boolean {
+  if (error instanceof ApiError) return error.code === "disk_full";
+  if (error instanceof MillraceError) return PASSING.includes(error.code);
+  // The system refused something.
+  return error instanceof Error && "syscall" in error;
+}
+
+/** Why a batch failed, as its owner is told. The server's inside, its paths included, is for the log alone. */
+function reasonOf(error: unknown): { readonly code: string; readonly message: string } {
+  if (!(error instanceof MillraceError) || !LASTING.includes(error.code))
+    return {
+      code: "internal_error",
+      message: "The server failed on this batch; its log has the batch's id.",
+    };
+  const message =
+    error.code === "FILE_NOT_FOUND"
+      ? error.message
+      : "What the server has written down of the batch is damaged.";
+  return { code: error.code.toLowerCase(), message };
+}
 
 /** What stands for the answers to requests that have none. */
 const UNANSWERED = {
@@ -504,6 +547,7 @@ const UNANSWERED = {
     message: "This request could not be executed before the completion window expired.",
   },
   cancelled: { code: "batch_cancelled", message: "This request was not executed: the batch was cancelled." },
+  failed: { code: "batch_failed", message: "This request was not answered: the batch failed." },
 } as const;
 
 const secondsOf = (window: string): number => Number.parseInt(window, 10) * 3600;
