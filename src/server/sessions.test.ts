@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { openNull } from "../../test/support/local-thread.js";
-import { serverOf } from "../../test/support/server.js";
+import { eventsOf, serverOf } from "../../test/support/server.js";
 import type { Model } from "../session/model.js";
 import { Session } from "../session/session.js";
 import { KeyRing } from "./keys.js";
@@ -99,6 +99,51 @@ describe("sessions over HTTP", () => {
     expect(server.context.works.size).toBe(0);
     const after = await server.ask(`/v1/sessions/${id}/generate`, greedy);
     expect(after.status).toBe(200);
+    await server.context.sessions.closeAll();
+  });
+
+  it("go on with an answer that was under way when they were saved, and take nothing else for it", async () => {
+    const server = serverOf({ tiny: model }, { sessionFolder: folder });
+    const id = await opened(server);
+    const generate = (session: string, body: object) => server.ask(`/v1/sessions/${session}/generate`, body);
+    await server.ask(`/v1/sessions/${id}/append`, { input: "the rest" });
+    const textOf = (events: string): string =>
+      eventsOf(events)
+        .map((event) => (event as { text?: string }).text ?? "")
+        .join("");
+    const answer = await server.app.request(`/v1/sessions/${id}/generate`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ max_tokens: 3000, ignore_eos: true, seed: 3, stream: true }),
+    });
+    const reader = answer.body!.getReader();
+    // It stands still while nobody reads.
+    let whole = new TextDecoder().decode((await reader.read()).value);
+    await server.ask(`/v1/sessions/${id}/save`, { name: "under-way" });
+    for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read())
+      whole += new TextDecoder().decode(value);
+    const restore = async () =>
+      (await server.ask("/v1/sessions/restore", { model: "tiny", name: "under-way" })).body;
+    const copy = await restore();
+    expect(copy.unfinished).toBe(true);
+    for (const [param, value] of Object.entries({
+      max_tokens: 5,
+      temperature: 0,
+      stop: "x",
+      seed: 0,
+      ignore_eos: false,
+      tools: [],
+      response_format: { type: "text" },
+    })) {
+      const { status, body } = await generate(copy.id, { resume: true, [param]: value });
+      expect([status, body.error.code, body.error.param]).toEqual([400, "invalid_value", param]);
+    }
+    const resumed = await generate(copy.id, { resume: true, stream: true, temperature: null, priority: 1 });
+    expect(resumed.status).toBe(200);
+    expect(textOf(resumed.body)).not.toBe("");
+    expect(textOf(whole).endsWith(textOf(resumed.body))).toBe(true);
+    const again = await generate(copy.id, { resume: true });
+    expect(again.status).toBe(400);
     await server.context.sessions.closeAll();
   });
 

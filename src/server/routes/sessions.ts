@@ -351,7 +351,10 @@ export function answerIn(
 ): Generation {
   const { max_tokens: maxTokens, resume } = request;
   const asked = { signal: work.signal, ...standingOf(request, client) };
-  if (resume) return session.resume(asked);
+  if (resume) {
+    refuseBesideResume(request);
+    return session.resume(asked);
+  }
   const endless = maxTokens === "inf";
   if (endless && !request.stream) {
     throw new ApiError(400, "invalid_value", "'max_tokens' of inf needs 'stream': true.", {
@@ -365,6 +368,21 @@ export function answerIn(
     ...(maxTokens ? { maxTokens: maxTokens === "inf" ? Number.POSITIVE_INFINITY : maxTokens } : {}),
     ...asked,
   });
+}
+
+/** What may be said of an answer that was asked for long ago. */
+const BESIDE_RESUME: readonly string[] = ["resume", "stream", "priority", "deadline"];
+
+function refuseBesideResume(request: schemas.GenerateRequest): void {
+  for (const [param, value] of Object.entries(request)) {
+    if (value === null || value === undefined || BESIDE_RESUME.includes(param)) continue;
+    throw new ApiError(
+      400,
+      "invalid_value",
+      `'${param}' cannot be given with 'resume': the answer goes on as it was asked for. Leave it out, or ask for a new answer.`,
+      { param },
+    );
+  }
 }
 
 async function* chunks(answers: Answers, held: HeldSession & Disposable): AsyncGenerator<string, void> {

@@ -82,8 +82,8 @@ export const generateRequest = z
       .nullish()
       .openapi({
         description:
-          "Go on with the answer that was under way when the session was saved; it is as it was asked for, so that nothing " +
-          "else of it is given.",
+          "Go on with the answer that was under way when the session was saved, as it was asked for: beside `stream`, " +
+          "`priority` and `deadline`, all other fields are refused.",
       }),
     ...standingFields,
     ...samplingFields,
