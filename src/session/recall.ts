@@ -1,5 +1,5 @@
 /** What a session's disk tier may be told, checked. */
-import type { RecallBy } from "../cache/tiers/recall.js";
+import type { RecallBy } from "../cache/tiers/recall-settings.js";
 import { parseBytes } from "../engine/bytes.js";
 import { invalid, oneOf, refuseUnknown, wholeNumber } from "../engine/options.js";
 import type { RecallSpec } from "../engine/sessions/recall.js";

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import type { CacheLayout } from "../../src/cache/layout.js";
 import type { KvPool } from "../../src/cache/pool.js";
 import { SequenceCache } from "../../src/cache/sequence.js";
-import { Recall, type RecallSettings } from "../../src/cache/tiers/recall.js";
+import { Recall } from "../../src/cache/tiers/recall.js";
+import type { RecallSettings } from "../../src/cache/tiers/recall-settings.js";
 import type { Tape } from "../../src/tape/tape.js";
 
 /** A folder that is gone after the tests of a file. */

@@ -3,7 +3,7 @@ import { TestRandom } from "../../../test/support/random.js";
 import type { KvGroup } from "../../backends/contract.js";
 import { byScore, Catalogue, withNeighbours } from "./catalogue.js";
 import { emptySummary, Summarizer, type Summary } from "./summary.js";
-import { TermCounts, TermQuery, termsOf } from "./terms.js";
+import { StreamTerms, TermQuery, termsOf } from "./terms.js";
 
 const GROUP: KvGroup = {
   codec: "f32",
@@ -82,15 +82,15 @@ describe("Catalogue", () => {
 
   it("stays within its bytes however many blocks there are, and still knows where each of them is", () => {
     const random = new TestRandom(4);
-    const counts = new TermCounts();
+    const known = new StreamTerms();
     const bytes = 20_000;
-    const catalogue = new Catalogue(GROUP, makeSummarizer(), counts, bytes);
+    const catalogue = new Catalogue(GROUP, makeSummarizer(), known.blocks, bytes);
     const most = Math.floor(bytes / catalogue.entryBytes);
     const kept = new Set<number>();
     for (let serial = 0; serial < 3000; serial++) {
       const ids = Array.from({ length: 16 }, (_, i) => (i === 9 ? 10_000 + serial : random.below(40)));
       const terms = termsOf(ids);
-      counts.add(terms);
+      known.blocks.add(terms);
       catalogue.add(serial, { summary: randomSummary(random), terms });
       kept.add(serial);
       if (random.next() < 0.02) {
@@ -100,7 +100,7 @@ describe("Catalogue", () => {
       if (serial === 600) {
         // An old block is found by its rare word among those it stands with.
         const wanted = [...kept][50]!;
-        const terms = TermQuery.of([3, 10_000 + wanted, 5], counts, new TermCounts());
+        const terms = TermQuery.of([3, 10_000 + wanted, 5], known);
         const found = catalogue.rank({ queries: null, terms }, 3).candidates;
         expect(found.some(({ first, last }) => first <= wanted && wanted <= last)).toBe(true);
         expect(found[0]!.blocks).toBeGreaterThan(1);
@@ -116,55 +116,5 @@ describe("Catalogue", () => {
         expect(entries.some(({ first, last }) => first <= each && each <= last)).toBe(true);
       }
     }
-  });
-});
-
-describe("TermQuery", () => {
-  it("weighs rare words more than common ones, and pairs as words", () => {
-    const counts = new TermCounts();
-    const blocks = Array.from({ length: 64 }, (_, i) => [1, 2, 3, 100 + (i % 8), 1000 + i]);
-    for (const block of blocks) counts.add(termsOf(block));
-    const query = TermQuery.of([1, 3, 107, 1007], counts, new TermCounts());
-    const scores = blocks.map((block) => {
-      const terms = termsOf(block);
-      return query.match(terms, 0, terms.length);
-    });
-    expect(scores.indexOf(Math.max(...scores))).toBe(7);
-    expect(scores[7]).toBeGreaterThan(0.99);
-    expect(scores[15]!).toBeGreaterThan(scores[14]!);
-    expect(scores[14]).toBeLessThan(0.05);
-    const pairs = TermQuery.of([2, 3], counts, new TermCounts());
-    const [inOrder, apart] = [termsOf([2, 3, 9]), termsOf([3, 9, 2])];
-    expect(pairs.match(inOrder, 0, inOrder.length)).toBeGreaterThan(pairs.match(apart, 0, apart.length));
-  });
-
-  it("looks for what a question asks about, not for what makes it a question", () => {
-    const counts = new TermCounts();
-    const asked = new TermCounts();
-    const ask = (subject: number) => [1, 2, 3, subject, 4];
-    // One block in a hundred is an earlier question; the subject, 105, stands in one block in fifty.
-    const blocks = Array.from({ length: 1000 }, (_, i) =>
-      i % 100 === 7 ? ask(200 + i) : [10, 11 + (i % 3), 100 + (i % 50), 20],
-    );
-    for (const block of blocks) counts.add(termsOf(block));
-    const found = () => {
-      const query = TermQuery.of(ask(105), counts, asked);
-      const scores = blocks.map((block) => query.match(termsOf(block), 0, termsOf(block).length));
-      return blocks[scores.indexOf(Math.max(...scores))]!;
-    };
-    expect(found()).toContain(2);
-    for (let i = 0; i < 5; i++) asked.add(termsOf(ask(207 + 100 * i)));
-    expect(found()).toContain(105);
-    const again = new TermCounts();
-    again.restore(JSON.parse(JSON.stringify(asked.save())));
-    for (const term of termsOf(ask(207))) expect(again.rarity(term)).toBe(asked.rarity(term));
-    expect(asked.rarity(1)).toBeLessThan(0.1);
-    expect(asked.rarity(999)).toBe(1);
-  });
-
-  it("finds nothing where there is nothing to find", () => {
-    const terms = termsOf([1, 2, 3]);
-    expect(TermQuery.of([1, 2], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
-    expect(TermQuery.of([], new TermCounts(), new TermCounts()).match(terms, 0, terms.length)).toBe(0);
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { type Candidate, withNeighbours } from "./catalogue.js";
 import { chooseBlocks } from "./choose.js";
-import { TermCounts, TermQuery, termsOf } from "./terms.js";
+import { StreamTerms, TermQuery, termsOf } from "./terms.js";
 
 const SUBJECT = 500;
 const ask = (subject: number) => [1, 2, 3, subject, 4];
@@ -13,14 +13,13 @@ const BLOCKS = Array.from({ length: 60 }, (_, i) => {
 }).map(termsOf);
 
 function choosing(held: readonly (readonly number[])[] = [], questions = 0) {
-  const counts = new TermCounts();
-  const asked = new TermCounts();
-  for (const block of BLOCKS) counts.add(block);
-  for (let i = 0; i < questions; i++) asked.add(termsOf(ask(2000 + i)));
+  const known = new StreamTerms();
+  for (const block of BLOCKS) known.blocks.add(block);
+  for (let i = 0; i < questions; i++) known.questions.add(termsOf(ask(2000 + i)));
   return {
     most: 8,
     following: 0,
-    terms: TermQuery.of(ask(SUBJECT), counts, asked),
+    terms: TermQuery.of(ask(SUBJECT), known),
     held,
     rank: async (terms: TermQuery | null): Promise<Candidate[]> => {
       const own = Float64Array.from(BLOCKS, (block) => terms?.match(block) ?? 0);
@@ -62,7 +61,7 @@ describe("chooseBlocks", () => {
   });
 
   it("chooses nothing where nothing matches", async () => {
-    const nothing = TermQuery.of([7000], new TermCounts(), new TermCounts());
+    const nothing = TermQuery.of([7000], new StreamTerms());
     expect(await chooseBlocks({ ...choosing(), terms: nothing })).toEqual([]);
   });
 });

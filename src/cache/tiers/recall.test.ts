@@ -15,7 +15,8 @@ import { sinks } from "../policies/sinks.js";
 import { window } from "../policies/window.js";
 import { Rotations } from "../rotations.js";
 import { type CacheEvent, SequenceCache } from "../sequence.js";
-import { Recall, recallPages } from "./recall.js";
+import { Recall } from "./recall.js";
+import { recallPages } from "./recall-settings.js";
 
 const folders = new Folders();
 afterAll(() => folders.remove());

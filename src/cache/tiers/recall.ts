@@ -8,63 +8,30 @@ import { rmSync } from "node:fs";
 import { type ErrorCode, MillraceError } from "../../errors.js";
 import { makeFolder } from "../../formats/cache-folder.js";
 import type { RopeRef, Tape } from "../../tape/tape.js";
-import type { CacheGroup, CacheLayout } from "../layout.js";
+import type { CacheGroup } from "../layout.js";
 import type { LowerTier } from "../lower-tier.js";
 import type { KvPool } from "../pool.js";
 import type { Rotations } from "../rotations.js";
 import type { SequenceCache } from "../sequence.js";
 import type { LaneTable } from "../table.js";
-import {
-  type BlockMeta,
-  Draft,
-  type DraftToken,
-  decodeMeta,
-  encodeMeta,
-  metaBytes,
-  traitsOf,
-} from "./blocks.js";
-import { type Candidate, Catalogue, type Ranking, type Traits, withNeighbours } from "./catalogue.js";
-import { chooseBlocks } from "./choose.js";
+import { type BlockMeta, Draft, type DraftToken, decodeMeta, encodeMeta, traitsOf } from "./blocks.js";
+import { Catalogue, type Traits } from "./catalogue.js";
 import type { BlockRecord, BlockSpan } from "./files.js";
-import { headBytesFor, recordBytesFor } from "./files.js";
+import { HeldTokens } from "./held.js";
+import { groupsThatRecall, type RecallSettings, recordSizes } from "./recall-settings.js";
 import { RecalledTable } from "./recalled.js";
+import { BlockSearch, type RecallQuestion } from "./search.js";
 import {
   BlockStore,
-  copyFolder,
   type FoundRecord,
   type Loss,
   openStore,
   type StoreOptions,
   type StoreUsage,
 } from "./store.js";
-import { blockBytes, Summarizer } from "./summary.js";
-import { type SavedTermCounts, TermCounts, TermQuery, termsOf } from "./terms.js";
-
-/** What a block is found by: its keys against the question's queries, its words against the question's, or both. */
-export type RecallBy = "keys" | "tokens" | "both";
-
-export interface RecallSettings {
-  /** Hard limit on what lies on disk. */
-  readonly diskBytes: number;
-  /** Hard limit on what is kept in memory to find blocks by; past it, old blocks are found more coarsely. */
-  readonly summaryBytes: number;
-  /** Hard limit on blocks that wait in memory to be written. */
-  readonly queueBytes: number;
-  /** Most tokens that are recalled at once, in whole blocks. */
-  readonly tokens: number;
-  readonly by: RecallBy;
-  /** Vectors that stand for the keys of a block, per lane. */
-  readonly vectors: number;
-  /** Blocks that come along with each chosen one: those that follow it in the stream. */
-  readonly following: number;
-}
-
-export interface RecallQuestion {
-  /** Token ids of the question. */
-  readonly ids: ArrayLike<number>;
-  /** By layer and kv head, turned back to position 0: see probe.ts. Needed where keys count. */
-  readonly queries?: (layer: number, head: number) => Float32Array;
-}
+import { copyFolder } from "./store-files.js";
+import { Summarizer } from "./summary.js";
+import { type SavedTermCounts, StreamTerms, TermQuery, termsOf } from "./terms.js";
 
 /** What one recall brought. */
 export interface Recalled {
@@ -110,11 +77,9 @@ interface Group {
   readonly draft: Draft;
   readonly summarizer: Summarizer | null;
   readonly table: RecalledTable;
-  catalogue: Catalogue;
+  readonly catalogue: Catalogue;
+  readonly search: BlockSearch;
 }
-
-/** Entries that a question opens, at most, for each block that it may choose: those found coarsely are read anew. */
-const OPENED_PER_BLOCK = 4;
 
 export interface RecallParts {
   readonly cache: SequenceCache;
@@ -131,15 +96,13 @@ export interface RecallParts {
 export class Recall implements LowerTier {
   readonly folder: string;
   readonly #parts: RecallParts;
-  /** Of blocks; null where words are not looked at. */
-  readonly #counts: TermCounts | null;
-  /** Of questions. */
-  readonly #asked = new TermCounts();
+  /** Of the stream; null, as `#held`, where words are not looked at. */
+  readonly #terms: StreamTerms | null;
+  /** In the cache. */
+  readonly #held: HeldTokens | null;
   /** By group of the layout; null for layers that look no further back than their own window. */
   readonly #groups: readonly (Group | null)[];
   readonly #store: BlockStore;
-  /** Ids of tokens that are still in the cache, and how many groups hold each. */
-  readonly #ids = new Map<number, { readonly id: number; left: number }>();
   readonly #takers: number;
   #problem: MillraceError | null = null;
 
@@ -147,9 +110,10 @@ export class Recall implements LowerTier {
     const { cache, settings } = parts;
     this.#parts = parts;
     this.folder = parts.folder;
-    this.#counts = settings.by === "keys" ? null : new TermCounts();
+    this.#terms = settings.by === "keys" ? null : new StreamTerms();
     const groups = groupsThatRecall(parts.tape, cache.layout);
     this.#takers = groups.filter((group) => group !== null).length;
+    this.#held = this.#terms && new HeldTokens(this.#takers);
     this.#store = makeStore((loss) => this.#lost(loss));
     this.#groups = groups.map((group, index) => group && this.#makeGroup(group, index));
   }
@@ -219,7 +183,7 @@ export class Recall implements LowerTier {
       for (; at < removals.length && tokens.length < group.draft.room; at++) {
         const { kind, slot, position, count, moved } = removals[at]!;
         if (Math.floor(slot / pageTokens) !== row) break;
-        const id = this.#release(position);
+        const id = this.#held?.release(position) ?? -1;
         if (kind === "drop") tokens.push({ slot: slot - row * pageTokens, position, count, id, moved });
       }
       if (tokens.length === 0) continue;
@@ -229,7 +193,7 @@ export class Recall implements LowerTier {
   }
 
   rewound(to: number): void {
-    for (const position of [...this.#ids.keys()]) if (position >= to) this.#ids.delete(position);
+    this.#held?.rewind(to);
   }
 
   lent(group: number): number {
@@ -242,10 +206,7 @@ export class Recall implements LowerTier {
 
   /** Notes the ids of tokens that have just been stored, at ascending positions. */
   saw(positions: ArrayLike<number>, ids: ArrayLike<number>): void {
-    if (!this.#counts) return;
-    for (let i = 0; i < positions.length; i++) {
-      this.#ids.set(positions[i]!, { id: ids[i]!, left: this.#takers });
-    }
+    this.#held?.note(positions, ids);
   }
 
   /**
@@ -262,12 +223,12 @@ export class Recall implements LowerTier {
     }
     for (const group of this.#groups) if (group && group.draft.length > 0) this.#seal(group);
     const { ids } = question;
-    const terms = this.#counts && TermQuery.of(ids, this.#counts, this.#asked);
+    const terms = this.#terms && TermQuery.of(ids, this.#terms);
     this.heed(ids);
     let lost = 0;
     for (const group of this.#groups) {
       if (!group) continue;
-      const serials = await this.#choose(group, terms, question);
+      const serials = await group.search.find(question, terms);
       lost += await this.#lend(group, serials);
     }
     const lent = this.#groups.map((group) => group?.table ?? null);
@@ -281,7 +242,7 @@ export class Recall implements LowerTier {
 
   /** Counts a question as asked: what its words have in common with those of others says nothing of what it is about. */
   heed(ids: ArrayLike<number>): void {
-    this.#asked.add(termsOf(ids));
+    this.#terms?.questions.add(termsOf(ids));
   }
 
   /**
@@ -289,10 +250,7 @@ export class Recall implements LowerTier {
    * words are not looked at, or none was seen before.
    */
   weigh(ids: ArrayLike<number>): Float64Array | null {
-    const counts = this.#counts;
-    if (!counts) return null;
-    const weights = Float64Array.from(ids, (id) => counts.weight(id) * this.#asked.rarity(id));
-    return weights.some((weight) => weight > 0) ? weights : null;
+    return this.#terms?.weigh(ids) ?? null;
   }
 
   /** Where in the stream the tokens of a group lie that the tier holds, written or not. */
@@ -393,23 +351,24 @@ export class Recall implements LowerTier {
     const ropes = group.lanes.map(({ layer }) => ropeOf(tape, layer));
     const summarizer = by === "tokens" ? null : new Summarizer(group, ropes, vectors);
     const share = Math.floor(summaryBytes / this.#takers);
+    const catalogue = new Catalogue(group, summarizer, this.#terms?.blocks ?? null, share);
     return {
       group,
       index,
       draft: new Draft(group),
       summarizer,
       table: new RecalledTable(pool, group, Math.floor(tokens / group.pageTokens)),
-      catalogue: new Catalogue(group, summarizer, this.#counts, share),
+      catalogue,
+      search: new BlockSearch({
+        group,
+        index,
+        catalogue,
+        store: this.#store,
+        held: this.#held,
+        vectors: summarizer?.vectors ?? 0,
+        settings,
+      }),
     };
-  }
-
-  /** The id of a token that leaves one group, -1 where it was never told. */
-  #release(position: number): number {
-    const noted = this.#ids.get(position);
-    if (!noted) return -1;
-    noted.left--;
-    if (noted.left === 0) this.#ids.delete(position);
-    return noted.id;
   }
 
   /** Writes the draft as a block and makes it findable. */
@@ -417,65 +376,13 @@ export class Recall implements LowerTier {
     const known = draft.meta();
     const meta = { ...known, summary: summarizer?.of(draft.pages, known.positions) ?? null };
     const serial = this.#store.append(index, spanOf(known), encodeMeta(meta), draft.pages);
-    if (serial !== null) this.#catalogue(catalogue, serial, traitsOf(meta, this.#counts !== null));
+    if (serial !== null) this.#catalogue(catalogue, serial, traitsOf(meta, this.#terms !== null));
     draft.clear();
   }
 
   #catalogue(catalogue: Catalogue, serial: number, traits: Traits): void {
-    if (traits.terms) this.#counts?.add(traits.terms);
+    if (traits.terms) this.#terms?.blocks.add(traits.terms);
     catalogue.add(serial, traits);
-  }
-
-  /** Serials of the best blocks, as many as may be lent. */
-  #choose(group: Group, terms: TermQuery | null, { queries: all }: RecallQuestion): Promise<number[]> {
-    const { by, following, tokens } = this.#parts.settings;
-    const { pageTokens, lanes } = group.group;
-    const most = Math.floor(tokens / pageTokens);
-    const queries = by === "tokens" || !all ? null : lanes.map(({ layer, head }) => all(layer, head));
-    const ranked = (query: TermQuery | null) =>
-      group.catalogue.rank({ terms: query, queries }, most * OPENED_PER_BLOCK);
-    return chooseBlocks({
-      most,
-      following,
-      terms,
-      held: terms ? this.#heldTokens(pageTokens) : [],
-      rank: (query) => this.#open(group, ranked(query)),
-      next: (serial) => this.#store.next(group.index, serial),
-    });
-  }
-
-  /** Token ids of what the cache still holds, cut as if into blocks. */
-  #heldTokens(blockTokens: number): Int32Array[] {
-    // Noted in the order of the stream.
-    const known = Int32Array.from(this.#ids.values(), ({ id }) => id);
-    const count = Math.ceil(known.length / blockTokens);
-    return Array.from({ length: count }, (_, i) => known.subarray(i * blockTokens, (i + 1) * blockTokens));
-  }
-
-  /** Candidates that stand for several blocks, read anew block by block; the others as they are. */
-  async #open(group: Group, ranking: Ranking): Promise<Candidate[]> {
-    const { candidates } = ranking;
-    const single = candidates.filter(({ blocks, first, last }) => blocks === 1 && first === last);
-    const serials = candidates
-      .filter(({ blocks, first, last }) => blocks > 1 || first !== last)
-      .flatMap(({ first, last }) => this.#store.serials(group.index, first, last));
-    const records = await this.#store.readMetas(group.index, serials);
-    const read = records.flatMap((record) => {
-      const meta = record && this.#decode(group, record);
-      return record && meta ? [{ serial: record.serial, meta }] : [];
-    });
-    const traits = read.map(({ meta }) => traitsOf(meta, this.#counts !== null));
-    const scores = withNeighbours(Float64Array.from(traits, (its) => ranking.score(its)));
-    const opened = read.map(
-      ({ serial }, i): Candidate => ({
-        first: serial,
-        last: serial,
-        blocks: 1,
-        score: scores[i]!,
-        terms: traits[i]!.terms,
-      }),
-    );
-    return [...single, ...opened];
   }
 
   /** Lends a group these blocks; returns how many of them could not be read. */
@@ -520,8 +427,8 @@ export class Recall implements LowerTier {
         group ? runsOf(this.#store.serials(group.index, 0, Number.MAX_SAFE_INTEGER)) : [],
       ),
       recalled: this.#groups.map((group) => group?.table.serials ?? []),
-      ids: [...this.#ids].map(([position, { id }]) => [position, id] as const),
-      asked: this.#counts && this.#asked.save(),
+      ids: this.#held?.save() ?? [],
+      asked: this.#terms?.questions.save() ?? null,
     };
   }
 
@@ -540,7 +447,7 @@ export class Recall implements LowerTier {
         if (record.group !== group.index || !inRuns(runs, record.serial)) continue;
         const meta = this.#decode(group, { ...record, payload: new Uint8Array() });
         if (!meta) continue;
-        this.#catalogue(group.catalogue, record.serial, traitsOf(meta, this.#counts !== null));
+        this.#catalogue(group.catalogue, record.serial, traitsOf(meta, this.#terms !== null));
         tokens += record.tokens;
       }
       const gone = cache.report().groups[group.index]!.demoted - tokens;
@@ -549,8 +456,8 @@ export class Recall implements LowerTier {
         cache.lose(group.index, { count: gone, merged: 0 }, []);
       }
     }
-    if (state.asked) this.#asked.restore(state.asked);
-    for (const [position, id] of state.ids) this.#ids.set(position, { id, left: this.#takers });
+    if (state.asked) this.#terms?.questions.restore(state.asked);
+    this.#held?.restore(state.ids);
     for (const group of this.#groups) {
       const serials = group ? (state.recalled[group.index] ?? []) : [];
       if (group && serials.length > 0) {
@@ -563,39 +470,6 @@ export class Recall implements LowerTier {
   }
 }
 
-/** The groups whose dropped tokens later queries could still have seen; null for the others. */
-export function groupsThatRecall(tape: Tape, layout: CacheLayout): (CacheGroup | null)[] {
-  return layout.groups.map((group) =>
-    group.lanes.every(({ layer }) => tape.kv[layer]!.window === null) ? group : null,
-  );
-}
-
-/** Pages that recalled blocks take of the pool, at most. */
-export function recallPages(tape: Tape, layout: CacheLayout, tokens: number): number {
-  return groupsThatRecall(tape, layout).reduce(
-    (sum, group) => sum + (group ? Math.floor(tokens / group.pageTokens) * group.lanes.length : 0),
-    0,
-  );
-}
-
-/** Bytes on disk of a block of every group. */
-export function recallBlockBytes(
-  tape: Tape,
-  layout: CacheLayout,
-  settings: Pick<RecallSettings, "by" | "vectors">,
-): number {
-  return recordSizes(tape, layout, settings).reduce((sum, { record }) => sum + record, 0);
-}
-
-/** Memory that a tier takes outside the pool, at most: summaries, what waits to be written, and blocks in the making. */
-export function recallBytes(tape: Tape, layout: CacheLayout, settings: RecallSettings): number {
-  const drafts = groupsThatRecall(tape, layout).reduce(
-    (sum, group) => sum + (group ? 2 * blockBytes(group) * group.lanes.length : 0),
-    0,
-  );
-  return settings.summaryBytes + settings.queueBytes + drafts;
-}
-
 function storeOptions({ cache, tape, fingerprint, folder, settings }: RecallParts): StoreOptions {
   const sizes = recordSizes(tape, cache.layout, settings);
   return {
@@ -606,19 +480,6 @@ function storeOptions({ cache, tape, fingerprint, folder, settings }: RecallPart
     budgetBytes: settings.diskBytes,
     queueBytes: settings.queueBytes,
   };
-}
-
-/** By group: bytes of a record, and of what stands in it before keys and values. */
-function recordSizes(
-  tape: Tape,
-  layout: CacheLayout,
-  { by, vectors }: Pick<RecallSettings, "by" | "vectors">,
-): { readonly record: number; readonly head: number }[] {
-  return groupsThatRecall(tape, layout).map((group) => {
-    if (!group) return { record: 0, head: 0 };
-    const meta = metaBytes(group, by === "tokens" ? 0 : vectors);
-    return { record: recordBytesFor(meta, blockBytes(group) * group.lanes.length), head: headBytesFor(meta) };
-  });
 }
 
 function ropeOf(tape: Tape, layer: number): RopeRef | null {

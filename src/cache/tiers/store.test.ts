@@ -18,7 +18,8 @@ import { TestRandom } from "../../../test/support/random.js";
 import { contentsOf, HEAD_BYTES, RECORD_BYTES, spanOf } from "../../../test/support/tier-writer.js";
 import { MillraceError } from "../../errors.js";
 import { FILE_HEAD_BYTES, headBytesFor, recordBytesFor } from "./files.js";
-import { BlockStore, copyFolder, type Loss, openStore, type StoreOptions } from "./store.js";
+import { BlockStore, type Loss, openStore, type StoreOptions } from "./store.js";
+import { copyFolder } from "./store-files.js";
 
 let root: string;
 beforeAll(() => {

@@ -9,41 +9,43 @@
 import {
   closeSync,
   constants,
-  copyFile,
   fdatasync,
-  link,
   mkdirSync,
   open,
   openSync,
   read,
-  readdirSync,
-  readSync,
   rmSync,
   unlinkSync,
-  write,
-  writeSync,
 } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import { MillraceError } from "../../errors.js";
-import { makeFolder } from "../../formats/cache-folder.js";
 import {
   type BlockRecord,
   type BlockSpan,
-  decodeFileHead,
   decodeRecord,
   encodeFileHead,
   encodeRecord,
   FILE_HEAD_BYTES,
   type FileHead,
 } from "./files.js";
+import {
+  copyFiles,
+  damaged,
+  fileName,
+  isMissing,
+  listFiles,
+  scanFile,
+  uncopied,
+  unread,
+  unwritten,
+  writeWhole,
+  writeWholeSync,
+} from "./store-files.js";
 
 const openFile = promisify(open);
 const readAt = promisify(read);
-const writeAt = promisify(write);
 const syncFile = promisify(fdatasync);
-const linkFile = promisify(link);
-const copy = promisify(copyFile);
 
 export interface StoreOptions {
   readonly folder: string;
@@ -105,7 +107,6 @@ interface Queued {
 
 /** A folder is cut into about this many files, so that pushing the oldest out loses little at once. */
 const FILES = 64;
-const NAME = /^(\d+)-(\d{8})\.blocks$/;
 
 export class BlockStore {
   readonly folder: string;
@@ -331,7 +332,7 @@ export class BlockStore {
     const current = this.#current[group];
     if (current) return current;
     const number = this.#nextFile++;
-    const path = join(this.folder, `${group}-${String(number).padStart(8, "0")}.blocks`);
+    const path = join(this.folder, fileName(group, number));
     const head: FileHead = {
       millrace: "tier",
       version: 1,
@@ -513,25 +514,6 @@ export function openStore(
   return { store, found: store.adopt() };
 }
 
-/**
- * Makes `to` hold the tier files of another folder: links where the file system has them, else copies. Throws
- * FILE_NOT_FOUND where they cannot be read, WRITE_FAILED where there is no room for them.
- */
-export async function copyFolder(from: string, to: string): Promise<void> {
-  const paths = listFiles(from).map(({ name }) => join(from, name));
-  await copyFiles(paths, to).catch((cause: unknown) => {
-    throw NO_ROOM.has(codeOf(cause)) ? uncopied(to, cause) : unread(from, cause);
-  });
-}
-
-async function copyFiles(paths: readonly string[], folder: string): Promise<void> {
-  await makeFolder(folder, 0o700);
-  for (const path of paths) {
-    const to = join(folder, basename(path));
-    await linkFile(path, to).catch(() => copy(path, to, constants.COPYFILE_EXCL));
-  }
-}
-
 /** What stands for a lost record among serials: no serial, and in order between its neighbours, in whatever file. */
 const hole = (serial: number): number => serial - 0.5;
 
@@ -541,80 +523,6 @@ const spanAt = ({ spans }: BlockFile, place: number): BlockSpan => ({
   first: spans[4 * place + 2]!,
   last: spans[4 * place + 3]!,
 });
-
-/** Names of a folder's tier files, in order of creation. Throws FILE_NOT_FOUND where there is no such folder. */
-function listFiles(folder: string): { name: string; group: number; number: number }[] {
-  let names: string[];
-  try {
-    names = readdirSync(folder);
-  } catch (cause) {
-    throw unread(folder, cause);
-  }
-  return names
-    .map((name) => ({ name, match: NAME.exec(name) }))
-    .filter(({ match }) => match !== null)
-    .map(({ name, match }) => ({ name, group: Number(match![1]), number: Number(match![2]) }))
-    .sort((a, b) => a.number - b.number);
-}
-
-/**
- * The records of a file by place, null where one is torn or damaged; a torn end is left out. With `whole` payloads
- * are checked, else only when they are read. Throws BAD_FORMAT for a file of another model or layout.
- */
-function scanFile(
-  path: string,
-  expected: {
-    readonly fingerprint: string;
-    readonly group: number;
-    readonly recordBytes: number | undefined;
-    readonly headBytes: number;
-    readonly whole: boolean;
-  },
-): (BlockRecord | null)[] {
-  const { fingerprint, group, recordBytes, headBytes, whole } = expected;
-  const fd = openSync(path, "r");
-  try {
-    const start = new Uint8Array(FILE_HEAD_BYTES);
-    readSync(fd, start, 0, FILE_HEAD_BYTES, 0);
-    const head = decodeFileHead(start);
-    // Killed while the file was made: nothing is in it.
-    if (!head) return [];
-    const foreign = head.fingerprint !== fingerprint || head.group !== group;
-    if (foreign || recordBytes === undefined || head.recordBytes !== recordBytes) {
-      throw new MillraceError(
-        "BAD_FORMAT",
-        `${path} holds blocks of another model or cache layout. Use the folder with what it was written for, or ` +
-          "give another one.",
-        { path, got: head.fingerprint, expected: fingerprint },
-      );
-    }
-    const records: (BlockRecord | null)[] = [];
-    const bytes = new Uint8Array(whole ? recordBytes : headBytes);
-    for (let at = FILE_HEAD_BYTES; ; at += recordBytes) {
-      const length = readSync(fd, bytes, 0, bytes.length, at);
-      if (length === 0) break;
-      const record = decodeRecord(bytes.subarray(0, length), whole);
-      records.push(record && { ...record, meta: record.meta.slice(), payload: new Uint8Array() });
-    }
-    while (records.at(-1) === null) records.pop();
-    return records;
-  } finally {
-    closeSync(fd);
-  }
-}
-
-async function writeWhole(fd: number, bytes: Uint8Array, at: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
-    const { bytesWritten } = await writeAt(fd, bytes, done, bytes.length - done, at + done);
-    done += bytesWritten;
-  }
-}
-
-function writeWholeSync(fd: number, bytes: Uint8Array, at: number): void {
-  for (let done = 0; done < bytes.length; ) {
-    done += writeSync(fd, bytes, done, bytes.length - done, at + done);
-  }
-}
 
 /** Where `wanted` stands in an ascending list, -1 where it does not. */
 function binarySearch(list: readonly number[], wanted: number): number {
@@ -627,45 +535,3 @@ function binarySearch(list: readonly number[], wanted: number): number {
   }
   return list[low] === wanted ? low : -1;
 }
-
-const codeOf = (cause: unknown): string | undefined => (cause as NodeJS.ErrnoException).code;
-
-const isMissing = (cause: unknown): boolean => codeOf(cause) === "ENOENT";
-
-/** What file systems say where they take no more. */
-const NO_ROOM: ReadonlySet<string | undefined> = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS"]);
-
-const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
-
-const unwritten = (folder: string, cause: unknown): MillraceError =>
-  new MillraceError(
-    "WRITE_FAILED",
-    `Blocks could not be written to the disk tier ${folder} (${reasonOf(cause)}); their tokens count as dropped. ` +
-      "Free space there or give another folder; the session goes on.",
-    { folder },
-    { cause },
-  );
-
-const uncopied = (folder: string, cause: unknown): MillraceError =>
-  new MillraceError(
-    "WRITE_FAILED",
-    `The blocks of a disk tier could not be written to ${folder} (${reasonOf(cause)}). Nothing was lost by that; free ` +
-      "space there, or choose another place, and try again.",
-    { folder },
-    { cause },
-  );
-
-const unread = (path: string, cause: unknown): MillraceError =>
-  new MillraceError(
-    "FILE_NOT_FOUND",
-    `The disk tier cannot read ${path} (${reasonOf(cause)}); the tokens in it count as dropped. The session goes on.`,
-    { path },
-    { cause },
-  );
-
-const damaged = (path: string, place: number): MillraceError =>
-  new MillraceError(
-    "BAD_FORMAT",
-    `Record ${place} of ${path} is damaged: its checksum is wrong; its tokens count as dropped. The session goes on.`,
-    { path, place },
-  );

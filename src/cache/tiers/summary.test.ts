@@ -10,7 +10,7 @@ import { sinks } from "../policies/sinks.js";
 import { Rotations } from "../rotations.js";
 import { SequenceCache } from "../sequence.js";
 import { Probe, probeLimits, probePages } from "./probe.js";
-import { recallPages } from "./recall.js";
+import { recallPages } from "./recall-settings.js";
 import { blockBytes, Summarizer, type Summary } from "./summary.js";
 
 const folders = new Folders();

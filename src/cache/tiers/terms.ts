@@ -7,11 +7,6 @@
  * questions asked before.
  */
 
-/** Rows of the count of blocks by term: terms that fall into one row count together, so a term may pass as less rare. */
-const ROWS = 2 ** 16;
-
-const rowOf = (term: number): number => (Math.imul(term, 0x9e3779b1) >>> 16) & (ROWS - 1);
-
 /** Distinct terms of a run of tokens, ascending: ids below 2^31, pairs of neighbours from there on. */
 export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
   const terms = new Set<number>();
@@ -35,10 +30,18 @@ export interface SavedTermCounts {
   readonly rows: readonly (readonly [number, number])[];
 }
 
-/** In how many texts (blocks, or questions) each term stands; 256 KiB. */
+/** In how many texts (blocks, or questions) each term stands. */
 export class TermCounts {
-  readonly #counts = new Uint32Array(ROWS);
+  readonly #counts: Uint32Array;
   #texts = 0;
+
+  /**
+   * @param rows A power of two, at most 2^16: terms that fall into one row count together, so a term may pass as less rare.
+   * Each takes 4 bytes.
+   */
+  constructor(rows: number) {
+    this.#counts = new Uint32Array(rows);
+  }
 
   /** How many were counted. */
   get texts(): number {
@@ -48,19 +51,19 @@ export class TermCounts {
   /** Counts a text's distinct terms. */
   add(terms: Uint32Array): void {
     this.#texts++;
-    for (const term of terms) this.#counts[rowOf(term)]!++;
+    for (const term of terms) this.#counts[this.#rowOf(term)]!++;
   }
 
   /** How telling a term is: the natural log of the share of texts that have it, negated; 0 where none has. */
   weight(term: number): number {
-    const count = this.#counts[rowOf(term)]!;
+    const count = this.#counts[this.#rowOf(term)]!;
     return count === 0 ? 0 : Math.log((this.#texts + 1) / count);
   }
 
   /** How rare a term is: from 1 where no text has it, on the same scale as `weight`, down to about 0 where all have. */
   rarity(term: number): number {
     const most = Math.log(this.#texts + 2);
-    return 1 - Math.log(this.#counts[rowOf(term)]! + 1) / most;
+    return 1 - Math.log(this.#counts[this.#rowOf(term)]! + 1) / most;
   }
 
   save(): SavedTermCounts {
@@ -73,6 +76,33 @@ export class TermCounts {
     this.#texts = texts;
     this.#counts.fill(0);
     for (const [row, count] of rows) this.#counts[row] = count;
+  }
+
+  #rowOf(term: number): number {
+    return (Math.imul(term, 0x9e3779b1) >>> 16) & (this.#counts.length - 1);
+  }
+}
+
+/** Of blocks there are many and of questions few: rows to count their terms in. */
+const BLOCK_ROWS = 2 ** 16;
+const QUESTION_ROWS = 2 ** 14;
+
+/** What is known of a stream's terms: how rare each is among its blocks, and among the questions asked so far. */
+export class StreamTerms {
+  /** Memory that it takes. */
+  static readonly bytes = 4 * (BLOCK_ROWS + QUESTION_ROWS);
+  readonly blocks = new TermCounts(BLOCK_ROWS);
+  readonly questions = new TermCounts(QUESTION_ROWS);
+
+  /** How much a question's term tells of what it asks about; 0 where no block has it. */
+  weight(term: number): number {
+    return this.blocks.weight(term) * this.questions.rarity(term) ** STEEPNESS;
+  }
+
+  /** How much each token of a question tells, for `Probe.ask`; null where none was seen before. */
+  weigh(ids: ArrayLike<number>): Float64Array | null {
+    const weights = Float64Array.from(ids, (id) => this.weight(id));
+    return weights.some((weight) => weight > 0) ? weights : null;
   }
 }
 
@@ -102,17 +132,16 @@ export class TermQuery {
     this.knowsQuestions = knowsQuestions;
   }
 
-  /** @param counts Of blocks. @param asked Of the questions before. */
-  static of(ids: ArrayLike<number>, counts: TermCounts, asked: TermCounts): TermQuery {
+  static of(ids: ArrayLike<number>, known: StreamTerms): TermQuery {
     const weights = new Map<number, number>();
     let most = 0;
     for (const term of termsOf(ids)) {
-      const weight = counts.weight(term) * asked.rarity(term) ** STEEPNESS;
+      const weight = known.weight(term);
       weights.set(term, weight);
       most = Math.max(most, weight);
     }
     const telling = [...weights].filter(([, weight]) => weight > 0 && weight >= LEAST_SHARE * most);
-    return new TermQuery(new Map(telling), asked.texts >= ENOUGH_QUESTIONS);
+    return new TermQuery(new Map(telling), known.questions.texts >= ENOUGH_QUESTIONS);
   }
 
   /** The same question, in which some terms count `factor` times as much. */

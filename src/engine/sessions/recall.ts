@@ -8,17 +8,15 @@ import type { CacheLayout } from "../../cache/layout.js";
 import type { KvPool } from "../../cache/pool.js";
 import type { SequenceCache } from "../../cache/sequence.js";
 import { Probe, probeLimits, probePages } from "../../cache/tiers/probe.js";
+import type { Recall, Recalled, RecallState } from "../../cache/tiers/recall.js";
 import {
   groupsThatRecall,
-  type Recall,
   type RecallBy,
-  type Recalled,
   type RecallSettings,
-  type RecallState,
   recallBlockBytes,
   recallBytes,
   recallPages,
-} from "../../cache/tiers/recall.js";
+} from "../../cache/tiers/recall-settings.js";
 import { MillraceError } from "../../errors.js";
 import { isAlive } from "../../formats/is-alive.js";
 import type { Tape } from "../../tape/tape.js";
