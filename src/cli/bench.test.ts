@@ -174,7 +174,11 @@ describe.skipIf(!built)("millrace bench (needs npm run build)", () => {
     const caches = ["--cache", "razor:window=16,duo"];
     const { code, stdout } = await cli(["bench", "cache", known, ...sizes, ...caches, ...ON]);
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^ +razor:window=16 +[12] of 2 /m);
+    const columns = ["whole heads", "bytes", "smaller", "a token", "faster", "of processors", "of bandwidth"];
+    expect(stdout).toMatch(new RegExp(`^ +cache +${columns.join(" +")} +read in$`, "m"));
+    expect(stdout).toMatch(
+      /^ +razor:window=16 +[12] of 2 +[\d.]+ KiB +[\d.]+x +[\d.]+ ms +[\d.]+x +[\d.]+ ms +\d+ % +[\d.]+ s$/m,
+    );
     expect(stdout).toMatch(/^Which heads are whole under duo was drawn at random \(seed 1\)/m);
   });
 

@@ -306,7 +306,17 @@ function print({ model, backend, codec, generate, seed, complete, unfit, context
 const drawnIn = ({ policy, heads }: Row): string[] => (heads?.drawn ? [policy.split(":")[0]!] : []);
 
 function tableOf({ context, rows, rounds, gigabytesPerSecond }: Part): string[] {
-  const head = ["cache", "whole heads", "bytes", "smaller", "a token", "faster", "of bandwidth", "read in"];
+  const head = [
+    "cache",
+    "whole heads",
+    "bytes",
+    "smaller",
+    "a token",
+    "faster",
+    "of processors",
+    "of bandwidth",
+    "read in",
+  ];
   const cells = rows.map((row) => [
     row.name,
     row.heads ? `${row.heads.whole} of ${row.heads.of}` : "",
