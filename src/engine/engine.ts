@@ -132,7 +132,7 @@ export class Engine {
     return Math.max(0, next - this.#clock());
   }
 
-  /** Takes a task out of the line, wherever it stands. Only between steps. */
+  /** Takes a task out of the line, wherever it stands, if it does: one that is done between steps asks for it. Only there. */
   withdraw(task: Task): void {
     this.#leave(task);
   }
@@ -188,9 +188,7 @@ export class Engine {
   /** Admits whom the plan admits, and finds the tasks that its work is for. */
   #schedule(now: number): Share[] {
     const { scheduler, limits } = this.#parts;
-    // A stream that was broken off or rewound between steps has nothing left to run.
-    for (const task of [...this.#byId.values()]) if (task.done) this.#leave(task);
-    for (const task of [...this.#running]) this.#attempt(task, () => task.look?.());
+    for (const task of [...this.#running]) if (task.look) this.#attempt(task, () => task.look?.());
     const isUp = (task: Task) => !rests(task) || (task.deadline ?? Number.POSITIVE_INFINITY) <= now;
     const look = (): Queue => ({
       waiting: this.#waiting.filter(isUp),

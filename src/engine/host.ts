@@ -16,7 +16,7 @@ import type {
   SessionReport,
   ToWorker,
 } from "./protocol.js";
-import type { SessionsListener } from "./sessions/sessions.js";
+import type { SessionsListener } from "./sessions/live-session.js";
 
 /** The part of a MessagePort that the host uses. */
 export interface HostPort {
@@ -72,10 +72,10 @@ class Host {
       else if (message.type === "lease") this.#hearOfLease(message.message);
       else if (message.type === "read") {
         this.#model?.engine.grant(message.id, message.pieces);
-        this.#model?.sessions.grant(message.id, message.pieces);
+        this.#model?.asking.grant(message.id, message.pieces);
       } else {
         this.#model?.cancel(message.id);
-        void this.#model?.sessions.cancel(message.id).then(() => this.#flush());
+        void this.#model?.asking.cancel(message.id).then(() => this.#flush());
       }
     } catch (error) {
       // Nobody waits for an answer to a lease.
@@ -144,14 +144,14 @@ class Host {
         this.#later(id, this.#opened().sessions.fork(id, call.parameters.session));
         break;
       case "append":
-        this.#later(id, this.#opened().sessions.append(id, call.parameters));
+        this.#later(id, this.#opened().asking.append(id, call.parameters));
         break;
       case "appendScored":
-        this.#later(id, this.#opened().sessions.appendScored(id, call.parameters));
+        this.#later(id, this.#opened().asking.appendScored(id, call.parameters));
         break;
       case "answer": {
         const emit = (piece: Emission) => this.#pieces.push({ id, piece });
-        this.#later(id, this.#opened().sessions.answer(id, call.parameters, emit));
+        this.#later(id, this.#opened().asking.answer(id, call.parameters, emit));
         break;
       }
       case "rewind":
@@ -164,7 +164,7 @@ class Host {
         this.#later(id, this.#opened().sessions.map(call.parameters.session, call.parameters.columns));
         break;
       case "recall":
-        this.#later(id, this.#opened().sessions.recall(call.parameters.session, call.parameters.question));
+        this.#later(id, this.#opened().asking.recall(call.parameters.session, call.parameters.question));
         break;
       case "watch":
         this.#later(

@@ -35,7 +35,9 @@ import { type LeaseWire, PoolLease } from "./pool-lease.js";
 import { openPrefixDisk } from "./prefix-disk.js";
 import { loadPrefixes, savePrefixes } from "./prefix-file.js";
 import type { OpenParameters, OpenProgress } from "./protocol.js";
-import { Sessions, type SessionsListener } from "./sessions/sessions.js";
+import { Asking } from "./sessions/asking.js";
+import type { SessionsListener } from "./sessions/live-session.js";
+import { Sessions } from "./sessions/sessions.js";
 
 /** Context where the caller names none: long enough for most, short of what a trained maximum would cost. */
 const DEFAULT_CONTEXT = 8192;
@@ -230,29 +232,30 @@ export async function assemble(
     const language = new Language(resolved, vocabularySize);
     const budget = parameters.memoryBytes;
     const used = plan.weightBytes + fit.cacheBytes + fit.scratchBytes;
+    const live = new Sessions(
+      {
+        engine,
+        backend,
+        tape,
+        limits,
+        cache: plan.cache,
+        identity,
+        adapters: plan.adapters,
+        heads: plan.heads,
+        context: plan.context,
+        spareBytes: budget === undefined ? null : budget - used,
+        questions: {
+          compile: (asked) => backend.compile(tape, weights, asked),
+          scratchBytes: (asked) => backend.plan(tape, asked).scratchBytes,
+        },
+      },
+      sessions,
+    );
     return new LoadedModel({
       engine,
       language,
-      sessions: new Sessions(
-        {
-          engine,
-          language,
-          backend,
-          tape,
-          limits,
-          cache: plan.cache,
-          identity,
-          adapters: plan.adapters,
-          heads: plan.heads,
-          context: plan.context,
-          spareBytes: budget === undefined ? null : budget - used,
-          questions: {
-            compile: (asked) => backend.compile(tape, weights, asked),
-            scratchBytes: (asked) => backend.plan(tape, asked).scratchBytes,
-          },
-        },
-        sessions,
-      ),
+      sessions: live,
+      asking: new Asking({ sessions: live, engine, language, context: plan.context }),
       maxTokens: fit.context,
       dispose,
       info: {

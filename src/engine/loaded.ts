@@ -22,6 +22,7 @@ import {
   type ScoreEnd,
 } from "./protocol.js";
 import type { RequestListener } from "./request.js";
+import type { Asking } from "./sessions/asking.js";
 import type { Sessions } from "./sessions/sessions.js";
 import { onEngineClock } from "./standing.js";
 
@@ -33,6 +34,7 @@ interface Ending<T> {
 export interface LoadedParts {
   readonly engine: Engine;
   readonly sessions: Sessions;
+  readonly asking: Asking;
   readonly language: Language;
   readonly info: LoadedInfo;
   /** Most tokens of one request; Infinity where the cache policy takes streams of any length. */
@@ -45,6 +47,7 @@ type Conversation = Exclude<Prompt, string | Int32Array>;
 export class LoadedModel {
   readonly engine: Engine;
   readonly sessions: Sessions;
+  readonly asking: Asking;
   readonly info: LoadedInfo;
   readonly #language: Language;
   readonly #maxTokens: number;
@@ -53,9 +56,10 @@ export class LoadedModel {
   /** Generations whose format is being compiled, and whether they were cancelled meanwhile. */
   readonly #starting = new Passing<{ cancelled: boolean }>();
 
-  constructor({ engine, sessions, language, info, maxTokens, dispose }: LoadedParts) {
+  constructor({ engine, sessions, asking, language, info, maxTokens, dispose }: LoadedParts) {
     this.engine = engine;
     this.sessions = sessions;
+    this.asking = asking;
     this.info = info;
     this.#language = language;
     this.#maxTokens = maxTokens;

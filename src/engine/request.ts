@@ -2,10 +2,11 @@
 import type { Found, PrefixLease, PrefixTree } from "../cache/prefix.js";
 import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
-import { MillraceError } from "../errors.js";
+import type { MillraceError } from "../errors.js";
 import type { Outputs, Phase } from "../scheduler/contract.js";
 import { namespaceOf } from "./prefix-file.js";
 import { PutAway } from "./put-away.js";
+import { tooLate } from "./standing.js";
 import type { Place, Task } from "./task.js";
 
 export interface RequestEnd {
@@ -211,11 +212,7 @@ export class Request implements Task {
 
   expire(): void {
     if (!Number.isNaN(this.#admittedAt)) this.#endShort("deadline");
-    else {
-      const waited = Math.round(performance.now() - this.#queuedAt);
-      const message = `The request's deadline passed while it waited for its turn, ${waited} ms long. Allow it more time, or let fewer requests wait.`;
-      this.fail(new MillraceError("DEADLINE_PASSED", message, { waitedMs: waited }));
-    }
+    else this.fail(tooLate("request", this.#queuedAt));
   }
 
   cancel(): void {

@@ -1,4 +1,5 @@
 /** Where a request, or what is asked of a session, stands among those of others: whose it is, how urgent, and until when it is of use. */
+import { type ErrorDetails, MillraceError } from "../errors.js";
 import { parseDuration } from "./duration.js";
 import { invalid } from "./options.js";
 
@@ -64,4 +65,19 @@ export function standing({ client, priority, deadline }: StandingOptions): () =>
     ...(priority === undefined ? {} : { priority }),
     ...(ms === undefined ? {} : { deadline: sharedNow() + ms }),
   });
+}
+
+/** DEADLINE_PASSED for what was asked `askedAt`, on this thread's clock, and never came to its end; `left`: how that stands. */
+export function tooLate(
+  what: "request" | "answer" | "append",
+  askedAt: number,
+  details: ErrorDetails = {},
+  left = "nothing of it was run",
+): MillraceError {
+  const waitedMs = Math.round(performance.now() - askedAt);
+  return new MillraceError(
+    "DEADLINE_PASSED",
+    `The ${what}'s deadline passed while it waited for its turn, ${waitedMs} ms long: ${left}. Allow it more time, or let fewer wait.`,
+    { waitedMs, ...details },
+  );
 }

@@ -16,8 +16,8 @@ export interface Place {
 
 /**
  * A sequence with work. The engine calls `admit` once, then for each step that it takes part in `take`, `accept` for
- * each of its rows of logits or states, and `settle`; it lets go of the task as soon as it is `done`. One that comes in
- * turns goes back to the end of the line when a turn is over and others wait, and is admitted again.
+ * each of its rows of logits or states, and `settle`; it lets go of the task as soon as it is `done` in a step (between
+ * steps, see `Engine.withdraw`). One that comes in turns goes back to the end of the line when a turn is over and others wait, and is admitted again.
  */
 export interface Task extends WaitingRequest, RunningRequest {
   readonly place: Place;

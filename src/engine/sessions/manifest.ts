@@ -11,7 +11,7 @@ import { type CacheSpec, cacheSpec } from "../policies.js";
 import type { AnswerParameters } from "../protocol.js";
 import { damaged } from "./file.js";
 import type { SavedTier } from "./recall.js";
-import { MOST_TOKENS, REMEMBERED } from "./stream.js";
+import { MOST_TOKENS, REMEMBERED } from "./transcript.js";
 
 /** An answer that was under way when its session was saved. */
 export interface UnfinishedAnswer {
@@ -34,6 +34,8 @@ export interface SessionManifest {
   readonly waiting: number;
   /** Where what was appended last begins; older files do not say. */
   readonly lastAppend?: number | undefined;
+  /** Tokens at the end that were sampled, nothing being appended since; older files do not say. */
+  readonly said?: number | undefined;
   readonly unfinished: UnfinishedAnswer | null;
   readonly recall: SavedTier | null;
 }
@@ -107,6 +109,7 @@ function makeSchema() {
     recent: count.max(REMEMBERED),
     waiting: count.max(MOST_TOKENS),
     lastAppend: count.max(MOST_TOKENS).optional(),
+    said: count.max(MOST_TOKENS).optional(),
     unfinished: z.strictObject({ parameters, promptTokens: count, decoder: state }).nullable(),
     recall: z
       .strictObject({ spec: recallSpec, folder: z.string().regex(/^[^/\\]+$/), state: recallState })

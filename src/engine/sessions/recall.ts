@@ -168,7 +168,8 @@ export function removeOldTiers(path: string, tier: SavedTier | null): void {
   const prefix = `${basename(path)}.tier-`;
   try {
     for (const name of readdirSync(dirname(path))) {
-      if (!name.startsWith(prefix) || name === tier?.folder) continue;
+      const isTier = name.startsWith(prefix) && /^[0-9a-f]{12}$/.test(name.slice(prefix.length));
+      if (!isTier || name === tier?.folder) continue;
       rmSync(join(dirname(path), name), { recursive: true, force: true });
     }
   } catch {

@@ -1,71 +1,68 @@
 /** A session as a file: what is written of one, and what a file must hold to become one again. */
 import { SequenceCache } from "../../cache/sequence.js";
-import type { Recall } from "../../cache/tiers/recall.js";
 import { MillraceError } from "../../errors.js";
 import type { AdapterIdentity, ModelIdentity } from "../identity.js";
-import type { CacheSpec } from "../policies.js";
 import type { Place } from "../task.js";
+import type { Answer } from "./answering.js";
 import { damaged, type SessionFile, writeSessionFile } from "./file.js";
+import type { LiveSession } from "./live-session.js";
 import { type SessionManifest, type UnfinishedAnswer, writeManifest } from "./manifest.js";
-import { type RecallSpec, removeOldTiers, removeTier, saveTier } from "./recall.js";
+import { removeOldTiers, removeTier, saveTier } from "./recall.js";
 import { RecentTokens } from "./recent-tokens.js";
 import { Spoken } from "./spoken.js";
-import { MOST_TOKENS, REMEMBERED, type Stream, type StreamParts } from "./stream.js";
-
-/** What of a session stands in its file. */
-export interface SavedSession {
-  readonly identity: ModelIdentity;
-  readonly adapter: AdapterIdentity | null;
-  readonly cache: CacheSpec;
-  readonly memoryBytes: number;
-  /** Paused until the promise settles. */
-  readonly stream: Stream;
-  /** An answer that was under way when it was restored, and that nobody has taken up. */
-  readonly unfinished: UnfinishedAnswer | null;
-  readonly tier: { readonly recall: Recall; readonly spec: RecallSpec } | null;
-}
+import { StreamState } from "./stream-state.js";
+import { MOST_TOKENS, REMEMBERED, Transcript } from "./transcript.js";
 
 /**
- * Writes a session to one file, and its tier to a folder beside that, in place of what was there, or fails and leaves that.
- * `check` is asked before the file takes its name, and may throw. Resolves with the file's bytes. Throws WRITE_FAILED.
+ * Writes a session that stands still to one file, and its tier to a folder beside that, in place of what was there, or fails
+ * and leaves that. `check` is asked before the file takes its name, and may throw. Resolves with the file's bytes. Throws
+ * WRITE_FAILED.
  */
-export async function saveSession(path: string, session: SavedSession, check: () => void): Promise<number> {
-  const { stream, tier, identity, adapter, cache, memoryBytes, unfinished } = session;
-  const recall = tier && (await saveTier(tier.recall, tier.spec, path));
-  const { header, parts } = stream.cache.openSnapshot();
-  const [recent, waiting] = [stream.recent.toArray(), stream.waiting.slice()];
-  const answer = stream.answer && {
-    parameters: stream.answer.parameters,
-    promptTokens: stream.answer.promptTokens,
-    decoder: stream.answer.decoder.save(),
-  };
-  const manifest = writeManifest({
-    identity,
-    adapter,
-    cache,
-    memoryBytes,
-    header,
-    before: stream.before,
-    recent: recent.length,
-    waiting: waiting.length,
-    lastAppend: stream.lastAppend,
-    unfinished: answer ?? unfinished,
-    recall,
-  });
-  const body = function* () {
-    yield bytesOf(recent);
-    yield bytesOf(waiting);
-    yield* parts;
-  };
+export async function saveSession(
+  path: string,
+  session: LiveSession,
+  identity: ModelIdentity,
+  check: () => void,
+): Promise<number> {
+  const { stream, home, recall, adapter } = session;
+  const tier = recall && home.recall && (await saveTier(recall, home.recall, path));
   try {
+    const { transcript, answer } = stream;
+    const { header, parts } = stream.cache.openSnapshot();
+    const [recent, waiting] = [transcript.recent(), transcript.waiting.slice()];
+    const manifest = writeManifest({
+      identity,
+      adapter,
+      cache: home.cache,
+      memoryBytes: home.fit.memoryBytes,
+      header,
+      before: transcript.before,
+      recent: recent.length,
+      waiting: waiting.length,
+      lastAppend: transcript.lastAppend,
+      said: transcript.said,
+      unfinished: answer ? unfinished(answer) : session.unfinished,
+      recall: tier,
+    });
+    const body = function* () {
+      yield bytesOf(recent);
+      yield bytesOf(waiting);
+      yield* parts;
+    };
     const bytes = await writeSessionFile(path, manifest, body(), check);
-    removeOldTiers(path, recall);
+    removeOldTiers(path, tier);
     return bytes;
   } catch (error) {
-    if (recall) removeTier(path, recall);
+    if (tier) removeTier(path, tier);
     throw error;
   }
 }
+
+const unfinished = ({ parameters, promptTokens, decoder }: Answer): UnfinishedAnswer => ({
+  parameters,
+  promptTokens,
+  decoder: decoder.save(),
+});
 
 /** Throws WRONG_MODEL where a file was saved with another model or tokenizer than this one. */
 export function checkIdentity(path: string, saved: ModelIdentity, identity: ModelIdentity): void {
@@ -101,14 +98,14 @@ export function savedAdapter(
   );
 }
 
-/** What a stream is made of, from a file that is whole. Throws BAD_FORMAT, and what `checkTokens` throws. */
-export function readStream(
+/** What a stream had seen, from a file that is whole. Throws BAD_FORMAT, OUT_OF_BUDGET, and what `checkTokens` throws. */
+export function readState(
   path: string,
   file: SessionFile,
   manifest: SessionManifest,
   { pool, layout }: Place,
   checkTokens: (tokens: Int32Array) => void,
-): Required<Pick<StreamParts, "cache" | "waiting" | "recent" | "lastAppend" | "spoken">> {
+): StreamState {
   const [recent, waiting] = [new Int32Array(manifest.recent), new Int32Array(manifest.waiting)];
   for (const tokens of [recent, waiting]) {
     if (tokens.byteLength > file.body.left) throw damaged(path, "it has fewer tokens than it claims");
@@ -121,9 +118,15 @@ export function readStream(
     cache.dispose();
     throw damaged(path, "its tokens do not add up");
   }
-  const kept = RecentTokens.from(REMEMBERED, end, recent);
-  const lastAppend = Math.min(manifest.lastAppend ?? end, end + waiting.length);
-  return { cache, waiting, recent: kept, lastAppend, spoken: Spoken.all(manifest.before) };
+  const { before, lastAppend = end, said = 0 } = manifest;
+  const transcript = new Transcript({
+    recent: RecentTokens.from(REMEMBERED, end, recent),
+    waiting,
+    lastAppend: Math.min(lastAppend, end + waiting.length),
+    said: Math.min(said, end + waiting.length),
+    spoken: Spoken.all(before),
+  });
+  return new StreamState(cache, transcript);
 }
 
 const bytesOf = (values: Int32Array): Uint8Array =>

@@ -6,102 +6,54 @@
  * starts from: once anything was appended, one token at least is always waiting.
  */
 import type { CacheEvent, SequenceCache } from "../../cache/sequence.js";
-import { PROBE_TOKENS } from "../../cache/tiers/probe.js";
-import type { Emission, FinishReason } from "../../decoding/contract.js";
-import type { PlainDecoder } from "../../decoding/plain.js";
-import { logProbability } from "../../decoding/score.js";
+import type { FinishReason } from "../../decoding/contract.js";
 import { MillraceError } from "../../errors.js";
 import type { Outputs, Phase } from "../../scheduler/contract.js";
-import type { Before } from "../language.js";
-import type { AnswerParameters, Scores, SessionReport } from "../protocol.js";
-import type { RequestEnd } from "../request.js";
+import type { SessionReport } from "../protocol.js";
 import type { Standing } from "../standing.js";
 import type { Place, Task } from "../task.js";
-import { RecentTokens } from "./recent-tokens.js";
-import { Spoken } from "./spoken.js";
-import { TokenQueue } from "./token-queue.js";
+import { type Answer, Answering, type AnswerListener } from "./answering.js";
+import { type Append, Appends, type Stretch } from "./appends.js";
+import type { StreamState } from "./stream-state.js";
+import { MOST_TOKENS, type Transcript } from "./transcript.js";
 
-/** Positions are 32-bit; the last one is left out. */
-export const MOST_TOKENS = 2 ** 31 - 1;
 /** Tokens that may wait when more are appended. */
-export const MOST_WAITING = 2 ** 20;
-/** Tokens that a stream remembers by id: for penalties, and to go back to. */
-export const REMEMBERED = 1024;
+const MOST_WAITING = 2 ** 20;
 
-export interface AnswerListener {
-  emit(emission: Emission): void;
-  end(end: RequestEnd & { readonly seed: number }): void;
-  fail(error: MillraceError): void;
-}
-
-export interface AppendListener {
-  /** All of its tokens are in, the very last perhaps waiting. */
-  end(): void;
-  fail(error: MillraceError): void;
-}
-
-interface Append {
-  readonly id: number;
-  /** Positions in the stream. */
-  from: number;
-  end: number;
-  readonly listener: AppendListener;
-  readonly scores: Scores | null;
-  /** Its deadline is on the engine's clock. */
-  readonly standing: Standing;
-  readonly askedAt: number;
-}
-
-/** An answer under way, in the form that another stream can take up. */
-export interface Answer {
-  readonly parameters: AnswerParameters & { readonly maxTokens: number };
-  readonly decoder: PlainDecoder;
-  /** Tokens that waited when it was asked for. */
-  readonly promptTokens: number;
-}
-
-interface Answering extends Answer {
-  readonly id: number;
-  readonly listener: AnswerListener;
-  readonly standing: Standing;
-  credit: number;
-  generated: number;
-  readonly askedAt: number;
-  startedAt: number;
-  firstAt: number;
-  lastAt: number;
+/** Told during steps and calls; must not call back. */
+export interface StreamListener {
+  /** There is work: the stream wants to stand in the line. */
+  work(stream: Stream): void;
+  /** Between steps: there is none any more. */
+  rest(stream: Stream): void;
+  report(report: SessionReport): void;
+  change(event: CacheEvent): void;
+  /** Of tokens that are about to be run, and of their positions; valid during the call. Absent: nobody asks. */
+  take?(positions: Int32Array, tokens: Int32Array): void;
 }
 
 export interface StreamParts {
   readonly id: number;
   readonly place: Place;
-  readonly cache: SequenceCache;
+  readonly state: StreamState;
   /** Most tokens that the cache takes in all; Infinity where the policy lets go of some. */
   readonly capacity: number;
-  readonly recent?: RecentTokens;
-  readonly waiting?: Int32Array;
-  /** Where what was appended last begins. Default: where that begins that waits. */
-  readonly lastAppend?: number;
-  readonly spoken?: Spoken;
   /**
    * Most tokens of what was appended last that wait until more follows or an answer is asked for, since they may be a
-   * question that is to be looked into first. Default 1.
+   * question that is to be looked into first. At least 1.
    */
-  readonly heldBack?: number;
-  /** Told of tokens that are about to be run, and of their positions; valid during the call. */
-  readonly onTake?: (positions: Int32Array, tokens: Int32Array) => void;
+  readonly heldBack: number;
   /** Number of the adapter that its tokens run with; absent: none. */
   readonly adapter?: number;
-  /** There is work: the stream wants to stand in the line. */
-  readonly wake: (stream: Stream) => void;
-  readonly onReport: (report: SessionReport) => void;
-  readonly onChange: (event: CacheEvent) => void;
+  readonly listener: StreamListener;
 }
 
 export class Stream implements Task {
   readonly id: number;
   readonly place: Place;
   readonly cache: SequenceCache;
+  /** Its tokens; only the stream changes them. */
+  readonly transcript: Transcript;
   readonly capacity: number;
   readonly adapter?: number;
   /** Its pages are its own. */
@@ -109,14 +61,10 @@ export class Stream implements Task {
   readonly resident = true;
   arrivedAt = 0;
   cancelled = false;
-  readonly #parts: StreamParts;
-  readonly #queue = new TokenQueue();
-  readonly #recent: RecentTokens;
-  readonly #spoken: Spoken;
-  readonly #appends: Append[] = [];
+  readonly #state: StreamState;
+  readonly #listener: StreamListener;
   readonly #mostHeldBack: number;
-  /** Where in the stream what was appended last begins. */
-  #lastAppend: number;
+  readonly #appends = new Appends();
   #answer: Answering | null = null;
   #idle: (() => void)[] = [];
   #paused = false;
@@ -130,33 +78,22 @@ export class Stream implements Task {
   #broken: MillraceError | null = null;
 
   constructor(parts: StreamParts) {
-    this.#parts = parts;
     this.id = parts.id;
     this.place = parts.place;
-    this.cache = parts.cache;
+    this.#state = parts.state;
+    this.cache = parts.state.cache;
+    this.transcript = parts.state.transcript;
     this.capacity = parts.capacity;
     if (parts.adapter !== undefined) this.adapter = parts.adapter;
-    this.#recent = parts.recent ?? new RecentTokens(REMEMBERED);
-    this.#spoken = parts.spoken ?? Spoken.all("nothing");
-    this.#mostHeldBack = parts.heldBack ?? 1;
-    this.#lastAppend = parts.lastAppend ?? parts.cache.nextPosition;
+    this.#listener = parts.listener;
+    this.#mostHeldBack = parts.heldBack;
     this.#turn = parts.place.layout.step;
-    if (parts.waiting) this.#queue.push(parts.waiting);
-    this.cache.onChange((event) => parts.onChange(event));
+    this.cache.onChange((event) => parts.listener.change(event));
   }
 
   /** Tokens in all, those that wait included. */
   get length(): number {
-    return this.cache.nextPosition + this.#queue.length;
-  }
-
-  /** What a further prompt goes on from: to be told what was appended last. */
-  get before(): Before {
-    return this.#spoken.last;
-  }
-
-  set before(before: Before) {
-    this.#spoken.note(this.#lastAppend, before);
+    return this.transcript.length;
   }
 
   /** The answer under way, for another stream to take up. */
@@ -164,120 +101,53 @@ export class Stream implements Task {
     return this.#answer;
   }
 
-  /** What waits to be run; valid until the stream changes. */
-  get waiting(): Int32Array {
-    return this.#queue.view();
+  report(): SessionReport {
+    return this.#state.report();
   }
 
-  /** The end of what was appended last, run or not, and of what was answered since: as much as a probe takes. A copy. */
-  get question(): Int32Array {
-    const tail = this.tail();
-    const count = Math.min(this.length - this.#lastAppend, PROBE_TOKENS, tail.length);
-    return tail.slice(tail.length - count);
-  }
-
-  get lastAppend(): number {
-    return this.#lastAppend;
-  }
-
-  /** Tokens that wait for more: of what was appended last some, and one at least. */
-  get #heldBack(): number {
-    return Math.max(1, Math.min(this.#mostHeldBack, this.length - this.#lastAppend));
-  }
-
-  /** Resolves when nothing is left to run but what is held back, or the stream has broken. */
+  /** Resolves when nothing is left to run but what is held back, or a step has failed, or the stream has broken. */
   idle(): Promise<void> {
-    if (this.#ready === 0) return Promise.resolve();
+    if (this.#broken || this.#left === 0) return Promise.resolve();
     return new Promise((resolve) => {
       this.#idle.push(resolve);
     });
   }
 
-  get recent(): RecentTokens {
-    return this.#recent;
-  }
-
-  report(): SessionReport {
-    const { groups: _, ...report } = this.cache.report();
-    return { ...report, waiting: this.#queue.length };
-  }
-
-  /** The last ids of the stream, at most `REMEMBERED` of them and all that wait. */
-  tail(): Int32Array {
-    const [known, waiting] = [this.#recent.toArray(), this.#queue.view()];
-    const tail = new Int32Array(known.length + waiting.length);
-    tail.set(known);
-    tail.set(waiting, known.length);
-    return tail;
-  }
-
   /**
    * Tokens that follow all others. Throws PROMPT_TOO_LONG where they do not fit what the cache can hold, OUT_OF_BUDGET
-   * while too many wait. `scores` are those of these tokens, and filled in when the listener hears of the end.
+   * while too many wait. What is scored is filled in when the listener hears of the end.
    */
-  append(
-    id: number,
-    tokens: Int32Array,
-    listener: AppendListener,
-    { scores = null, standing = {} }: { readonly scores?: Scores | null; readonly standing?: Standing } = {},
-  ): void {
+  append(tokens: Int32Array, append: Append): void {
     this.#checkUsable();
-    const from = this.length;
+    const { transcript } = this;
+    const from = transcript.length;
     const end = from + tokens.length;
     if (end > Math.min(this.capacity, MOST_TOKENS)) throw tooLong(tokens.length, from, this.capacity);
-    if (this.#queue.length > MOST_WAITING) {
-      throw new MillraceError(
-        "OUT_OF_BUDGET",
-        `${this.#queue.length} tokens wait to be run; await what was appended before appending more.`,
-        { waiting: this.#queue.length, most: MOST_WAITING },
-      );
+    if (transcript.numWaiting > MOST_WAITING) {
+      const waiting = transcript.numWaiting;
+      const message = `${waiting} tokens wait to be run; await what was appended before appending more.`;
+      throw new MillraceError("OUT_OF_BUDGET", message, { waiting, most: MOST_WAITING });
     }
-    this.#queue.push(tokens);
-    this.#lastAppend = from;
-    const askedAt = performance.now();
-    this.#appends.push({ id, from, end, listener, scores, standing, askedAt });
+    transcript.append(tokens);
+    this.#appends.add(append, from, end);
     this.#settleAppends();
-    this.#wake();
+    this.#changed();
   }
 
   /** Takes back what of an append has not been run, and fails it with ABORTED. Unknown ids are of appends that ended. */
   abandon(id: number): void {
-    const append = this.#appends.find((each) => each.id === id);
-    if (!append) return;
-    this.#takeBack(append, (details) => notTaken("The caller's signal ended the append", details));
-    this.#report();
-  }
-
-  /** Takes back what of an append has not been run, and fails it. */
-  #takeBack(append: Append, error: (details: Taken) => MillraceError): void {
-    const next = this.cache.nextPosition;
-    let from = Math.max(append.from, next);
-    // One token must wait: else there would be nothing to go on from.
-    if (this.#queue.length === append.end - from) from++;
-    const count = append.end - from;
-    this.#queue.remove(from - next, count);
-    this.#spoken.remove(from, count);
-    this.#spoken.truncate(this.length);
-    for (const later of this.#appends.slice(this.#appends.indexOf(append) + 1)) {
-      later.from -= count;
-      later.end -= count;
-    }
-    this.#appends.splice(this.#appends.indexOf(append), 1);
-    const tokens = append.end - append.from;
-    append.listener.fail(error({ tokens, taken: tokens - count }));
+    const { ran, numWaiting } = this.transcript;
+    if (this.#takeBack(this.#appends.abandon(id, ran, numWaiting))) this.#changed();
   }
 
   /**
-   * Starts an answer, or takes one up. Throws INVALID_ARGUMENT where there is nothing to go on from or one is under
-   * way, PROMPT_TOO_LONG where the cache is full.
+   * Starts an answer, or takes one up; it pauses when it has given `credit` emissions. Throws INVALID_ARGUMENT where there
+   * is nothing to go on from or one is under way, PROMPT_TOO_LONG where the cache is full.
    */
-  ask(id: number, answer: Answer, credit: number, listener: AnswerListener, standing: Standing = {}): void {
+  ask(answer: Answer, credit: number, listener: AnswerListener, standing: Standing): void {
     this.checkAskable();
-    const now = performance.now();
-    const times = { askedAt: now, startedAt: Number.NaN, firstAt: Number.NaN, lastAt: Number.NaN };
-    this.#answer = { ...answer, id, listener, standing, credit, generated: 0, ...times };
-    if (this.before !== "text") this.#spoken.note(this.length, "answer");
-    this.#wake();
+    this.#answer = new Answering(answer, credit, listener, standing);
+    this.#changed();
   }
 
   /** Throws what `ask` would. */
@@ -289,7 +159,7 @@ export class Stream implements Task {
         "The session is answering already; read that answer to its end, or break it off, before asking for another.",
       );
     }
-    if (this.#queue.length === 0) {
+    if (this.transcript.numWaiting === 0) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
         "The session has nothing to go on from; append something before asking for an answer.",
@@ -301,13 +171,15 @@ export class Stream implements Task {
   /** Lets the answer give `emissions` more before it pauses. */
   grant(emissions: number): void {
     if (!this.#answer) return;
-    this.#answer.credit += emissions;
-    this.#wake();
+    this.#answer.grant(emissions);
+    this.#changed();
   }
 
   /** Ends the answer with "aborted"; what it said stays in the stream. */
   breakOff(): void {
+    if (!this.#answer) return;
     this.#end("aborted");
+    this.#changed();
   }
 
   /**
@@ -329,47 +201,37 @@ export class Stream implements Task {
         { to, seen: this.length },
       );
     }
-    const left = this.#truncate(to);
-    this.#lastAppend = Math.min(this.#lastAppend, to);
-    for (const append of this.#appends.splice(0)) {
-      if (append.end <= to) this.#appends.push(append);
-      else
-        append.listener.fail(new MillraceError("ABORTED", "The session was rewound to before these tokens."));
-    }
+    const left = this.#state.rewind(to);
+    this.#appends.rewind(to);
     this.#settleAppends();
-    this.#spoken.truncate(to);
-    this.#report();
+    this.#changed();
     return left;
   }
 
-  /** Parts of a stream that goes on from here, on the same pages; the answer stays here. Throws OUT_OF_BUDGET. */
-  fork(): Omit<StreamParts, "id" | "heldBack" | "onTake" | "wake" | "onReport" | "onChange"> {
+  /** What a second stream goes on from, on the same pages; the answer stays here. Throws OUT_OF_BUDGET. */
+  fork(): StreamState {
     this.#checkUsable();
-    const recent = RecentTokens.from(REMEMBERED, this.#recent.end, this.#recent.toArray());
-    const { place, capacity, adapter, lastAppend } = this;
-    const waiting = this.#queue.view().slice();
-    const spoken = this.#spoken.copy();
-    const parts = { place, cache: this.cache.fork(), capacity, recent, waiting, lastAppend, spoken };
-    return adapter === undefined ? parts : { ...parts, adapter };
+    return this.#state.fork();
   }
 
   /** Nothing of it runs until `resume`. */
   pause(): void {
     this.#paused = true;
+    this.#changed();
   }
 
   resume(): void {
     this.#paused = false;
-    this.#wake();
+    this.#changed();
   }
 
-  /** Frees its pages. What is under way fails with `error`; idempotent. */
+  /** Frees its pages. What is under way fails with `error`; idempotent. It stands in no line. */
   close(error: MillraceError): void {
     this.#broken ??= error;
     const answer = this.#answer;
     this.#answer = null;
-    answer?.listener.fail(error);
-    for (const append of this.#appends.splice(0)) append.listener.fail(error);
+    answer?.fail(error);
+    this.#appends.failAll(error, null);
     this.cache.dispose();
     this.#tellIdle();
   }
@@ -379,43 +241,30 @@ export class Stream implements Task {
     return Math.min(this.#turn, this.#ready);
   }
 
-  /** Tokens that are to be run, in this turn and later ones. */
-  get #ready(): number {
-    if (this.#paused || this.#broken) return 0;
-    if (this.#wantsLogits) return this.#queue.length;
-    const scored = this.#scoredEnd - 1 - this.cache.nextPosition;
-    return Math.max(0, scored, this.#queue.length - this.#heldBack);
-  }
-
   get outputs(): Outputs {
-    if (this.#scoredEnd > 0) return "all";
-    return this.#wantsLogits && this.#queue.length <= this.#turn ? "last" : "none";
-  }
-
-  /** Of all that is asked of it, in the order in which it runs. */
-  get #standings(): Standing[] {
-    const standings = this.#appends.map(({ standing }) => standing);
-    return this.#answer ? [...standings, this.#answer.standing] : standings;
+    if (this.#appends.scoredEnd > 0) return "all";
+    return this.#wantsLogits && this.transcript.numWaiting <= this.#turn ? "last" : "none";
   }
 
   /** Whose tokens are run next. */
   get client(): string | undefined {
-    return this.#standings.find(({ client }) => client !== undefined)?.client;
+    return this.#appends.client ?? this.#answer?.standing.client;
   }
 
   /** Of what is most urgent: what stands before that must run first. */
   get priority(): number | undefined {
-    const priorities = this.#standings.map(({ priority = 0 }) => priority);
-    return priorities.length > 0 ? Math.max(...priorities) : undefined;
+    const priority = this.#appends.priority;
+    if (!this.#answer) return priority;
+    return Math.max(this.#answer.standing.priority ?? 0, priority ?? Number.NEGATIVE_INFINITY);
   }
 
   get deadline(): number | undefined {
-    const deadlines = this.#standings.flatMap(({ deadline }) => deadline ?? []);
-    return deadlines.length > 0 ? Math.min(...deadlines) : undefined;
+    const deadline = Math.min(this.#appends.deadline, this.#answer?.standing.deadline ?? Infinity);
+    return deadline === Infinity ? undefined : deadline;
   }
 
   get phase(): Phase {
-    return this.#wantsLogits && this.#queue.length === 1 ? "decode" : "prefill";
+    return this.#wantsLogits && this.transcript.numWaiting === 1 ? "decode" : "prefill";
   }
 
   get chunk(): number {
@@ -435,63 +284,43 @@ export class Stream implements Task {
   }
 
   take(count: number): Int32Array {
-    if (this.#answer && Number.isNaN(this.#answer.startedAt)) this.#answer.startedAt = performance.now();
+    this.#answer?.start();
     this.#taken = count;
     this.#turn -= count;
-    this.#row = this.cache.nextPosition - (this.#scoredEnd > 0 ? count : 1);
-    const tokens = this.#queue.take(count);
-    this.#recent.push(tokens);
-    const { onTake } = this.#parts;
-    if (onTake) {
-      const first = this.cache.nextPosition - count;
-      onTake(
-        Int32Array.from(tokens, (_, i) => first + i),
-        tokens,
-      );
+    const tokens = this.transcript.take(count);
+    const { ran } = this.transcript;
+    this.#row = ran - (this.#appends.scoredEnd > 0 ? count : 1);
+    if (this.#listener.take) {
+      const positions = Int32Array.from(tokens, (_, i) => ran - count + i);
+      this.#listener.take(positions, tokens);
     }
     return tokens;
   }
 
   accept(logits: Float32Array, now: number): void {
     const position = this.#row++;
-    this.#score(position + 1, logits);
+    this.#appends.score(position + 1, logits);
     // What the stream holds back has not run: nothing goes on from here yet.
-    if (position === this.cache.nextPosition - 1 && this.#queue.length === 0) this.#say(logits, now);
-  }
-
-  #score(position: number, logits: Float32Array): void {
-    const append = this.#appends.find(({ from, end }) => position >= from && position < end);
-    if (!append?.scores) return;
-    const { tokens, logprobs } = append.scores;
-    const at = position - append.from;
-    logprobs[at] = logProbability(logits, tokens[at]!);
+    const { ran, numWaiting } = this.transcript;
+    if (position === ran - 1 && numWaiting === 0) this.#say(logits, now);
   }
 
   #say(logits: Float32Array, now: number): void {
     const answer = this.#answer;
     // It was broken off while the step was under way.
     if (!answer) return;
-    const { decoder, listener } = answer;
-    const { emission, finish } = decoder.accept(logits);
-    if (answer.generated++ === 0) answer.firstAt = now;
-    answer.lastAt = now;
+    const finish = answer.accept(logits, now);
     this.#taken = 0;
-    this.#queue.push([decoder.sampled!]);
-    if (emission) {
-      answer.credit -= 1;
-      listener.emit(emission);
-    }
+    this.transcript.say(answer.decoder.sampled!);
     if (finish) this.#end(finish);
-    else if (this.cache.length >= Math.min(this.capacity, MOST_TOKENS)) {
-      this.#endShort("cache-full");
-    }
+    else if (this.cache.length >= Math.min(this.capacity, MOST_TOKENS)) this.#endShort("cache-full");
   }
 
   settle(): void {
     this.#taken = 0;
     this.#settleAppends();
     this.#report();
-    this.#tellIdle();
+    if (this.#left === 0) this.#tellIdle();
   }
 
   endTurn(): boolean {
@@ -502,18 +331,17 @@ export class Stream implements Task {
 
   /** Ends what is too late: an answer with what it has said, an append with what is in. */
   expire(now: number): void {
-    const isOver = ({ deadline = Number.POSITIVE_INFINITY }: Standing) => deadline <= now;
-    for (const append of this.#appends.filter(({ standing }) => isOver(standing))) {
-      this.#takeBack(append, (details) => tooLate("append", append.askedAt, details));
-    }
+    const late = () => this.#appends.expire(now, this.transcript.ran, this.transcript.numWaiting);
+    while (this.#takeBack(late()));
     const answer = this.#answer;
-    if (answer && isOver(answer.standing)) {
-      if (Number.isNaN(answer.startedAt)) {
+    if (answer && (answer.standing.deadline ?? Infinity) <= now) {
+      if (answer.hasStarted) this.#endShort("deadline");
+      else {
         this.#answer = null;
-        answer.listener.fail(tooLate("answer", answer.askedAt));
-      } else this.#endShort("deadline");
+        answer.expire();
+      }
     }
-    this.#wake();
+    this.#changed();
   }
 
   cancel(): void {
@@ -522,51 +350,53 @@ export class Stream implements Task {
 
   /** The tokens of the step are put back; what appended those that wait fails, and they do not stay, save the first. */
   fail(error: MillraceError): void {
+    const { transcript } = this;
     try {
-      const count = this.#taken;
-      this.#taken = 0;
       this.#turn = this.place.layout.step;
-      if (count > 0) {
-        const to = this.cache.nextPosition - count;
-        this.#queue.putBack(count);
-        this.#recent.truncate(to);
-        this.cache.rewind(to);
-      }
+      this.#state.putBack(this.#taken);
+      this.#taken = 0;
     } catch (cause) {
       this.close(MillraceError.from(cause));
       return;
     }
-    const next = this.cache.nextPosition;
     const answer = this.#answer;
     this.#answer = null;
-    const appends = this.#appends.splice(0);
-    // One token must wait: else there would be nothing to go on from. What was told to be in stays too.
-    const kept = appends.length > 0 ? Math.max(1, appends[0]!.from - next) : 0;
-    if (kept > 0) this.#queue.remove(kept, this.#queue.length - kept);
-    this.#spoken.truncate(this.length);
-    answer?.listener.fail(error);
-    for (const { from, end, listener } of appends) {
-      const lost = end - Math.max(from, Math.min(end, next + kept));
-      listener.fail(
-        new MillraceError(error.code, error.message, { ...error.details, taken: end - from - lost }),
-      );
+    const { from } = this.#appends;
+    if (from !== null) {
+      // One token must wait: else there would be nothing to go on from. What was told to be in stays too.
+      const kept = Math.max(from, transcript.ran + 1);
+      this.#takeBack({ from: kept, count: transcript.length - kept });
+      this.#appends.failAll(error, kept);
     }
+    answer?.fail(error);
     this.#report();
+    this.#tellIdle();
   }
 
-  /** Where the last of what is to be scored ends; 0 where nothing is. */
-  get #scoredEnd(): number {
-    return this.#appends.findLast(({ scores }) => scores !== null)?.end ?? 0;
+  /** Tokens that are to be run, in this turn and later ones. */
+  get #ready(): number {
+    return this.#paused || this.#broken ? 0 : this.#left;
+  }
+
+  /** Likewise when it is not paused. */
+  get #left(): number {
+    const { numWaiting, ran } = this.transcript;
+    if (this.#wantsLogits) return numWaiting;
+    return Math.max(0, this.#appends.scoredEnd - 1 - ran, numWaiting - this.#heldBack);
+  }
+
+  /** Tokens that wait for more: of what was appended last some, and one at least. */
+  get #heldBack(): number {
+    return Math.max(1, Math.min(this.#mostHeldBack, this.length - this.transcript.lastAppend));
   }
 
   get #wantsLogits(): boolean {
-    return this.#answer !== null && this.#answer.credit > 0;
+    return this.#answer !== null && !this.#answer.isPaused;
   }
 
   /** Ends before the decoder has: what it held back is said first. */
   #endShort(finishReason: FinishReason): void {
-    const rest = this.#answer?.decoder.flush();
-    if (rest) this.#answer?.listener.emit(rest);
+    this.#answer?.flush();
     this.#end(finishReason);
   }
 
@@ -574,75 +404,36 @@ export class Stream implements Task {
     const answer = this.#answer;
     if (!answer) return;
     this.#answer = null;
-    if (finishReason === "stop-string") this.#unsay(answer.decoder.unsaid);
-    const now = performance.now();
-    const startedAt = Number.isNaN(answer.startedAt) ? now : answer.startedAt;
-    const firstAt = Number.isNaN(answer.firstAt) ? now : answer.firstAt;
-    const lastAt = Number.isNaN(answer.lastAt) ? firstAt : answer.lastAt;
-    answer.listener.end({
-      finishReason,
-      seed: answer.decoder.seed,
-      promptTokens: answer.promptTokens,
-      cachedTokens: 0,
-      generatedTokens: answer.generated,
-      queueMs: startedAt - answer.askedAt,
-      prefillMs: firstAt - startedAt,
-      decodeMs: lastAt - firstAt,
-      cache: this.cache.report(),
-    });
+    if (finishReason === "stop-string") this.#state.unsay(answer.decoder.unsaid);
+    answer.end(finishReason, this.cache.report());
     this.#report();
   }
 
-  /** Takes the tokens of a stop string, which is no part of the answer, out of the stream where that leaves no trace. */
-  #unsay(count: number): void {
-    const to = this.length - count;
-    const ran = to <= this.cache.nextPosition;
-    if (count === 0 || this.#appends.length > 0) return;
-    if (ran && (to < 1 || this.#recent.at(to - 1) === undefined)) return;
-    if (!ran || this.cache.rewindable(to - 1) === "exact") this.#truncate(to);
+  /** Takes waiting tokens out of the stream; false where there are none to be taken. */
+  #takeBack(stretch: Stretch | null): boolean {
+    if (stretch) this.transcript.remove(stretch.from, stretch.count);
+    return stretch !== null;
   }
 
-  /** Forgets the tokens at `to` and after; the one before waits again, so that there is one to go on from. */
-  #truncate(to: number): "exact" | "approximate" {
-    const next = this.cache.nextPosition;
-    if (to > next) {
-      this.#queue.remove(to - next, this.#queue.length - (to - next));
-      return "exact";
-    }
-    const last = to > 0 ? this.#recent.at(to - 1) : undefined;
-    const again = last !== undefined && this.cache.rewindable(to - 1) !== "gone";
-    const keep = again ? to - 1 : to;
-    const left = this.cache.rewindable(keep);
-    // Throws where the tokens are gone.
-    this.cache.rewind(keep);
-    this.#recent.truncate(keep);
-    this.#queue.remove(0, this.#queue.length);
-    if (again) this.#queue.push([last]);
-    return left === "gone" ? "approximate" : left;
-  }
-
-  /** An append is in when no more of it waits than may. */
   #settleAppends(): void {
-    const next = this.cache.nextPosition;
-    for (let append = this.#appends[0]; append !== undefined; append = this.#appends[0]) {
-      if (append.end - (append.scores ? 1 : this.#heldBack) > next) break;
-      this.#appends.shift();
-      append.listener.end();
-    }
+    this.#appends.settle(this.transcript.ran, this.#heldBack);
   }
 
-  #wake(): void {
-    if (!this.done) this.#parts.wake(this);
+  /** Between steps, after whatever may have changed what there is to run. */
+  #changed(): void {
+    if (this.done) this.#listener.rest(this);
+    else this.#listener.work(this);
     this.#report();
+    if (this.#left === 0) this.#tellIdle();
   }
 
   #tellIdle(): void {
-    if (this.#ready > 0) return;
+    if (this.#idle.length === 0) return;
     for (const tell of this.#idle.splice(0)) tell();
   }
 
   #report(): void {
-    if (!this.#broken) this.#parts.onReport(this.report());
+    if (!this.#broken) this.#listener.report(this.report());
   }
 
   #checkUsable(): void {
@@ -657,24 +448,5 @@ function tooLong(tokens: number, seen: number, capacity: number): MillraceError 
     `${tokens} more tokens after ${seen}, and this session's cache holds ${most} in all. Rewind, give the session more ` +
       "memory, or choose a policy that lets tokens go, such as sinks({ window }).",
     { tokens, seen, capacity: most },
-  );
-}
-
-/** Of an append's tokens, those that are in the stream. */
-type Taken = { readonly tokens: number; readonly taken: number };
-
-const notTaken = (what: string, { tokens, taken }: Taken): MillraceError =>
-  new MillraceError("ABORTED", `${what}: ${taken} of its ${tokens} tokens are in, the others are not.`, {
-    tokens,
-    taken,
-  });
-
-function tooLate(what: "answer" | "append", askedAt: number, details?: Taken): MillraceError {
-  const waitedMs = Math.round(performance.now() - askedAt);
-  const left = details ? `: ${details.taken} of its ${details.tokens} tokens are in, the others are not` : "";
-  return new MillraceError(
-    "DEADLINE_PASSED",
-    `The ${what}'s deadline passed while it waited for its turn, ${waitedMs} ms long${left}. Allow it more time, or let fewer wait.`,
-    { waitedMs, ...details },
   );
 }
