@@ -25,15 +25,8 @@ export interface Http {
   readonly sockets: ReadonlySet<WebSocket>;
 }
 
-export interface HttpOptions {
-  /** Most bytes of a WebSocket's message. */
-  readonly messageBytes: number;
-  /** How often the other end of a WebSocket is asked whether it is still there, in milliseconds. */
-  readonly pingMs: number;
-}
-
-/** A server that answers with `app`; it does not listen yet. */
-export function createHttp(app: ServerApp, { messageBytes, pingMs }: HttpOptions): Http {
+/** A server that answers with `app`; it does not listen yet. WebSockets take messages of up to `messageBytes`. */
+export function createHttp(app: ServerApp, messageBytes: number): Http {
   const upgrades = new WeakMap<IncomingMessage, Upgrade>();
   const listener = getRequestListener(
     (request, { incoming, outgoing }) =>
@@ -90,26 +83,7 @@ export function createHttp(app: ServerApp, { messageBytes, pingMs }: HttpOptions
     });
     void listener(incoming, outgoing);
   });
-  watch(http, server.clients, pingMs);
   return { http, sockets: server.clients };
-}
-
-/** Lets go of WebSockets whose other end went without a word: they would keep their sessions for ever. */
-function watch(http: HttpServer, sockets: ReadonlySet<WebSocket>, pingMs: number): void {
-  const asked = new WeakSet<WebSocket>();
-  const timer = setInterval(() => {
-    for (const socket of sockets) {
-      // One that is not read cannot be heard.
-      if (asked.has(socket) && !socket.isPaused) {
-        socket.terminate();
-        continue;
-      }
-      if (!asked.has(socket)) socket.once("pong", () => asked.delete(socket));
-      asked.add(socket);
-      socket.ping();
-    }
-  }, pingMs).unref();
-  http.once("close", () => clearInterval(timer));
 }
 
 /**

@@ -45,8 +45,7 @@ export async function listen(
   { host = "127.0.0.1", port = DEFAULT_PORT }: ListenOptions = {},
 ): Promise<Listening> {
   await context.batches?.start();
-  const { bodyBytes: messageBytes, pingMs } = context.limits;
-  const served = createHttp(app, { messageBytes, pingMs });
+  const served = createHttp(app, context.limits.bodyBytes);
   const { http } = served;
   http.headersTimeout = HEADERS_MS;
   http.keepAliveTimeout = KEEP_MS;

@@ -35,7 +35,7 @@ type Named = Message["id"];
 
 /** Appends that wait; then the socket is not read until some are in. */
 const MAX_APPENDS = 16;
-/** Bytes that wait for a slow reader before changes are no longer told. */
+/** Bytes that wait for a slow reader before changes are no longer told, and no message is read any more. */
 const MAX_WAITING_BYTES = 2 ** 20;
 /** Codes of closing (RFC 6455, 7.4.1). */
 const GOING_AWAY = 1001;
@@ -63,6 +63,7 @@ export function addSocket(app: OpenAPIHono<ServerEnv>, context: ServerContext): 
         socket.close(TRY_AGAIN);
         return;
       }
+      for (const sign of ["ping", "pong"]) socket.on(sign, () => conversation.hear());
       socket.on("message", (data, isBinary) => conversation.take(isBinary ? null : String(data)));
       socket.on("close", () => conversation.close());
       socket.on("error", () => conversation.close());
@@ -90,6 +91,9 @@ class Conversation {
   #answer: { readonly generation: Generation; readonly id: Named; cancelled: boolean } | null = null;
   #unwatch: (() => void) | null = null;
   #lost = 0;
+  readonly #heart: NodeJS.Timeout;
+  /** The other end was asked whether it is still there, and has not been heard of since. */
+  #asked = false;
 
   constructor(
     context: ServerContext,
@@ -107,11 +111,19 @@ class Conversation {
     this.#work.stream();
     this.#work.signal.addEventListener("abort", () => socket.close(GOING_AWAY));
     context.works.onDrain(this.#work, () => this.#rest());
+    this.#heart = setInterval(() => this.#ask(), context.limits.pingMs).unref();
+  }
+
+  /** The other end is still there. */
+  hear(): void {
+    this.#asked = false;
+    this.#throttle();
   }
 
   /** One message of the client; null: a binary one. */
   take(text: string | null): void {
     let named: Named;
+    this.hear();
     try {
       const given = parsed(text);
       named = idOf(given);
@@ -129,6 +141,7 @@ class Conversation {
 
   /** The other end is gone. */
   close(): void {
+    clearInterval(this.#heart);
     this.#unwatch?.();
     this.#work.abort(gone());
     this.#work.end(this.#work.reason);
@@ -142,8 +155,9 @@ class Conversation {
       case "generate":
         return this.#generate(asked);
       case "cancel":
-        if (this.#answer) this.#answer.cancelled = true;
-        await this.#answer?.generation.return();
+        if (!this.#answer) throw new ApiError(409, "nothing_to_cancel", "No answer is under way.");
+        this.#answer.cancelled = true;
+        await this.#answer.generation.return();
         return;
       case "watch":
         return this.#watch();
@@ -154,7 +168,8 @@ class Conversation {
 
   async #append({ type: _, id, ...request }: Extract<Message, { type: "append" }>): Promise<void> {
     const { session, served } = this.#held;
-    if (++this.#appends >= MAX_APPENDS) this.#socket.pause();
+    this.#appends++;
+    this.#throttle();
     try {
       const before = session.report;
       const who = { work: this.#work, client: this.#client };
@@ -163,7 +178,8 @@ class Conversation {
       this.#context.metrics.evicted(served.name, goneSince(before, session.report));
       await this.#say({ type: "appended", id, tokens, report: session.report });
     } finally {
-      if (--this.#appends < MAX_APPENDS) this.#socket.resume();
+      this.#appends--;
+      this.#throttle();
       this.#rest();
     }
   }
@@ -185,12 +201,17 @@ class Conversation {
           await this.#say({ type: "piece", id, text, ...(toolCalls ? { tool_calls: toolCalls } : {}) });
         } else {
           const { object: __, text: ___, ...rest } = answerBody(event.result, answers, session);
+          // Who reads of its end may ask for the next one at once.
+          this.#answer = null;
           await this.#say({ type: "answer", id, ...rest });
         }
       }
-      if (answer.cancelled) await this.#say({ type: "cancelled", id, report: session.report });
+      if (answer.cancelled) {
+        this.#answer = null;
+        await this.#say({ type: "cancelled", id, report: session.report });
+      }
     } finally {
-      this.#answer = null;
+      if (this.#answer === answer) this.#answer = null;
       this.#rest();
     }
   }
@@ -221,8 +242,30 @@ class Conversation {
   /** Resolves when it has left for the other end, or never will. */
   #say(what: object): Promise<void> {
     return new Promise((resolve) => {
-      this.#socket.send(JSON.stringify(what), () => resolve());
+      this.#socket.send(JSON.stringify(what), (error) => {
+        if (!error) this.hear();
+        resolve();
+      });
+      this.#throttle();
     });
+  }
+
+  /** Reads no message while there is enough to do, or too much that the other end does not take: it could go on for ever. */
+  #throttle(): void {
+    const isFull = this.#appends >= MAX_APPENDS || this.#socket.bufferedAmount > MAX_WAITING_BYTES;
+    if (isFull && !this.#socket.isPaused) this.#socket.pause();
+    else if (!isFull && this.#socket.isPaused) this.#socket.resume();
+  }
+
+  /** Lets go of a socket whose other end went without a word, or takes nothing: it would keep the session for ever. */
+  #ask(): void {
+    // While appends wait, nothing can be heard.
+    if (this.#asked && this.#appends < MAX_APPENDS) {
+      this.#socket.terminate();
+      return;
+    }
+    this.#asked = true;
+    this.#socket.ping();
   }
 }
 
