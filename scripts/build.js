@@ -1,5 +1,6 @@
 // Builds dist/: the TypeScript sources by tsc, the kernels by scripts/wasm.js, the page by Vite. All skip what has not
-// changed.
+// changed. With --without-wasm the kernels are left to be compiled where a model first runs on them, which is never
+// where the native addon serves.
 // The native addon is not built here: it is compiled on the machine that runs it (src/backends/native/build.ts).
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -20,7 +21,10 @@ function node(script, ...args) {
 const typescript = path.dirname(createRequire(import.meta.url).resolve("typescript/package.json"));
 const codes = await Promise.all([
   node(path.join(typescript, "bin", "tsc"), "--incremental", "--tsBuildInfoFile", "dist/.tsbuildinfo"),
-  node(path.join(root, "scripts", "wasm.js")),
+  node(
+    path.join(root, "scripts", "wasm.js"),
+    ...(process.argv.includes("--without-wasm") ? ["--prune"] : []),
+  ),
   node(path.join(root, "scripts", "web.js")),
 ]);
 process.exitCode = Math.max(...codes);

@@ -1,6 +1,10 @@
 // Compiles kernels/*.c to dist/wasm/*.wasm with clang for WebAssembly (the npm package @yowasp/clang): no system
 // toolchain. Two instruction sets, each linked for shared memory (threads) and for unshared memory (one thread).
 // Objects are kept by the hash of everything that went into them, so that a change recompiles one file.
+//
+//   node scripts/wasm.js             builds what is missing or out of date
+//   node scripts/wasm.js relaxed     the same for one instruction set; the wasm backend does this where it finds none
+//   node scripts/wasm.js --prune     only removes what is out of date
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
@@ -32,6 +36,10 @@ const LINK = [
   "--export=mill_unpack_row",
 ];
 const MEMORIES = { shared: ["--shared-memory"], single: [] };
+
+const moduleName = (set, memory) => `${set}-${memory}.wasm`;
+/** A file with the hash of what the set's modules were made from, written after them. */
+const stampName = (set) => `${set}.sha256`;
 
 const sha256 = (...parts) => {
   const hash = createHash("sha256");
@@ -116,7 +124,17 @@ async function link(inputs, memory, file) {
   }
 }
 
-async function build() {
+function setsNamed(words) {
+  if (words.length === 0) return Object.keys(SETS);
+  if (words.length === 1 && words[0] === "--prune") return [];
+  const unknown = words.find((word) => !(word in SETS));
+  if (unknown !== undefined)
+    throw new Error(`"${unknown}" is neither of ${Object.keys(SETS).join(" and ")}, nor --prune.`);
+  return words;
+}
+
+/** Brings the modules of these instruction sets up to date, and removes any that are not. */
+async function build(sets) {
   const names = (await readdir(kernels)).sort();
   const text = async (extension) =>
     Object.fromEntries(
@@ -134,43 +152,59 @@ async function build() {
     ...Object.entries(sources).flat(),
     await readFile(import.meta.filename),
   );
-  const stamp = path.join(output, "sources.sha256");
-  if ((await readOrNull(stamp))?.toString() === everything) return;
+  const outdated = await removeOutdated(everything);
+  const wanted = sets.filter((set) => outdated.has(set));
+  if (wanted.length === 0) return;
 
   const started = performance.now();
   await mkdir(objects, { recursive: true });
-  await mkdir(output, { recursive: true });
-  const builds = Object.entries(SETS).map(([set, extra]) => {
-    const flags = [...COMPILE, ...extra];
-    const files = Object.entries(sources).map(([file, source]) => {
+  const filesOf = (set) => {
+    const flags = [...COMPILE, ...SETS[set]];
+    return Object.entries(sources).map(([file, source]) => {
       const object = path.join(objects, `${sha256(...common, ...flags, file, source).slice(0, 32)}.o`);
       return { file, source, flags, headers, object };
     });
-    return { set, files };
-  });
+  };
   const known = new Set(await readdir(objects));
-  const needed = builds.flatMap(({ files }) => files);
+  const needed = wanted.flatMap(filesOf);
   const missing = needed.filter(({ object }) => !known.has(path.basename(object)));
   await compileAll(missing);
-  for (const { set, files } of builds) {
+  for (const set of wanted) {
     const inputs = {};
-    for (const { file, object } of files) inputs[file.replace(/\.c$/, ".o")] = await readFile(object);
+    for (const { file, object } of filesOf(set)) inputs[file.replace(/\.c$/, ".o")] = await readFile(object);
     for (const [memory, flags] of Object.entries(MEMORIES)) {
-      await link(inputs, flags, path.join(output, `${set}-${memory}.wasm`));
+      await link(inputs, flags, path.join(output, moduleName(set, memory)));
     }
+    await publish(path.join(output, stampName(set)), everything);
   }
-  const kept = new Set(needed.map(({ object }) => path.basename(object)));
+  const kept = new Set(
+    Object.keys(SETS)
+      .flatMap(filesOf)
+      .map(({ object }) => path.basename(object)),
+  );
   for (const name of known) if (!kept.has(name)) await rm(path.join(objects, name), { force: true });
-  await publish(stamp, everything);
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   console.log(
-    `dist/wasm: ${missing.length} of ${needed.length} objects compiled, 4 modules linked, ${seconds} s`,
+    `dist/wasm: ${missing.length} of ${needed.length} objects compiled for ${wanted.join(" and ")}, ${seconds} s`,
   );
+}
+
+/** Removes the modules that were not made from what has this hash; the sets that have none (any more). */
+async function removeOutdated(hash) {
+  await mkdir(output, { recursive: true });
+  const outdated = new Set();
+  for (const set of Object.keys(SETS)) {
+    if ((await readOrNull(path.join(output, stampName(set))))?.toString() === hash) continue;
+    outdated.add(set);
+    for (const memory of Object.keys(MEMORIES))
+      await rm(path.join(output, moduleName(set, memory)), { force: true });
+  }
+  return outdated;
 }
 
 if (isMainThread) {
   try {
-    await build();
+    await build(setsNamed(process.argv.slice(2)));
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
     process.exitCode = 1;
