@@ -10,9 +10,10 @@
  * (policies/visible.ts) and by giving lanes policies of their own (`perLayer`, `perHead` in lanes.ts), never by flags.
  * test/support/cache-suite.ts holds what every one of them must.
  *
- * To add a kind of plan step (to recode, say): add it to `PlanStep`; take its tokens out in `LaneTable.stage`,
- * so that it can be undone, and carry it out in `LaneTable.evict`; count it in `LaneCounts` and tell it as a
- * `CacheEvent`; give it a policy in test/support/cache-policies.ts. The union holds only what is carried out.
+ * To add a kind of plan step (to recode, say): add it to `PlanStep`; write how it is checked and carried out in a file of
+ * its own beside table/thin.ts, and call it from `StagedPlan.stage`, where it must be undone, and `LaneTable.evict`; count
+ * it in `LaneCounts` (table/counts.ts) and tell it as a `CacheEvent`; give it a policy in test/support/cache-policies.ts.
+ * The union holds only what is carried out.
  */
 import type { ChoiceRule, Tempered } from "../backends/contract.js";
 

@@ -15,7 +15,9 @@ import {
   SnapshotReader,
   type SnapshotSource,
 } from "./snapshot.js";
-import { LaneTable, type PageNeed, type Removal } from "./table.js";
+import type { PageNeed } from "./table/page-need.js";
+import type { Removal } from "./table/staged-plan.js";
+import { LaneTable } from "./table.js";
 import { restoreTable, savedBytes, savedParts } from "./table-snapshot.js";
 
 /** What a step needs of one sequence. Both arrays are reused by the next `prepare`. */
@@ -555,7 +557,7 @@ export class SequenceCache implements Disposable {
 function makeTables(pool: KvPool, layout: CacheLayout): LaneTable[] {
   const tables: LaneTable[] = [];
   try {
-    for (const group of layout.groups) tables.push(new LaneTable(pool, group));
+    for (const group of layout.groups) tables.push(LaneTable.empty(pool, group));
   } catch (error) {
     for (const table of tables) table.dispose();
     throw error;

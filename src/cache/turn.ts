@@ -4,7 +4,7 @@ import type { CacheGroup } from "./layout.js";
 
 /**
  * Rotates stored keys of one lane group, in double precision, as if their tokens stood elsewhere. A key that is written
- * in few bits loses a little each time: see `LaneTable.evict`, which turns as few as can be.
+ * in few bits loses a little each time: see `settleTokens` (table/settle.ts), which turns as few as can be.
  */
 export class KeyTurner {
   readonly #group: CacheGroup;

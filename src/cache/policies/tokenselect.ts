@@ -1,6 +1,6 @@
 import { choosing } from "../choosing.js";
 import type { CachePolicy } from "../contract.js";
-import { NEVER } from "../view.js";
+import { NEVER } from "../table/measures.js";
 import { numberWithin, oneOf, wholeNumber } from "./options.js";
 
 export interface TokenSelectOptions {
