@@ -1,12 +1,12 @@
 // Makes docs/page-*.png anew: the page as people see it, light, dark and on a phone. Needs a build (`npm run build`) and
 // Chromium, by the variable CHROMIUM or on the path.
-import { accessSync, constants } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { open } from "../dist/index.js";
 import { createServer } from "../dist/server/create.js";
 import { listen } from "../dist/server/serve.js";
+import { findChromium } from "./chromium.js";
 
 const docs = fileURLToPath(new URL("../docs", import.meta.url));
 const DESK = { viewport: { width: 1280, height: 800 } };
@@ -19,21 +19,7 @@ const PHONE = {
 /** Tokens that the log has before somebody asks: then most of it is on disk. */
 const LONG = 1000;
 
-const canRun = (file) => {
-  try {
-    accessSync(file, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-};
-const executablePath =
-  process.env.CHROMIUM ??
-  process.env.PATH.split(path.delimiter)
-    .flatMap((folder) =>
-      ["chromium", "chromium-browser", "google-chrome"].map((name) => path.join(folder, name)),
-    )
-    .find(canRun);
+const executablePath = findChromium();
 if (executablePath === undefined)
   throw new Error("There is no Chromium on the path; name one by the variable CHROMIUM.");
 
