@@ -36,11 +36,12 @@ async function visit(options, act) {
   await context.close();
 }
 const press = (page, name) => page.getByRole("button", { name, exact: true }).click();
+const turnTo = (page, name) => page.getByRole("link", { name, exact: true }).click();
 const shoot = (page, name) => page.screenshot({ path: path.join(docs, `page-${name}.png`) });
 
 /** Lets the log run, asks about what it said long ago, and opens what came back for the answer. */
 async function runLog(page) {
-  await press(page, "Endless log");
+  await turnTo(page, "Endless log");
   await press(page, "Start the log");
   const figures = page.locator(".endless .figures");
   await page.waitForFunction(
@@ -48,9 +49,10 @@ async function runLog(page) {
     [await figures.elementHandle(), LONG],
   );
   // What is not so far back may still be in memory.
-  for (let asked = 1; (await page.locator(".answers summary").count()) === 0; asked++) {
+  const recalled = page.locator(".exchange", { hasText: "Recalled from disk" });
+  for (let asked = 1; (await recalled.count()) === 0; asked++) {
     await page.getByRole("button", { name: /^Where is the .* now/ }).click();
-    await page.locator(`.answers[aria-busy="false"] .exchange:nth-child(${asked})`).waitFor();
+    await page.locator(`.exchange:nth-child(${asked})[aria-busy="false"]`).waitFor();
   }
   await page.locator(".answers summary").last().click();
   await page
@@ -67,7 +69,7 @@ await visit({ ...DESK, colorScheme: "light" }, async (page) => {
 });
 await visit({ ...DESK, colorScheme: "dark" }, async (page) => {
   await runLog(page);
-  await press(page, "Chat");
+  await turnTo(page, "Chat");
   for (const text of ["Tom took the old lamp to the pier. Where is the old lamp?", "Who are you?"]) {
     await page.getByRole("textbox", { name: "Message" }).fill(text);
     await page.keyboard.press("Enter");

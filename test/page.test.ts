@@ -1,147 +1,207 @@
-/** The page in a real browser: Chromium where the machine has one, else these tests skip. */
-import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+/** The page in a real browser: what a person does with it. */
+import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { type Model, open } from "../dist/index.js";
-import { createServer } from "../dist/server/create.js";
-import { type Listening, listen } from "../dist/server/serve.js";
+import { answers, ask, askAndWait, PATIENCE, Pages, startLog, titled, why } from "./support/page.js";
 
-const CHROMIUM = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/google-chrome"].find(
-  (path) => path !== undefined && existsSync(path),
-);
-const built = existsSync(fileURLToPath(new URL("../dist/web/index.html", import.meta.url)));
-const why = CHROMIUM === undefined ? "no Chromium here" : built ? "" : "the page is not built";
+describe.skipIf(why !== "")(titled("the page"), { timeout: 4 * PATIENCE }, () => {
+  let pages: Pages;
+  let url: string;
+  let page: Page;
 
-/** Browsers wait for what a busy machine does. */
-const PATIENCE = 60_000;
+  beforeAll(async () => {
+    pages = await Pages.start();
+    ({ url } = await pages.serve());
+  }, 2 * PATIENCE);
+  afterEach(async () => {
+    expect(pages.complaints).toEqual([]);
+    await pages.leave();
+  });
+  afterAll(() => pages?.close());
 
-describe.skipIf(why !== "")(
-  `the page${why === "" ? "" : ` (skipped: ${why})`}`,
-  { timeout: 2 * PATIENCE },
-  () => {
-    let model: Model;
-    let server: Listening;
-    let browser: Browser;
-    let page: Page;
-    /** What a page must never have: errors, and requests to anybody but its server. */
-    let complaints: string[];
+  const button = (name: string | RegExp) => page.getByRole("button", { name, exact: true });
+  const questions = () => page.getByRole("listitem", { name: "Question" });
+  const titles = () => page.locator(".conversations .title");
 
-    beforeAll(async () => {
-      model = await open();
-      server = await listen(createServer([{ name: "harbour", model }]), { port: 0 });
-      browser = await chromium.launch({
-        executablePath: CHROMIUM!,
-        args: [
-          "--no-sandbox",
-          "--disable-gpu",
-          "--disable-background-networking",
-          "--disable-component-update",
-        ],
-      });
-    }, 2 * PATIENCE);
-    afterAll(async () => {
-      await browser?.close();
-      await server?.close(1000);
-      await model?.close();
+  it("answers, answers again, takes a question in other words, and keeps every version over a reload", async () => {
+    page = await pages.visit(url);
+    await askAndWait(page, "Mara put the brass key in the boathouse. Where is the brass key?");
+    const said = await answers(page).locator(".text").textContent();
+    expect(said).toContain("brass key");
+    await page.reload();
+    expect(await answers(page).locator(".text").textContent()).toBe(said);
+
+    await button("Answer again").click();
+    await page.getByText("2 of 2").waitFor();
+    await button("Send").waitFor();
+    expect(await answers(page).count()).toBe(1);
+    await button("Version before").click();
+    await page.getByText("1 of 2").waitFor();
+    expect(await answers(page).locator(".text").textContent()).toBe(said);
+
+    await askAndWait(page, "What is happening at the pier?");
+    await button("Edit").first().click();
+    await page.getByRole("textbox", { name: "Question in other words" }).fill("Who are you?");
+    await button("Ask").click();
+    await answers(page).first().getByText("keeper").waitFor();
+    await button("Send").waitFor();
+    // What was said after the other question is not lost: it comes back with that.
+    expect([await questions().count(), await answers(page).count()]).toEqual([1, 1]);
+    await page.reload();
+    expect(await questions().locator(".plain").allTextContents()).toEqual(["Who are you?"]);
+    await questions().getByRole("button", { name: "Version before" }).click();
+    await page.getByText("What is happening at the pier?").waitFor();
+    expect([await questions().count(), await answers(page).count()]).toEqual([2, 2]);
+  });
+
+  it("stops an answer, keeps what there is of it, and keeps on with others meanwhile", async () => {
+    page = await pages.visit(url);
+    await ask(page, "Message", "Who are you?");
+    await button("Stop").click();
+    await page.getByText(/stopped|first after/).waitFor();
+    await button("Send").waitFor();
+    await button("New conversation").click();
+    await askAndWait(page, "What is happening at the pier?");
+    expect(await titles().count()).toBe(2);
+    await titles().nth(1).click();
+    expect(await questions().locator(".plain").allTextContents()).toEqual(["Who are you?"]);
+  });
+
+  it("renames and deletes conversations, and keeps both over a reload", async () => {
+    page = await pages.visit(url);
+    await askAndWait(page, "Who are you?");
+    await button("New conversation").click();
+    await askAndWait(page, "What is happening at the pier?");
+    await button(/^Rename/).click();
+    await page.getByRole("textbox", { name: "Title" }).fill("The pier");
+    await page.keyboard.press("Enter");
+    await button("The pier").waitFor();
+    await page.reload();
+    expect(await titles().allTextContents()).toEqual(["The pier", "Who are you?"]);
+    page.once("dialog", (dialog) => dialog.dismiss());
+    await button('Delete "The pier"').click();
+    expect(await titles().count()).toBe(2);
+    page.once("dialog", (dialog) => dialog.accept());
+    await button('Delete "The pier"').click();
+    await expect.poll(() => titles().allTextContents()).toEqual(["Who are you?"]);
+    await page.reload();
+    expect(await titles().allTextContents()).toEqual(["Who are you?"]);
+  });
+
+  it("asks as the settings say, which stay over a reload and can be set back", async () => {
+    page = await pages.visit(url);
+    const settings = () => button("Settings").click();
+    await settings();
+    await page.getByLabel("System message").fill("You are brief.");
+    await page.getByLabel("Longest answer, in tokens").fill("3");
+    await page.getByLabel(/^Temperature/).fill("0");
+    await button("Done").click();
+    await page.reload();
+    const sent = page.waitForRequest("**/v1/chat/completions");
+    await askAndWait(page, "Who are you?");
+    expect((await sent).postDataJSON()).toMatchObject({
+      messages: [
+        { role: "system", content: "You are brief." },
+        { role: "user", content: "Who are you?" },
+      ],
+      max_completion_tokens: 3,
+      temperature: 0,
+      stream: true,
     });
+    await page.getByText(/3 written .* cut at its longest/).waitFor();
+    await settings();
+    await button("As at first").click();
+    expect(await page.getByLabel("System message").inputValue()).toBe("");
+    expect(await page.getByLabel("Longest answer, in tokens").inputValue()).toBe("1024");
+  });
 
-    async function visit(options: BrowserContextOptions = {}): Promise<Page> {
-      const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
-      page = await context.newPage();
-      page.setDefaultTimeout(PATIENCE);
-      complaints = [];
-      page.on("console", (said) => said.type() === "error" && complaints.push(said.text()));
-      page.on("pageerror", (error) => complaints.push(String(error)));
-      page.on("request", (request) => {
-        if (!request.url().startsWith(server.url) && !request.url().startsWith("data:"))
-          complaints.push(request.url());
-      });
-      await page.goto(server.url);
-      return page;
+  it("shows words that look like markup as words, and fetches nothing that answers or questions name", async () => {
+    page = await pages.visit(url);
+    await page.route("**/v1/chat/completions", (route) => {
+      const content =
+        '# Big\n<img src="https://example.org/x.png" onerror="alert(1)"><button id="app" class="hidden">x</button> ' +
+        "[out](https://example.org) **loud**";
+      const chunk = { choices: [{ delta: { content }, finish_reason: "stop" }] };
+      const body = `data: ${JSON.stringify(chunk)}\n\ndata: [DONE]\n\n`;
+      return route.fulfill({ body, contentType: "text/event-stream" });
+    });
+    await askAndWait(page, '<img src="https://example.org/x.png" onerror="alert(1)"> Who are you?');
+    expect(await questions().textContent()).toContain("<img src=");
+    expect(await page.locator("img").count()).toBe(0);
+    const answer = answers(page).locator(".text");
+    expect(await answer.locator("strong").textContent()).toBe("loud");
+    expect(await answer.locator("button, [id], [class]").count()).toBe(0);
+    // Below the page's own headings, and beside the page.
+    expect(await answer.locator("h3").textContent()).toBe("Big");
+    expect(await answer.locator("a").getAttribute("target")).toBe("_blank");
+    expect(await answer.locator("a").getAttribute("rel")).toBe("noopener noreferrer");
+  });
+
+  it("runs the endless log in flat memory, answers at any time, and shows the stored block an answer is from", async () => {
+    page = await pages.visit(url);
+    await startLog(page);
+    await ask(page, "Question about the log", "What is the weather like?");
+    const exchanges = page.locator(".exchange");
+    await page.locator('.exchange[aria-busy="false"]').waitFor();
+    expect(await exchanges.first().locator(".answer").textContent()).toMatch(/weather is \w+/i);
+
+    // Some answers are still in memory: it is asked until one has to come from disk.
+    const figures = page.locator(".endless .figures");
+    const recalled = exchanges.filter({ hasText: "Recalled from disk" });
+    for (let asked = 2; (await recalled.count()) === 0 && asked < 12; asked++) {
+      await button(/^Where is the .* now\?$/).click();
+      await page.locator(`.exchange:nth-child(${asked})[aria-busy="false"]`).waitFor();
+      const [, taken, unit] = (await figures.textContent())!.match(/ in ([\d.]+) (KiB|MiB) of 2 MiB/)!;
+      expect(Number(taken) * (unit === "KiB" ? 1 : 1024)).toBeLessThanOrEqual(2048);
     }
-    afterEach(async () => {
-      expect(complaints).toEqual([]);
-      await page.context().close();
-    });
+    const exchange = recalled.last();
+    const [, range, sentence] = (await exchange.locator(".source").textContent())!.match(
+      /tokens ([\d,]+ to [\d,]+)\. (.+)/,
+    )!;
+    await exchange.locator("summary").click();
+    const block = exchange.locator(".blocks .says");
+    expect(await block.locator("span").textContent()).toBe(`tokens ${range}, which says it`);
+    expect(await block.locator("q").textContent()).toContain(sentence);
+    const thing = (await exchange.locator(".asked").textContent())!.match(/Where is the (.+) now/)![1]!;
+    expect(await exchange.locator(".answer").textContent()).toContain(thing);
 
-    const ask = async (label: string, text: string) => {
-      await page.getByRole("textbox", { name: label }).fill(text);
-      await page.keyboard.press("Enter");
-    };
-    const answers = () => page.getByRole("listitem", { name: "Answer" });
+    // The picture of the cache has moved on, and points to the block.
+    const picture = page.getByRole("img", { name: `recalled from tokens ${range}` });
+    await picture.waitFor();
+    expect(await picture.getAttribute("aria-label")).toMatch(
+      /^[\d,]+ tokens in 5 layers\. Layer 1: [\d,]+ in memory, [\d,]+ recalled, [\d,]+ on disk/,
+    );
+    await button("Pause").click();
+    await button("Go on").waitFor();
+    await button("End").click();
+    await button("Start the log").waitFor();
+    await expect.poll(async () => (await pages.model.usage()).running, { timeout: PATIENCE }).toBe(0);
+  });
 
-    it("answers, keeps what was said over a reload, and answers again", async () => {
-      await visit();
-      await ask("Message", "Mara put the brass key in the boathouse. Where is the brass key?");
-      await page.getByRole("button", { name: "Answer again" }).waitFor();
-      const said = await answers().first().locator(".text").textContent();
-      expect(said).toContain("brass key");
-      await page.reload();
-      expect(await answers().first().locator(".text").textContent()).toBe(said);
-      await page.getByRole("button", { name: "Answer again" }).click();
-      await page.getByRole("button", { name: "Send" }).waitFor();
-      expect(await answers().count()).toBe(1);
-      await page.getByRole("button", { name: "Edit" }).click();
-      await page.getByRole("textbox", { name: "Question in other words" }).fill("Who are you?");
-      await page.getByRole("button", { name: "Ask", exact: true }).click();
-      await page.getByRole("button", { name: "Answer again" }).waitFor();
-      expect(await page.getByRole("listitem", { name: "Question" }).textContent()).toContain("Who are you?");
-      page.once("dialog", (dialog) => dialog.accept());
-      await page.getByRole("button", { name: /^Delete/ }).click();
-      await expect.poll(() => answers().count()).toBe(0);
-    });
+  it("holds its figures still when it is asked to", async () => {
+    page = await pages.visit(`${url}#endless`);
+    await button("Start the log").click();
+    const fates = page.locator(".fates");
+    await fates.waitFor();
+    await button("Hold still").click();
+    const held = await fates.textContent();
+    const figures = page.locator(".endless .figures");
+    const before = await figures.textContent();
+    await expect.poll(() => figures.textContent(), { timeout: PATIENCE }).not.toBe(before);
+    expect(await fates.textContent()).toBe(held);
+    await button("Hold still").click();
+    await expect.poll(() => fates.textContent(), { timeout: PATIENCE }).not.toBe(held);
+  });
 
-    it("shows words that look like markup as words, and fetches nothing that answers or questions name", async () => {
-      await visit();
-      await ask("Message", '<img src="https://example.org/x.png" onerror="alert(1)"> Who are you?');
-      await page.getByRole("button", { name: "Answer again" }).waitFor();
-      expect(await page.getByRole("listitem", { name: "Question" }).textContent()).toContain("<img src=");
-      expect(await page.locator("img").count()).toBe(0);
-    });
-
-    it("runs the endless log in its memory, and answers about it at any time", async () => {
-      await visit();
-      await page.getByRole("button", { name: "Endless log" }).click();
-      await page.getByRole("button", { name: "Start the log" }).click();
-      const figures = page.locator(".endless .figures");
-      await figures.waitFor();
-      await expect.poll(() => page.locator(".told").count(), { timeout: PATIENCE }).toBeGreaterThan(0);
-      await ask("Question about the log", "What is the weather like?");
-      const answer = page.locator(".answers .answer").first();
-      await expect.poll(() => answer.textContent(), { timeout: PATIENCE }).toMatch(/weather is \w+/i);
-      await expect.poll(() => page.locator(".picture .hidden").textContent()).toMatch(/Layer 1: \d+/);
-      await page.getByRole("button", { name: "Pause" }).click();
-      await page.getByRole("button", { name: "Go on" }).waitFor();
-      await page.getByRole("button", { name: "End", exact: true }).click();
-      await page.getByRole("button", { name: "Start the log" }).waitFor();
-      await expect.poll(async () => (await model.usage()).running, { timeout: PATIENCE }).toBe(0);
-    });
-
-    it("fits a phone, in the dark, and every control has a name", async () => {
-      await visit({
-        viewport: { width: 390, height: 844 },
-        isMobile: true,
-        hasTouch: true,
-        colorScheme: "dark",
-      });
-      const { scroll, width, nameless } = await page.evaluate(() => ({
-        scroll: document.documentElement.scrollWidth,
-        width: innerWidth,
-        nameless: [...document.querySelectorAll("button, input, select, textarea")].filter(
-          (element) =>
-            !element.getAttribute("aria-label") &&
-            !element.closest("label") &&
-            element.textContent?.trim() === "",
-        ).length,
-      }));
-      expect(scroll).toBeLessThanOrEqual(width);
-      expect(nameless).toBe(0);
-      await page.getByRole("button", { name: "Conversations" }).tap();
-      await page.getByRole("button", { name: "New conversation" }).waitFor();
-      await page.getByRole("button", { name: "New conversation" }).tap();
-      await page.getByRole("button", { name: "Live", exact: true }).tap();
-      await page.getByText("resident").waitFor();
-    });
-  },
-);
+  it("goes back and forth between its views by the browser's own buttons, and keeps what was typed", async () => {
+    page = await pages.visit(url);
+    await page.getByRole("textbox", { name: "Message" }).fill("Not sent yet");
+    await page.getByRole("link", { name: "Endless log" }).click();
+    await button("Start the log").waitFor();
+    expect(await page.title()).toBe("Endless log · Millrace");
+    await page.goBack();
+    const box = page.getByRole("textbox", { name: "Message" });
+    expect(await box.inputValue()).toBe("Not sent yet");
+    await page.reload();
+    expect(await box.inputValue()).toBe("Not sent yet");
+  });
+});

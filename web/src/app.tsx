@@ -1,34 +1,83 @@
-import { signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { effect, signal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { announced } from "./announce.js";
 import { listModels } from "./api/chat.js";
-import { apiKey, ServerError } from "./api/http.js";
+import { apiKey, type ServerError } from "./api/http.js";
 import { Chat } from "./chat/Chat.js";
 import { Conversations } from "./chat/Conversations.js";
 import { SettingsDialog } from "./chat/Settings.js";
 import { Endless } from "./endless/Endless.js";
+import { focusComposer } from "./focus.js";
 import { Live } from "./live/Live.js";
+import { isConnected, trouble, tryAgain } from "./live/live.js";
+
+const VIEWS = { chat: "Chat", endless: "Endless log", live: "Live" } as const;
+type View = keyof typeof VIEWS;
 
 const models = signal<readonly string[]>([]);
-const failure = signal<ServerError | null>(null);
-const view = signal<"chat" | "endless" | "live">("chat");
+const view = signal<View>(asked());
 const isMenuOpen = signal(false);
 
-async function connect(): Promise<void> {
-  try {
-    models.value = await listModels();
-    failure.value = null;
-  } catch (error) {
-    failure.value = error instanceof ServerError ? error : new ServerError(0, null, String(error));
-    if (failure.value.status !== 401) setTimeout(connect, 2000);
-  }
+/** The view that the address names, so that it can be come back to. */
+function asked(): View {
+  const name = location.hash.slice(1);
+  return name in VIEWS ? (name as View) : "chat";
 }
+addEventListener("hashchange", () => {
+  view.value = asked();
+});
+effect(() => {
+  document.title = view.value === "chat" ? "Millrace" : `${VIEWS[view.value]} · Millrace`;
+});
+// Also a server that was started anew may have other models.
+effect(() => {
+  if (isConnected.value)
+    listModels().then(
+      (list) => {
+        models.value = list;
+      },
+      () => {},
+    );
+});
 
 export function App() {
-  useEffect(() => void connect(), []);
+  const menu = useRef<HTMLButtonElement>(null);
+  const page = useRef<HTMLDivElement>(null);
+  const closeMenu = () => {
+    isMenuOpen.value = false;
+  };
+  useEffect(() => {
+    if (!isMenuOpen.value) return;
+    const leave = ({ target }: Event) => {
+      if (target instanceof Element && !target.closest("#conversations, .menu")) closeMenu();
+    };
+    const leaveByKey = ({ key }: KeyboardEvent) => {
+      if (key !== "Escape") return;
+      closeMenu();
+      menu.current?.focus();
+    };
+    const part = page.current;
+    for (const event of ["pointerdown", "focusin"]) part?.addEventListener(event, leave);
+    part?.addEventListener("keydown", leaveByKey);
+    return () => {
+      for (const event of ["pointerdown", "focusin"]) part?.removeEventListener(event, leave);
+      part?.removeEventListener("keydown", leaveByKey);
+    };
+  }, [isMenuOpen.value]);
+
   return (
-    <div class={`app view-${view.value}`}>
+    <div ref={page} class={`app view-${view.value}`}>
+      <button
+        type="button"
+        class="skip"
+        onClick={() => document.querySelector<HTMLElement>(view.value === "live" ? ".live" : "main")?.focus()}
+      >
+        Skip to what is shown
+      </button>
       <header class="top">
+        <h1>Millrace</h1>
         <button
+          ref={menu}
           type="button"
           class="quiet menu"
           aria-expanded={isMenuOpen.value}
@@ -39,51 +88,67 @@ export function App() {
         >
           Conversations
         </button>
-        <h1>Millrace</h1>
         <nav aria-label="Views">
-          {(["chat", "endless", "live"] as const).map((name) => (
-            <button
+          {(Object.keys(VIEWS) as View[]).map((name) => (
+            <a
               key={name}
-              type="button"
               class={`tab to-${name}`}
+              href={`#${name}`}
               aria-current={view.value === name ? "page" : undefined}
-              onClick={() => {
-                view.value = name;
-              }}
             >
-              {{ chat: "Chat", endless: "Endless log", live: "Live" }[name]}
-            </button>
+              {VIEWS[name]}
+            </a>
           ))}
         </nav>
         <SettingsDialog models={models.value} />
       </header>
-      {failure.value && <Trouble error={failure.value} />}
+      <div class="trouble" role="status">
+        {trouble.value && <Trouble error={trouble.value} />}
+      </div>
       <Conversations
         open={isMenuOpen.value}
-        onChoose={() => {
-          isMenuOpen.value = false;
+        onChoose={({ isNew }) => {
+          const wasOver = isMenuOpen.value;
+          closeMenu();
+          const isByKey = document.activeElement?.matches(":focus-visible");
           view.value = "chat";
+          if (asked() !== "chat") location.hash = "chat";
+          // Not where a phone's keyboard would jump up.
+          if ((isNew || wasOver) && (isByKey || matchMedia("(pointer: fine)").matches))
+            requestAnimationFrame(focusComposer);
         }}
       />
-      <main>{view.value === "endless" ? <Endless model={models.value[0] ?? "default"} /> : <Chat />}</main>
+      <main id="main" tabIndex={-1}>
+        {view.value === "endless" ? <Endless models={models.value} /> : <Chat />}
+      </main>
       <Live />
+      <div class="hidden" role="status">
+        {announced.value}
+      </div>
     </div>
   );
 }
 
-function Trouble({ error }: { readonly error: ServerError }) {
-  if (error.status !== 401) return <p class="problem trouble">{error.message}</p>;
+function Trouble({ error: { status, message } }: { readonly error: ServerError }) {
+  if (status === 0)
+    return (
+      <p class="problem">
+        The server cannot be reached. This page goes on when it is back; nothing typed is lost.
+      </p>
+    );
+  if (status !== 401) return <p class="problem">{message}</p>;
   return (
     <form
-      class="problem trouble"
+      class="problem"
       onSubmit={(event) => {
         event.preventDefault();
         apiKey.set(String(new FormData(event.currentTarget).get("key") ?? ""));
-        void connect();
+        tryAgain();
       }}
     >
       <label>
-        This server wants a key: <input name="key" type="password" autocomplete="off" required />
+        This server wants {apiKey.get() === "" ? "a key" : "another key"}:{" "}
+        <input name="key" type="password" autocomplete="off" required />
       </label>{" "}
       <button type="submit">Use it</button>
     </form>

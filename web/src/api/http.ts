@@ -1,4 +1,5 @@
 /** Requests to the server that sent this page. */
+import { keep, read } from "../storage.js";
 
 /** What the server refused or failed at, in OpenAI's error shape; `status` is 0 where it could not be reached. */
 export class ServerError extends Error {
@@ -14,10 +15,14 @@ export class ServerError extends Error {
 
 /** Asked for where the server wants one; kept for this browser tab only. */
 const KEY = "millrace.key";
+let key = read(KEY, "", "sessionStorage");
 
 export const apiKey = {
-  get: (): string => sessionStorage.getItem(KEY) ?? "",
-  set: (key: string): void => sessionStorage.setItem(KEY, key),
+  get: (): string => key,
+  set: (given: string): void => {
+    key = given;
+    keep(KEY, key, "sessionStorage");
+  },
 };
 
 interface Options {
@@ -47,7 +52,7 @@ export async function request(
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ServerError(0, null, "The server cannot be reached. Is it still running?");
+    throw new ServerError(0, null, "The server cannot be reached. Is it running? Try again when it is.");
   }
   if (response.ok) return response;
   const said: unknown = await response.json().catch(() => null);
@@ -59,7 +64,10 @@ export async function json<T>(path: string, options?: Options): Promise<T> {
   return (await request(path, options)).json() as Promise<T>;
 }
 
-/** The `data` of every server-sent event, parsed, up to "[DONE]". An event that holds an error is thrown. */
+/**
+ * The `data` of every server-sent event, parsed, up to "[DONE]". Throws ServerError for an event that holds an error, and
+ * where the connection breaks off before that.
+ */
 export async function* events<T>(path: string, options: Options): AsyncGenerator<T, void> {
   const { body } = await request(path, options);
   if (!body) return;
@@ -67,8 +75,12 @@ export async function* events<T>(path: string, options: Options): AsyncGenerator
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        if (options.signal?.aborted) throw error;
+        return { done: true, value: "" };
+      });
+      if (done)
+        throw new ServerError(0, null, "The connection to the server broke off. Try again when it is back.");
       const lines = (rest + value).split("\n");
       rest = lines.pop() ?? "";
       for (const line of lines) {

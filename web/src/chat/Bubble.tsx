@@ -1,78 +1,76 @@
 import { useSignal } from "@preact/signals";
-import DOMPurify from "dompurify";
-import { marked } from "marked";
-import { useMemo } from "preact/hooks";
+import { announce } from "../announce.js";
+import { copy } from "../copy.js";
+import { focusComposer, useFocusAfter } from "../focus.js";
 import { count } from "../format.js";
-import type { Turn } from "./conversations.js";
+import { Answer } from "./Answer.js";
+import { again, isProblem } from "./conversations.js";
+import { Edit } from "./Edit.js";
+import type { Turn } from "./tree.js";
+import { Versions } from "./Versions.js";
 
 interface Props {
   readonly turn: Turn;
-  /** Answers anew, a question with other words; null while another answer is under way. */
-  readonly onAgain: ((text?: string) => void) | null;
+  /** The last that is shown. */
+  readonly isLast: boolean;
+  /** An answer is under way, so none can be asked for. */
+  readonly isBusy: boolean;
 }
 
 /** A question or an answer, with what can be done about it. */
-export function Bubble({ turn, onAgain }: Props) {
+export function Bubble({ turn, isLast, isBusy }: Props) {
   const { role, content, end } = turn;
-  const editing = useSignal<string | null>(null);
+  const isEditing = useSignal(false);
+  const item = useFocusAfter<HTMLLIElement>(isEditing.value, (part) =>
+    part.querySelector<HTMLElement>(".to-edit")?.focus(),
+  );
   const isAnswer = role === "assistant";
+  const isComing = isAnswer && isBusy && isLast;
+  // The button that was pressed is gone while an answer is written.
+  const ask = (text?: string) => {
+    const wasPressedByKey = document.activeElement?.matches(":focus-visible");
+    isEditing.value = false;
+    void again(turn, text);
+    if (wasPressedByKey) focusComposer();
+  };
 
   return (
-    <li class={`turn ${role}`} aria-label={isAnswer ? "Answer" : "Question"}>
-      {editing.value === null ? (
-        <Text content={content} marked={isAnswer} />
-      ) : (
-        <form
-          class="edit"
-          onSubmit={(event) => {
-            event.preventDefault();
-            const text = editing.value?.trim() ?? "";
-            editing.value = null;
-            if (text !== "") onAgain?.(text);
+    <li ref={item} class={`turn ${role}`} aria-label={isAnswer ? "Answer" : "Question"}>
+      {isEditing.value ? (
+        <Edit
+          text={content}
+          onAsk={ask}
+          onCancel={() => {
+            isEditing.value = false;
           }}
-        >
-          <textarea
-            aria-label="Question in other words"
-            value={editing.value}
-            onInput={({ currentTarget }) => {
-              editing.value = currentTarget.value;
-            }}
-          />
-          <button type="submit">Ask</button>
-          <button
-            type="button"
-            class="quiet"
-            onClick={() => {
-              editing.value = null;
-            }}
-          >
-            Cancel
-          </button>
-        </form>
+        />
+      ) : isAnswer ? (
+        <Answer content={content} />
+      ) : (
+        <p class="plain">{content}</p>
       )}
-      {end === null && content === "" && <span class="thinking">…</span>}
-      {isProblem(end) && (
-        <p class="problem" role="alert">
-          {end}
-        </p>
+      {isComing && content === "" && (
+        <span class="thinking" aria-hidden="true">
+          …
+        </span>
       )}
-      {editing.value === null && end !== null && (
+      {isProblem(end) && <p class="problem">{end}</p>}
+      {!isEditing.value && !isComing && (
         <div class="about">
           {isAnswer && <span>{figures(turn)}</span>}
-          <button type="button" class="quiet" onClick={() => navigator.clipboard?.writeText(content)}>
-            Copy
-          </button>
-          {onAgain && isAnswer && (
-            <button type="button" class="quiet" onClick={() => onAgain()}>
-              Answer again
+          <Versions turn={turn} isBusy={isBusy} />
+          {content !== "" && <Copy text={content} />}
+          {!isBusy && (isAnswer || isLast) && (
+            <button type="button" class="quiet" onClick={() => ask()}>
+              {isAnswer ? "Answer again" : "Answer"}
             </button>
           )}
-          {onAgain && !isAnswer && (
+          {!isBusy && !isAnswer && (
             <button
               type="button"
-              class="quiet"
+              class="quiet to-edit"
               onClick={() => {
-                editing.value = content;
+                isEditing.value = true;
               }}
             >
               Edit
@@ -84,23 +82,24 @@ export function Bubble({ turn, onAgain }: Props) {
   );
 }
 
-/** Answers are Markdown, of which nothing runs and nothing is fetched; questions are shown as they were written. */
-function Text({ content, marked: isMarked }: { readonly content: string; readonly marked: boolean }) {
-  const html = useMemo(() => {
-    if (!isMarked) return null;
-    const made = marked.parse(content, { async: false, breaks: true });
-    return DOMPurify.sanitize(made, {
-      FORBID_TAGS: ["img", "video", "audio", "style", "form"],
-      FORBID_ATTR: ["style"],
-    });
-  }, [content, isMarked]);
-  if (html === null) return <p class="plain">{content}</p>;
-  // Cleaned just above.
-  return <div class="text" dangerouslySetInnerHTML={{ __html: html }} />;
+function Copy({ text }: { readonly text: string }) {
+  const words = useSignal("Copy");
+  return (
+    <button
+      type="button"
+      class="quiet"
+      onClick={async () => {
+        words.value = (await copy(text)) ? "Copied" : "Not allowed here";
+        announce(words.value);
+        setTimeout(() => {
+          words.value = "Copy";
+        }, 2000);
+      }}
+    >
+      {words.value}
+    </button>
+  );
 }
-
-const isProblem = (end: string | null | undefined): end is string =>
-  end !== null && end !== undefined && !["stop", "length", "stopped", "tool_calls"].includes(end);
 
 function figures({ usage, end, firstMs, totalMs }: Turn): string {
   const parts: string[] = [];
@@ -114,5 +113,6 @@ function figures({ usage, end, firstMs, totalMs }: Turn): string {
   if (firstMs !== undefined) parts.push(`first after ${count(firstMs)} ms`);
   if (end === "length") parts.push("cut at its longest");
   if (end === "stopped") parts.push("stopped");
+  if (end === null) parts.push("not whole");
   return parts.join(" · ");
 }

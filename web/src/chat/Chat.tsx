@@ -1,8 +1,9 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
+import { focusComposer } from "../focus.js";
 import { Bubble } from "./Bubble.js";
 import { Composer } from "./Composer.js";
-import { again, ask, current, stop, unkept, writing } from "./conversations.js";
+import { ask, chosen, shown, stop, unkept, writing } from "./conversations.js";
 
 /** What people ask of the model that comes in the box; others know more. */
 const SUGGESTIONS = [
@@ -11,20 +12,30 @@ const SUGGESTIONS = [
   "Who are you?",
 ];
 
+const UNKEPT = {
+  full: "This browser has no room left: what is said from now on is lost on reload. Delete conversations to make room.",
+  forbidden: "This browser keeps nothing for this page: what is said here is lost on reload.",
+};
+
 export function Chat() {
-  const turns = current.value?.turns ?? [];
-  const isWriting = writing.value !== null;
+  const turns = shown.value;
+  const isBusy = writing.value.has(chosen.value);
   const end = useRef<HTMLDivElement>(null);
   const follows = useSignal(true);
   const last = turns.at(-1);
   useEffect(() => {
+    follows.value = true;
+  }, [chosen.value, turns.length]);
+  useEffect(() => {
     if (follows.value) end.current?.scrollIntoView({ block: "end" });
-  }, [last?.id, last?.content]);
+  }, [last?.id, last?.content, last?.end]);
 
   return (
-    <section class="chat" aria-label="Conversation">
-      <div
+    <div class="chat">
+      <section
         class="turns"
+        tabIndex={turns.length === 0 ? undefined : 0}
+        aria-label="What was said"
         onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
           follows.value = scrollHeight - scrollTop - clientHeight < 60;
         }}
@@ -35,7 +46,13 @@ export function Chat() {
             <ul>
               {SUGGESTIONS.map((text) => (
                 <li key={text}>
-                  <button type="button" onClick={() => ask(text)}>
+                  <button
+                    type="button"
+                    onClick={({ currentTarget }) => {
+                      if (currentTarget.matches(":focus-visible")) focusComposer();
+                      void ask(text);
+                    }}
+                  >
                     {text}
                   </button>
                 </li>
@@ -43,15 +60,27 @@ export function Chat() {
             </ul>
           </div>
         )}
+        {/* What a place holds may change to another version; the place stays, and with it the focus. */}
         <ol>
           {turns.map((turn) => (
-            <Bubble key={turn.id} turn={turn} onAgain={isWriting ? null : (text) => again(turn.id, text)} />
+            <Bubble key={turn.parent ?? ""} turn={turn} isLast={turn === last} isBusy={isBusy} />
           ))}
         </ol>
         <div ref={end} />
-      </div>
-      {unkept.value !== null && <p class="problem">{unkept.value}</p>}
-      <Composer label="Message" placeholder="Ask something" busy={isWriting} onSend={ask} onStop={stop} />
-    </section>
+      </section>
+      {unkept.value !== null && (
+        <p class="problem" role="status">
+          {UNKEPT[unkept.value]}
+        </p>
+      )}
+      <Composer
+        label="Message"
+        placeholder="Ask something"
+        draft="chat"
+        busy={isBusy}
+        onSend={ask}
+        onStop={() => stop(chosen.value)}
+      />
+    </div>
   );
 }

@@ -1,12 +1,9 @@
 import { useRef } from "preact/hooks";
-import { DEFAULTS, type Settings, settings } from "./conversations.js";
+import { DEFAULTS, set, settings } from "./conversations.js";
 
 /** How answers are made; kept in this browser. */
 export function SettingsDialog({ models }: { readonly models: readonly string[] }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  const set = (news: Partial<Settings>) => {
-    settings.value = { ...settings.value, ...news };
-  };
   const { model, system, temperature, topP, maxTokens } = settings.value;
   return (
     <>
@@ -23,6 +20,9 @@ export function SettingsDialog({ models }: { readonly models: readonly string[] 
               {models.map((name) => (
                 <option key={name}>{name}</option>
               ))}
+              {model !== "default" && !models.includes(model) && (
+                <option value={model}>{model} (not on this server now)</option>
+              )}
             </select>
           </label>
           <label>

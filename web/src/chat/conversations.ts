@@ -1,31 +1,19 @@
-/** Conversations, kept in this browser across reloads. */
-import { batch, computed, effect, signal } from "@preact/signals";
-import { answer, type Message, type Sampling, type Usage } from "../api/chat.js";
-
-export interface Turn extends Message {
-  readonly id: string;
-  /** How an answer ended: "stop", "length", "stopped" by the reader; an error's words; null while it is under way. */
-  readonly end?: string | null;
-  readonly usage?: Usage | null;
-  /** From the question to the first piece of the answer, and to its end, in milliseconds. */
-  readonly firstMs?: number;
-  readonly totalMs?: number;
-}
-
-export interface Conversation {
-  readonly id: string;
-  readonly turns: readonly Turn[];
-}
+/** Conversations, kept in this browser across reloads, each by itself, so that tabs do not write over one another. */
+import { batch, computed, signal } from "@preact/signals";
+import { announce } from "../announce.js";
+import { answer, type Message, type Sampling } from "../api/chat.js";
+import { keep, namesOf, onKept, read, type Unkept } from "../storage.js";
+import { besides, type Conversation, leafAfter, merge, pathTo, type Turn } from "./tree.js";
 
 export interface Settings extends Sampling {
   readonly model: string;
   readonly system: string;
 }
 
-const STORE = "millrace.conversations";
+const STORE = "millrace.conversation.";
 const SETTINGS = "millrace.settings";
-/** Oldest conversations go where there are more. */
-const MOST = 200;
+/** Pieces of an answer are shown together that come closer than this, in milliseconds: each has its Markdown read anew. */
+const SHOWN_EVERY_MS = 40;
 
 export const DEFAULTS: Settings = {
   model: "default",
@@ -35,121 +23,190 @@ export const DEFAULTS: Settings = {
   maxTokens: 1024,
 };
 
-export const conversations = signal<readonly Conversation[]>(load(STORE, []));
-export const settings = signal<Settings>({ ...DEFAULTS, ...load<Partial<Settings>>(SETTINGS, {}) });
-export const chosen = signal<string>(conversations.value[0]?.id ?? "");
-/** The conversation whose answer is being written, with what stops it. */
-export const writing = signal<{ readonly id: string; readonly abort: AbortController } | null>(null);
-/** Why conversations cannot be kept; null while they are. */
-export const unkept = signal<string | null>(null);
+/** What was talked about last comes first. */
+const inOrder = (list: readonly Conversation[]): Conversation[] =>
+  [...list].sort((a, b) => b.changed - a.changed);
+const isConversation = (kept: unknown): kept is Conversation =>
+  typeof kept === "object" && kept !== null && "turns" in kept && Array.isArray(kept.turns);
 
-export const current = computed<Conversation | null>(
-  () => conversations.value.find(({ id }) => id === chosen.value) ?? null,
+export const conversations = signal<readonly Conversation[]>(
+  inOrder(
+    namesOf(STORE)
+      .map((name) => read<unknown>(name, null))
+      .filter(isConversation),
+  ),
+);
+export const settings = signal<Settings>({ ...DEFAULTS, ...read<Partial<Settings>>(SETTINGS, {}) });
+export const chosen = signal<string>(conversations.value[0]?.id ?? "");
+/** The conversations whose answers are being written, with what stops them. */
+export const writing = signal<ReadonlyMap<string, AbortController>>(new Map());
+/** Why conversations are not kept; null while they are. */
+export const unkept = signal<Unkept>(null);
+
+export const current = computed<Conversation | null>(() => find(chosen.value));
+/** The turns that are shown. */
+export const shown = computed<readonly Turn[]>(() =>
+  current.value ? pathTo(current.value, current.value.leaf) : [],
 );
 
-export const titleOf = ({ turns }: Conversation): string =>
-  turns.find(({ role }) => role === "user")?.content.slice(0, 80) ?? "New conversation";
+const find = (id: string): Conversation | null => conversations.value.find((one) => one.id === id) ?? null;
 
-// While an answer is written its pieces come many times a second: it is kept when it is there.
-effect(() => {
-  if (writing.value === null) keep(STORE, conversations.value.slice(0, MOST));
-});
-effect(() => keep(SETTINGS, settings.value));
+export const titleOf = ({ title, turns }: Conversation): string =>
+  title?.text || turns.find(({ role }) => role === "user")?.content.slice(0, 80) || "New conversation";
+
+export function set(news: Partial<Settings>): void {
+  settings.value = { ...settings.value, ...news };
+  keep(SETTINGS, settings.value);
+}
 
 export function startNew(): void {
   chosen.value = "";
 }
 
+export function rename(id: string, text: string): void {
+  change(id, () => ({ title: { text: text.trim(), at: Date.now() } }));
+  keepOne(id);
+}
+
+/** Forgets a conversation; shown is its neighbour then. */
 export function remove(id: string): void {
-  if (writing.value?.id === id) stop();
+  stop(id);
+  const at = conversations.value.findIndex((one) => one.id === id);
   batch(() => {
     conversations.value = conversations.value.filter((one) => one.id !== id);
-    if (chosen.value === id) chosen.value = conversations.value[0]?.id ?? "";
+    if (chosen.value === id)
+      chosen.value = (conversations.value[at] ?? conversations.value[at - 1])?.id ?? "";
   });
+  keep(STORE + id, null);
+  // There may be room again.
+  if (unkept.value === "full") for (const one of conversations.value) keepOne(one.id);
 }
 
-export function stop(): void {
-  writing.value?.abort.abort();
+export function stop(id: string): void {
+  writing.value.get(id)?.abort();
 }
 
-export async function ask(text: string): Promise<void> {
-  const question: Turn = { id: newId(), role: "user", content: text };
-  const before = current.value;
-  const id = before?.id ?? newId();
-  batch(() => {
-    const rest = conversations.value.filter((one) => one.id !== id);
-    conversations.value = [{ id, turns: [...(before?.turns ?? []), question] }, ...rest];
+export async function ask(content: string): Promise<void> {
+  const id = find(chosen.value)?.id ?? newId();
+  const parent = shown.value.at(-1)?.id ?? null;
+  if (!current.value) {
+    conversations.value = [{ id, changed: Date.now(), turns: [], leaf: null }, ...conversations.value];
     chosen.value = id;
-  });
+  }
+  add(id, { id: newId(), parent, role: "user", content });
   await write(id);
 }
 
-/** Answers anew from before the turn `turnId`, which is an answer; or, where it is a question, with other words. */
-export async function again(turnId: string, text?: string): Promise<void> {
-  const conversation = current.value;
-  const at = conversation?.turns.findIndex(({ id }) => id === turnId) ?? -1;
-  const turn = conversation?.turns[at];
-  if (!conversation || !turn) return;
-  const kept = conversation.turns.slice(0, at);
-  const turns = text === undefined ? kept : [...kept, { ...turn, content: text }];
-  change(conversation.id, () => turns);
-  await write(conversation.id);
+/** Answers anew: the question `turn`, in other words if `content` is given; or what the answer `turn` is to. */
+export async function again(turn: Turn, content?: string): Promise<void> {
+  const id = chosen.value;
+  if (content !== undefined) add(id, { ...turn, id: newId(), content });
+  else change(id, () => ({ leaf: turn.role === "user" ? turn.id : turn.parent }));
+  await write(id);
+}
+
+/** What stands in one place of the conversation that is shown: `turn`, and its other versions. */
+export const versionsOf = (turn: Turn): readonly Turn[] =>
+  current.value ? besides(current.value, turn) : [turn];
+
+/** Shows `turn`, and what was said last after it. */
+export function show(turn: Turn): void {
+  change(chosen.value, (conversation) => ({ leaf: leafAfter(conversation, turn.id) }));
+  keepOne(chosen.value);
 }
 
 /** Has the model answer what stands last in a conversation. */
 async function write(id: string): Promise<void> {
-  if (writing.value) return;
+  const conversation = find(id);
+  if (!conversation || writing.value.has(id)) return;
+  keepOne(id);
   const abort = new AbortController();
   const { model, system, ...sampling } = settings.value;
-  const turns = conversations.value.find((one) => one.id === id)?.turns ?? [];
-  const messages: Message[] = turns.map(({ role, content }) => ({ role, content }));
+  const messages: Message[] = pathTo(conversation, conversation.leaf)
+    // An answer that failed before its first word is none.
+    .filter(({ role, content }) => role === "user" || content !== "")
+    .map(({ role, content }) => ({ role, content }));
   if (system.trim() !== "") messages.unshift({ role: "system", content: system });
   const begun = performance.now();
-  let turn: Turn = { id: newId(), role: "assistant", content: "", end: null };
+  let turn: Turn = { id: newId(), parent: conversation.leaf, role: "assistant", content: "", end: null };
+  let shownAt = 0;
   const tell = (news: Partial<Turn>) => {
     turn = { ...turn, ...news };
-    change(id, (old) => [...old.filter((one) => one.id !== turn.id), turn]);
+    shownAt = performance.now();
+    change(id, ({ turns }) => ({ turns: turns.map((one) => (one.id === turn.id ? turn : one)) }));
   };
-  writing.value = { id, abort };
-  tell({});
+  add(id, turn);
+  writing.value = new Map(writing.value).set(id, abort);
+  if (chosen.value === id) announce("The answer is being written.");
+  let content = "";
   let end: string | null = null;
+  let firstMs: number | undefined;
   try {
     for await (const { text, finish, usage } of answer(model, messages, sampling, abort.signal)) {
-      if (text !== "" && turn.firstMs === undefined) tell({ firstMs: performance.now() - begun });
-      if (text !== "") tell({ content: turn.content + text });
-      if (usage) tell({ usage });
+      if (text !== "") firstMs ??= performance.now() - begun;
+      content += text;
+      if (usage) tell({ usage, content });
+      else if (performance.now() - shownAt >= SHOWN_EVERY_MS) tell({ content });
       end = finish ?? end;
     }
-    tell({ end: end ?? "cut off: the connection ended", totalMs: performance.now() - begun });
   } catch (error) {
-    const why = abort.signal.aborted ? "stopped" : error instanceof Error ? error.message : String(error);
-    tell({ end: why, totalMs: performance.now() - begun });
-  } finally {
-    writing.value = null;
+    end = abort.signal.aborted ? "stopped" : error instanceof Error ? error.message : String(error);
   }
+  tell({ content, end, ...(firstMs !== undefined && { firstMs }), totalMs: performance.now() - begun });
+  const rest = new Map(writing.value);
+  rest.delete(id);
+  writing.value = rest;
+  if (!find(id)) return;
+  keepOne(id);
+  if (chosen.value === id) announce(isProblem(end) ? `${content} ${end}` : content || "There was no answer.");
 }
 
-function change(id: string, turnsOf: (turns: readonly Turn[]) => readonly Turn[]): void {
-  conversations.value = conversations.value.map((one) =>
-    one.id === id ? { ...one, turns: turnsOf(one.turns) } : one,
-  );
+/** Whether an answer's end says that something went wrong. */
+export const isProblem = (end: string | null | undefined): end is string =>
+  end !== null && end !== undefined && !["stop", "length", "stopped", "tool_calls"].includes(end);
+
+/** Puts a turn behind its parent, and shows it. */
+function add(id: string, turn: Turn): void {
+  change(id, ({ turns }) => ({ turns: [...turns, turn], leaf: turn.id, changed: Date.now() }));
+  conversations.value = inOrder(conversations.value);
 }
+
+function change(id: string, news: (conversation: Conversation) => Partial<Conversation>): void {
+  conversations.value = conversations.value.map((one) => (one.id === id ? { ...one, ...news(one) } : one));
+}
+
+/** Keeps a conversation, with what another tab has said in it. Answers under way are kept when they are whole. */
+function keepOne(id: string): void {
+  const ours = find(id);
+  if (!ours) return;
+  const theirs = read<unknown>(STORE + id, null);
+  const both = isConversation(theirs) ? merge(ours, theirs) : ours;
+  change(id, () => both);
+  unkept.value = keep(STORE + id, both);
+}
+
+onKept((name, value) => {
+  if (name === SETTINGS) settings.value = { ...DEFAULTS, ...(value as Partial<Settings> | null) };
+  if (name !== null && !name.startsWith(STORE)) return;
+  const id = name?.slice(STORE.length);
+  // What is being answered here is kept again when the answer is whole.
+  const gone = (one: Conversation) => (id === undefined || one.id === id) && !writing.value.has(one.id);
+  if (!isConversation(value)) conversations.value = conversations.value.filter((one) => !gone(one));
+  else {
+    const ours = find(value.id);
+    const rest = conversations.value.filter((one) => one.id !== value.id);
+    conversations.value = inOrder([...rest, ours ? merge(ours, value) : value]);
+  }
+});
+
+// Who leaves in the middle of an answer finds what there was of it.
+addEventListener("pagehide", () => {
+  for (const [id, abort] of writing.value) {
+    abort.abort();
+    const end = (turn: Turn): Turn => (turn.end === null ? { ...turn, end: "stopped" } : turn);
+    change(id, ({ turns }) => ({ turns: turns.map(end) }));
+    keepOne(id);
+  }
+});
 
 const newId = (): string => Math.random().toString(36).slice(2, 12);
-
-function load<T>(name: string, otherwise: T): T {
-  try {
-    return (JSON.parse(localStorage.getItem(name) ?? "null") as T | null) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
-function keep(name: string, value: unknown): void {
-  try {
-    localStorage.setItem(name, JSON.stringify(value));
-    unkept.value = null;
-  } catch {
-    unkept.value = "This browser has no room left: what is said from now on is lost on reload.";
-  }
-}

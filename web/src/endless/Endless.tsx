@@ -1,6 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { Composer } from "../chat/Composer.js";
+import { focusComposer, useFocusAfter } from "../focus.js";
 import { bytes, count } from "../format.js";
 import {
   type Entry,
@@ -11,46 +12,70 @@ import {
   longAgo,
   memory,
   pause,
+  placeInWords,
   problem,
   question,
   report,
   start,
   state,
   stop,
+  writer,
 } from "./endless.js";
 
 const MEMORIES = ["1.5 MiB", "2 MiB", "4 MiB", "16 MiB"];
 const SUGGESTIONS = ["What is the weather like?", "What is happening at the pier?", "Who is the baker?"];
 
 /** The log that writes itself, and what is asked about it. */
-export function Endless({ model }: { readonly model: string }) {
+export function Endless({ models }: { readonly models: readonly string[] }) {
   const list = useRef<HTMLDivElement>(null);
   const follows = useSignal(true);
-  const shown = entries.value;
+  const entriesShown = entries.value;
   useEffect(() => {
     if (follows.value && list.current) list.current.scrollTop = list.current.scrollHeight;
-  }, [shown]);
+  }, [entriesShown]);
   const isOn = state.value !== "off" && state.value !== "failed";
+  const controls = useFocusAfter<HTMLElement>(isOn, (part) => {
+    if (isOn) focusComposer();
+    else part.querySelector<HTMLElement>(".start")?.focus();
+  });
+  // The model in the box has learned to write such a log; others may do what they can.
+  const model = writer.value ?? models.find((name) => name.startsWith("harbour")) ?? models[0] ?? "default";
 
   return (
     <section class="endless" aria-label="The endless log">
-      <header class="controls">
+      <header class="controls" ref={controls}>
         {isOn ? (
           <>
             <button
+              key="pause"
               type="button"
               onClick={() => pause(state.value === "running")}
-              disabled={state.value === "starting"}
+              aria-disabled={state.value === "starting" || state.value === "away"}
             >
               {state.value === "paused" ? "Go on" : "Pause"}
             </button>
-            <button type="button" class="quiet" onClick={stop}>
+            <button key="end" type="button" class="quiet" onClick={stop}>
               End
             </button>
           </>
         ) : (
           <>
-            <label>
+            {models.length > 1 && (
+              <label key="model">
+                Model{" "}
+                <select
+                  value={model}
+                  onChange={({ currentTarget }) => {
+                    writer.value = currentTarget.value;
+                  }}
+                >
+                  {models.map((name) => (
+                    <option key={name}>{name}</option>
+                  ))}
+                </select>
+              </label>
+            )}
+            <label key="memory">
               Memory{" "}
               <select
                 value={memory.value}
@@ -63,18 +88,23 @@ export function Endless({ model }: { readonly model: string }) {
                 ))}
               </select>
             </label>
-            <button type="button" onClick={() => start(model)}>
+            <button key="start" type="button" class="start" onClick={() => start(model)}>
               Start the log
             </button>
           </>
         )}
         {report.value && info.value && (
-          <span class="figures" aria-live="off">
+          <span class="figures">
             {count(report.value.seen)} tokens in {bytes(report.value.bytes)} of{" "}
             {bytes(info.value.memory_bytes)}
           </span>
         )}
       </header>
+      {state.value === "away" && (
+        <p class="problem">
+          The server does not answer. The log goes on when it does, and answers what was asked.
+        </p>
+      )}
       {problem.value !== null && (
         <p class="problem" role="alert">
           {problem.value}
@@ -83,11 +113,16 @@ export function Endless({ model }: { readonly model: string }) {
       <div
         class="log"
         ref={list}
+        // It never ends: it is read when the reader goes there.
+        role="log"
+        aria-live="off"
+        aria-label="What the log says"
+        tabIndex={entriesShown.length === 0 ? undefined : 0}
         onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
           follows.value = scrollHeight - scrollTop - clientHeight < 60;
         }}
       >
-        {shown.length === 0 && (
+        {entriesShown.length === 0 && (
           <div class="welcome">
             <h2>A log without end</h2>
             <p class="lead">
@@ -96,7 +131,7 @@ export function Endless({ model }: { readonly model: string }) {
             </p>
           </div>
         )}
-        {shown.map((entry) => (
+        {entriesShown.map((entry) => (
           <LogEntry key={entry.id} entry={entry} />
         ))}
       </div>
@@ -123,6 +158,7 @@ export function Endless({ model }: { readonly model: string }) {
           <Composer
             label="Question about the log"
             placeholder="Ask about the log"
+            draft="endless"
             busy={false}
             onSend={question}
             onStop={() => {}}
@@ -141,11 +177,16 @@ function LogEntry({ entry: { kind, text } }: { readonly entry: Entry }) {
 function Answers({ list }: { readonly list: readonly Exchange[] }) {
   const box = useRef<HTMLOListElement>(null);
   const last = list.at(-1);
+  // The question stays in sight, with as much of what belongs to it as there is room for.
   useEffect(() => {
-    if (box.current) box.current.scrollTop = box.current.scrollHeight;
-  }, [last?.id, last?.answer]);
+    const newest = box.current?.lastElementChild;
+    if (!box.current || !(newest instanceof HTMLElement)) return;
+    box.current.scrollTop = newest.offsetTop;
+    newest.scrollIntoView({ block: "nearest" });
+  }, [last?.id, last?.answer, last?.state]);
   return (
-    <ol class="answers" ref={box} aria-label="Answers" aria-live="polite" aria-busy={!last?.isAnswered}>
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard.
+    <ol class="answers" ref={box} aria-label="Answers" tabIndex={0}>
       {list.map((exchange) => (
         <Answered key={exchange.id} exchange={exchange} />
       ))}
@@ -153,26 +194,46 @@ function Answers({ list }: { readonly list: readonly Exchange[] }) {
   );
 }
 
-function Answered({ exchange: { question, answer, blocks } }: { readonly exchange: Exchange }) {
+const ANSWER = { waiting: "…", answered: "There was no answer.", lost: "The log ended before the answer." };
+
+function Answered({
+  exchange: { question, answer, state, blocks, source },
+}: {
+  readonly exchange: Exchange;
+}) {
+  const isAnswered = state === "answered";
   return (
-    <li class="exchange">
+    <li class="exchange" aria-busy={state === "waiting"}>
       <p class="asked">{question}</p>
-      <p class="answer">{answer === "" ? "…" : answer}</p>
-      {blocks.length > 0 && (
+      <p class="answer">{answer || ANSWER[state]}</p>
+      {isAnswered && source && (
+        <p class="source">
+          {placeInWords(source)} <q>{source.sentence}</q>
+        </p>
+      )}
+      {isAnswered && !source && (
+        <p class="source">
+          {blocks.length === 0
+            ? "Nothing came back from disk for it: it is from what is in memory."
+            : "None of what came back from disk says it in these words."}
+        </p>
+      )}
+      {isAnswered && blocks.length > 0 && (
         <details
           class="blocks"
           onToggle={({ currentTarget }) => currentTarget.scrollIntoView({ block: "nearest" })}
         >
           <summary>
-            {blocks.length === 1 ? "One stored block" : `${blocks.length} stored blocks`} came back from disk
+            {blocks.length === 1 ? "The stored block" : `All ${blocks.length} stored blocks`} that came back
           </summary>
           <ul>
-            {blocks.map(({ first, last, text: said }) => (
-              <li key={first}>
+            {blocks.map((block) => (
+              <li key={block.first} class={block === source?.block ? "says" : ""}>
                 <span>
-                  tokens {count(first)} to {count(last)}
+                  tokens {count(block.first)} to {count(block.last)}
+                  {block === source?.block && ", which says it"}
                 </span>
-                <q>{said}</q>
+                <q>{block.text}</q>
               </li>
             ))}
           </ul>

@@ -3,7 +3,9 @@
  * A question waits for the end of a stretch, is put into the stream, answered, and the log goes on.
  */
 import { signal } from "@preact/signals";
+import { announce } from "../announce.js";
 import { controlToken } from "../api/chat.js";
+import { ServerError } from "../api/http.js";
 import {
   append,
   closeSession,
@@ -12,11 +14,14 @@ import {
   openSession,
   type Report,
   readMap,
+  readSession,
   recall,
   type SessionInfo,
   type StreamMap,
 } from "../api/sessions.js";
+import { count } from "../format.js";
 import { Mentions } from "./mentions.js";
+import { type Block, type Source, sourceOf } from "./source.js";
 
 /** What the log begins with; the rest is the model's. */
 const BEGIN = "The night was over, and it was Monday.";
@@ -32,6 +37,7 @@ export const COLUMNS = 160;
 /** Characters of the log that the page keeps, to show what a recalled block says. */
 const MOST_TEXT = 4_000_000;
 const MAP_EVERY_MS = 700;
+const TRY_AGAIN_MS = 1000;
 
 /** A piece of the stream as it is shown: what the log tells, or where something was asked. */
 export interface Entry {
@@ -45,12 +51,16 @@ export interface Exchange {
   readonly id: number;
   readonly question: string;
   readonly answer: string;
-  readonly isAnswered: boolean;
+  /** "lost": the log ended first. */
+  readonly state: "waiting" | "answered" | "lost";
   /** The stored blocks that came back for it, with what they say, as tokens of the stream. */
-  readonly blocks: readonly { readonly first: number; readonly last: number; readonly text: string }[];
+  readonly blocks: readonly Block[];
+  /** Where in those it is said what the answer says; null: in none of them. */
+  readonly source: Source | null;
 }
 
-export type State = "off" | "starting" | "running" | "paused" | "failed";
+/** "away": the server does not answer, and the log goes on when it does. */
+export type State = "off" | "starting" | "running" | "paused" | "away" | "failed";
 
 export const state = signal<State>("off");
 export const problem = signal<string | null>(null);
@@ -63,9 +73,9 @@ export const entries = signal<readonly Entry[]>([]);
 export const exchanges = signal<readonly Exchange[]>([]);
 /** Something that was put somewhere so long ago that memory no longer holds it: worth a question. */
 export const longAgo = signal<string | null>(null);
-/** Tokens a second, over the last stretch that was written at full speed. */
-export const speed = signal<number | null>(null);
 export const memory = signal("2 MiB");
+/** The model that writes; null: none was chosen. */
+export const writer = signal<string | null>(null);
 
 const MOST_ENTRIES = 120;
 const MOST_EXCHANGES = 50;
@@ -101,6 +111,13 @@ export function stop(): void {
   run = null;
   wake?.();
   state.value = "off";
+  giveUp();
+}
+
+/** What was asked and not answered will not be. */
+function giveUp(): void {
+  questions = [];
+  exchanges.value = exchanges.value.map((one) => (one.state === "waiting" ? { ...one, state: "lost" } : one));
 }
 
 // Nobody could ask for it again.
@@ -118,7 +135,14 @@ export function pause(paused: boolean): void {
 }
 
 export function question(text: string): void {
-  const exchange: Exchange = { id: nextId++, question: text, answer: "", isAnswered: false, blocks: [] };
+  const exchange: Exchange = {
+    id: nextId++,
+    question: text,
+    answer: "",
+    state: "waiting",
+    blocks: [],
+    source: null,
+  };
   questions.push(exchange);
   longAgo.value = null;
   exchanges.value = [...exchanges.value, exchange].slice(-MOST_EXCHANGES);
@@ -154,11 +178,17 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
     mapping = setInterval(readAgain, MAP_EVERY_MS);
     while (!signal.aborted) {
       const asked = questions.shift();
-      if (asked) await answer(id, asked, signal);
-      else if (state.value === "paused") await new Promise<void>((resolve) => (wake = resolve));
-      else {
-        await write(id, log, signal, (text) => say("log", text));
-        longAgo.value = mentions.oldest(report.value.seen - report.value.kept);
+      try {
+        if (asked) await answer(id, asked, signal);
+        else if (state.value === "paused") await new Promise<void>((resolve) => (wake = resolve));
+        else {
+          await write(id, log, signal, (text) => say("log", text));
+          longAgo.value = mentions.oldest(report.value.seen - report.value.kept);
+        }
+      } catch (error) {
+        if (!isAway(error) || signal.aborted) throw error;
+        if (asked) questions.unshift(asked);
+        await comeBack(id, signal);
       }
       wake = null;
     }
@@ -166,6 +196,7 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
     if (!signal.aborted) {
       problem.value = error instanceof Error ? error.message : String(error);
       state.value = "failed";
+      giveUp();
     }
   } finally {
     if (mapping) clearInterval(mapping);
@@ -174,25 +205,54 @@ async function live(model: string, signal: AbortSignal): Promise<void> {
   }
 }
 
+/** It cannot be reached, or is about to stop. */
+const isAway = (error: unknown): boolean =>
+  error instanceof ServerError && (error.status === 0 || error.code === "shutting_down");
+
+/** Resolves when the server is there again, and with it the session. Throws where that is gone. */
+async function comeBack(id: string, signal: AbortSignal): Promise<void> {
+  const before = state.value;
+  state.value = "away";
+  while (!signal.aborted) {
+    await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
+    try {
+      report.value = (await readSession(id, signal)).report;
+      if (state.value === "away") state.value = before;
+      return;
+    } catch (error) {
+      if (error instanceof ServerError && error.status === 404)
+        throw new Error("The server was started anew, and the log went with the old one. Start another.");
+      if (!isAway(error)) throw error;
+    }
+  }
+}
+
 /** One question with its answer; then the log goes on. */
 async function answer(id: string, asked: Exchange, signal: AbortSignal): Promise<void> {
-  say("question", asked.question);
   let exchange = asked;
   const tell = (news: Partial<Exchange>) => {
     exchange = { ...exchange, ...news };
     exchanges.value = exchanges.value.map((one) => (one.id === exchange.id ? exchange : one));
   };
-  remember(report.value?.seen ?? 0, `\n${asked.question}\n`);
+  const at = report.value?.seen ?? 0;
   report.value = await append(id, [{ role: "user", content: asked.question }]);
-  const ranges = await recall(id);
-  tell({ blocks: ranges.map(([first, last]) => ({ first, last, text: toldBetween(first, last) })) });
+  say("question", asked.question);
+  remember(at, `\n${asked.question}\n`);
+  const blocks = (await recall(id)).map(([first, last]) => ({ first, last, text: toldBetween(first, last) }));
+  tell({ blocks });
   await write(id, { max_tokens: 60, temperature: 0 }, signal, (text) =>
     tell({ answer: exchange.answer + text }),
   );
-  tell({ isAnswered: true });
+  const source = sourceOf(blocks, asked.question, exchange.answer);
+  tell({ state: "answered", source });
+  announce(source ? `${exchange.answer} ${placeInWords(source)}` : exchange.answer);
   remember(report.value.seen, "\n");
   report.value = await append(id, "\n");
 }
+
+/** What is said where an answer came from the disk. */
+export const placeInWords = ({ block: { first, last } }: Source): string =>
+  `Recalled from disk, tokens ${count(first)} to ${count(last)}.`;
 
 /** Has the model go on, and gives what it says to `onText`. */
 async function write(
@@ -202,18 +262,16 @@ async function write(
   onText: (text: string) => void,
 ): Promise<void> {
   const at = report.value?.seen ?? 0;
-  const begun = performance.now();
   let written = "";
-  for await (const piece of generate(id, options, signal)) {
-    written += piece.text;
-    if (piece.text !== "") onText(piece.text);
-    if (piece.report) {
-      const seconds = (performance.now() - begun) / 1000;
-      speed.value = (piece.report.seen - at) / seconds;
-      report.value = piece.report;
+  try {
+    for await (const piece of generate(id, options, signal)) {
+      written += piece.text;
+      if (piece.text !== "") onText(piece.text);
+      if (piece.report) report.value = piece.report;
     }
+  } finally {
+    remember(at, written);
   }
-  remember(at, written);
 }
 
 /** Goes on with the last entry where it is of the same kind, and begins another where not. */
@@ -231,18 +289,27 @@ function remember(at: number, text: string): void {
   while (toldChars > MOST_TEXT) toldChars -= told.shift()!.text.length;
 }
 
-/** About what the stream says from token `first` to `last`: whole stretches are known, and parts of them by share. */
+/**
+ * What the stream says from token `first` to `last`, in whole words: where stretches begin is known, and where in them a
+ * token is by share.
+ */
 function toldBetween(first: number, last: number): string {
   let text = "";
+  let from: number | null = null;
+  let to = 0;
   for (const [i, stretch] of told.entries()) {
     const end = told[i + 1]?.at ?? stretch.at + STRETCH;
     if (end <= first || stretch.at > last) continue;
-    const share = (token: number) =>
-      Math.round(
-        (Math.min(Math.max(token - stretch.at, 0), end - stretch.at) / (end - stretch.at)) *
-          stretch.text.length,
-      );
-    text += stretch.text.slice(share(first), share(last + 1));
+    const charOf = (token: number) => {
+      const share = (Math.min(Math.max(token, stretch.at), end) - stretch.at) / (end - stretch.at);
+      return text.length + Math.round(share * stretch.text.length);
+    };
+    from ??= charOf(first);
+    to = charOf(last + 1);
+    text += stretch.text;
   }
-  return text.trim();
+  from ??= 0;
+  while (from > 0 && /\S/.test(text[from - 1]!)) from--;
+  while (to < text.length && /\S/.test(text[to]!)) to++;
+  return text.slice(from, to).trim();
 }

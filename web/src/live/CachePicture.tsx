@@ -14,8 +14,14 @@ const WORDS: Record<Place, string> = {
   gone: "gone",
 };
 
+interface Props {
+  readonly map: StreamMap;
+  /** The stored block that the last answer was recalled from; null: none. */
+  readonly source: { readonly first: number; readonly last: number } | null;
+}
+
 /** Where the tokens of a stream are: a row for every layer, from the stream's beginning to now. */
-export function CachePicture({ map }: { readonly map: StreamMap }) {
+export function CachePicture({ map, source }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const rows = layersOf(map);
   const height = rows.length * (ROW + GAP) - GAP;
@@ -27,11 +33,13 @@ export function CachePicture({ map }: { readonly map: StreamMap }) {
     draw();
     const resized = new ResizeObserver(draw);
     resized.observe(element);
-    const dark = matchMedia("(prefers-color-scheme: dark)");
-    dark.addEventListener("change", draw);
+    const schemes = ["(prefers-color-scheme: dark)", "(forced-colors: active)"].map((what) =>
+      matchMedia(what),
+    );
+    for (const scheme of schemes) scheme.addEventListener("change", draw);
     return () => {
       resized.disconnect();
-      dark.removeEventListener("change", draw);
+      for (const scheme of schemes) scheme.removeEventListener("change", draw);
     };
   }, [map, height]);
 
@@ -46,8 +54,23 @@ export function CachePicture({ map }: { readonly map: StreamMap }) {
             </li>
           ))}
         </ol>
-        <canvas ref={canvas} style={{ height: `${height}px` }} />
+        {/* A row's figures are in the table below. */}
+        <canvas
+          ref={canvas}
+          style={{ height: `${height}px` }}
+          role="img"
+          aria-label={inWords(map, rows, source)}
+        />
       </div>
+      {source && (
+        <div class="marker" aria-hidden="true">
+          <i
+            style={{
+              left: `${(50 * (source.first + source.last + 1)) / Math.max(1, columnsOf(map) * map.width)}%`,
+            }}
+          />
+        </div>
+      )}
       <div class="scale" aria-hidden="true">
         <span>token 1</span>
         <span>{count(map.seen)}</span>
@@ -58,29 +81,84 @@ export function CachePicture({ map }: { readonly map: StreamMap }) {
             <i class={`swatch ${place}`} /> {WORDS[place]}
           </li>
         ))}
+        {source && (
+          <li>
+            <i class="pointer" /> says the last answer
+          </li>
+        )}
       </ul>
-      <p class="hidden">
-        {rows.map(({ layer, group }) => `Layer ${layer + 1}: ${inWords(group, map)}`).join(" ")}
-      </p>
+      <details class="same">
+        <summary>The same in figures</summary>
+        <table>
+          <caption class="hidden">Tokens by layer, and where they are</caption>
+          <thead>
+            <tr>
+              <th scope="col">Layer</th>
+              {STATES.map((place) => (
+                <th key={place} scope="col">
+                  {WORDS[place]}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map(({ layer, group }) => {
+              const totals = totalsOf(group, map);
+              return (
+                <tr key={layer}>
+                  <th scope="row">{layer + 1}</th>
+                  {STATES.map((place) => (
+                    <td key={place}>{count(totals[place])}</td>
+                  ))}
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </details>
     </figure>
   );
 }
 
+interface Row {
+  readonly layer: number;
+  readonly group: GroupMap;
+}
+
 /** One row a layer; where heads of a layer differ, the group of its first. */
-function layersOf({ groups }: StreamMap): { readonly layer: number; readonly group: GroupMap }[] {
+function layersOf({ groups }: StreamMap): Row[] {
   const rows = new Map<number, GroupMap>();
   for (const group of groups) for (const layer of group.layers) if (!rows.has(layer)) rows.set(layer, group);
   return [...rows].sort(([a], [b]) => a - b).map(([layer, group]) => ({ layer, group }));
 }
 
-function inWords({ memory, merged, disk, recalled }: GroupMap, { seen }: StreamMap): string {
+const columnsOf = ({ groups }: StreamMap): number => groups[0]?.memory.length ?? 0;
+
+/** Tokens of a layer by where they are: each is in one place, and those that were recalled are also on disk. */
+function totalsOf({ memory, merged, disk, recalled }: GroupMap, { seen }: StreamMap): Record<Place, number> {
   const sum = (values: readonly number[]) => values.reduce((all, value) => all + value, 0);
   const [inMemory, onDisk, part] = [sum(memory), sum(disk), sum(merged)];
-  const gone = Math.max(0, seen - inMemory - onDisk - part);
-  return (
-    `${count(inMemory)} tokens in memory, ${count(onDisk)} on disk (${count(sum(recalled))} recalled), ` +
-    `${count(part)} merged, ${count(gone)} gone.`
+  return {
+    memory: inMemory,
+    recalled: sum(recalled),
+    disk: onDisk,
+    merged: part,
+    gone: Math.max(0, seen - inMemory - onDisk - part),
+  };
+}
+
+/** What the picture shows, for those who do not see it. */
+function inWords(map: StreamMap, rows: readonly Row[], source: Props["source"]): string {
+  const [row] = rows;
+  if (!row) return "Nothing yet.";
+  const totals = totalsOf(row.group, map);
+  const places = STATES.filter((place) => totals[place] > 0).map(
+    (place) => `${count(totals[place])} ${WORDS[place]}`,
   );
+  const from = source
+    ? ` The last answer was recalled from tokens ${count(source.first)} to ${count(source.last)}.`
+    : "";
+  return `${count(map.seen)} tokens in ${rows.length} layers. Layer 1: ${places.join(", ")}.${from}`;
 }
 
 function paint(canvas: HTMLCanvasElement, map: StreamMap, height: number): void {

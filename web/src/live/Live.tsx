@@ -1,17 +1,36 @@
+import { useRef } from "preact/hooks";
 import type { Load } from "../api/live.js";
-import { info, map, report } from "../endless/endless.js";
+import type { Report, StreamMap } from "../api/sessions.js";
+import { exchanges, info, map, report } from "../endless/endless.js";
 import { bytes, count } from "../format.js";
 import { CachePicture } from "./CachePicture.js";
 import { Chart } from "./Chart.js";
-import { HISTORY, history, isConnected, load } from "./live.js";
+import { HISTORY, history, isConnected, isHeld, load } from "./live.js";
 
 /** Beside the conversation: what the server does, and what the endless log holds. */
 export function Live() {
   const now = load.value;
   const last = history.value.at(-1);
+  // What is shown of the log stands still with the rest.
+  const log = useRef<{ readonly report: Report; readonly map: StreamMap | null } | null>(null);
+  if (!report.value) log.current = null;
+  else if (!isHeld.value || !log.current) log.current = { report: report.value, map: map.value };
+  const source = exchanges.value.findLast((one) => one.source !== null)?.source?.block ?? null;
   return (
-    <aside class="live" aria-label="What the server does">
-      <h2>Now</h2>
+    <aside class="live" aria-label="What the server does" tabIndex={-1}>
+      <header>
+        <h2>Now</h2>
+        <button
+          type="button"
+          class="quiet"
+          aria-pressed={isHeld.value}
+          onClick={() => {
+            isHeld.value = !isHeld.value;
+          }}
+        >
+          Hold still
+        </button>
+      </header>
       {!isConnected.value && <p class="problem">Waiting for the server.</p>}
       <Chart
         label="Tokens a second"
@@ -47,23 +66,28 @@ export function Live() {
           </div>
         </dl>
       )}
-      {report.value && info.value && (
+      {log.current && info.value && (
         <>
           <h2>The endless log</h2>
-          <Meter
-            label={`${bytes(report.value.bytes)} of ${bytes(info.value.memory_bytes)}`}
-            value={report.value.bytes}
-            most={info.value.memory_bytes}
-          />
-          <p class="fates">
-            {count(report.value.seen)} tokens seen = {count(report.value.kept)} in memory +{" "}
-            {count(report.value.demoted)} on disk + {count(report.value.merged)} merged +{" "}
-            {count(report.value.dropped)} gone
-          </p>
-          {map.value && <CachePicture map={map.value} />}
+          <Memory report={log.current.report} most={info.value.memory_bytes} />
+          {log.current.map && <CachePicture map={log.current.map} source={source} />}
         </>
       )}
     </aside>
+  );
+}
+
+/** What the log takes, and where all of its tokens are. */
+function Memory({ report, most }: { readonly report: Report; readonly most: number }) {
+  const { bytes: taken, seen, kept, demoted, merged, dropped } = report;
+  return (
+    <>
+      <Meter label={`${bytes(taken)} of ${bytes(most)}`} value={taken} most={most} />
+      <p class="fates">
+        {count(seen)} tokens seen = {count(kept)} in memory + {count(demoted)} on disk + {count(merged)}{" "}
+        merged + {count(dropped)} gone
+      </p>
+    </>
   );
 }
 
