@@ -53,7 +53,7 @@ export function createApp(context: ServerContext): ServerApp {
   addPage(app);
   app.use(requestId({ generator: () => newId("req_"), limitLength: 128 }));
   if (context.origins.length > 0) app.use(crossOrigin(context.origins));
-  app.use(asWork(context), knownHost(context), allowed(context), limitedBody(context));
+  app.use(asWork(context), knownHost(context), allowed(context), plainBody, limitedBody(context));
 
   addHealth(app, context);
   addModels(app, context);
@@ -132,6 +132,19 @@ function knownHost({ hosts }: ServerContext): MiddlewareHandler<ServerEnv> {
   };
 }
 
+/** Bodies are taken as they are: a packed one could be of any size. */
+const plainBody: MiddlewareHandler<ServerEnv> = async (c, next) => {
+  const encoding = c.req.header("content-encoding") ?? "identity";
+  if (encoding.toLowerCase() !== "identity") {
+    throw new ApiError(
+      415,
+      "unsupported_encoding",
+      `The body comes as '${encoding}'; send it without a Content-Encoding.`,
+    );
+  }
+  await next();
+};
+
 function limitedBody({ limits: { bodyBytes } }: ServerContext): MiddlewareHandler<ServerEnv> {
   const limit = bodyLimit({
     maxSize: bodyBytes,
@@ -186,7 +199,14 @@ function crossOrigin(origins: readonly string[]): MiddlewareHandler<ServerEnv> {
   return cors({
     origin: origins.includes("*") ? "*" : [...origins],
     allowHeaders: ["Authorization", "Content-Type", "X-Request-Id"],
-    exposeHeaders: ["X-Request-Id"],
+    exposeHeaders: [
+      "X-Request-Id",
+      "Retry-After",
+      ...["requests", "tokens"].flatMap((what) => [
+        `X-RateLimit-Limit-${what}`,
+        `X-RateLimit-Remaining-${what}`,
+      ]),
+    ],
     maxAge: 600,
   });
 }

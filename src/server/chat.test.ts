@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openNull } from "../../test/support/local-thread.js";
 import { eventsOf, serverOf } from "../../test/support/server.js";
@@ -225,6 +226,25 @@ describe("the OpenAI API, without weights", () => {
       ]),
     );
     expect(body.components.schemas.ChatCompletionRequest.properties.max_completion_tokens).toBeDefined();
+    // All of it: whatever a route answers is in the document, and every reference leads somewhere.
+    for (const { method, path } of server.app.routes) {
+      if (method === "ALL" || !path.startsWith("/v1/")) continue;
+      const described = body.paths[path.replace(/:(\w+)/g, "{$1}")];
+      expect([path, described && method.toLowerCase() in described]).toEqual([path, true]);
+    }
+    for (const [, name] of JSON.stringify(body).matchAll(/"#\/components\/schemas\/(\w+)"/g))
+      expect(body.components.schemas[name!]).toBeDefined();
+    const { oneOf } = body.components.schemas.SocketMessage;
+    const typeOf = ({ properties }: { properties: { type: { enum: string[] } } }) => properties.type.enum;
+    expect(oneOf.flatMap(typeOf)).toEqual(["append", "generate", "cancel", "watch"]);
+  });
+
+  it("has every figure named in its description", async () => {
+    const figures = (await server.ask("/metrics")).body as string;
+    const described = readFileSync("docs/server.md", "utf8");
+    const families = [...figures.matchAll(/^# TYPE millrace_(\w+) /gm)].map(([, name]) => name);
+    expect(families.length).toBeGreaterThan(20);
+    for (const name of families) expect([name, described.includes(`\`${name}\``)]).toEqual([name, true]);
   });
 });
 

@@ -1,3 +1,4 @@
+import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openNull } from "../../test/support/local-thread.js";
 import { serverOf } from "../../test/support/server.js";
@@ -118,6 +119,31 @@ describe("what goes wrong", () => {
   it("refuses bodies that are no JSON by their type", async () => {
     const { status, body } = await server.ask(chat, ask, { headers: { "Content-Type": "text/plain" } });
     expect([status, body.error.code]).toEqual([415, "unsupported_media_type"]);
+  });
+
+  it("refuses bodies that come packed", async () => {
+    const packed = gzipSync(JSON.stringify(ask)) as unknown as string;
+    const init = { method: "POST", body: packed };
+    for (const encoding of ["gzip", "br", "deflate, gzip", "nonsense"]) {
+      const headers = { "Content-Type": "application/json", "Content-Encoding": encoding };
+      const { status, body } = await server.ask(chat, undefined, { ...init, headers });
+      expect([status, body.error.code]).toEqual([415, "unsupported_encoding"]);
+    }
+    const plain = await server.ask(
+      chat,
+      { ...ask, max_tokens: 1 },
+      { headers: { "Content-Encoding": "identity" } },
+    );
+    expect(plain.status).toBe(200);
+  });
+
+  it("speaks of fields and figures by the API's names", async () => {
+    const grammar = { type: "grammar", grammar: "root ::= (" };
+    const { body } = await server.ask(chat, { ...ask, response_format: grammar });
+    expect(body.error).toMatchObject({ code: "invalid_value", param: "response_format" });
+    const error = new ApiError(400, "x", "x.", { details: { limitMs: 5, tokens: 6 } });
+    expect(error.body.error.details).toEqual({ limit_ms: 5, tokens: 6 });
+    expect(new ApiError(400, "x", "x.").body.error).not.toHaveProperty("details");
   });
 
   it("refuses JSON nested too deeply for what would walk it", async () => {

@@ -47,8 +47,17 @@ export class ApiError extends Error {
   }
 
   get body(): ErrorBody {
-    const { message, param, code, details } = this;
-    return { error: { message, type: typeOf(this.status), param, code, ...(details ? { details } : {}) } };
+    const { message, param, code } = this;
+    const details = Object.entries(this.details ?? {}).map(([name, value]) => [snake(name), value]);
+    return {
+      error: {
+        message,
+        type: typeOf(this.status),
+        param,
+        code,
+        ...(details.length > 0 ? { details: Object.fromEntries(details) } : {}),
+      },
+    };
   }
 }
 
@@ -108,11 +117,14 @@ export function toApiError(error: unknown): ApiError {
   const [status, code] = STATUS[error.code];
   const { name, ...details } = error.details;
   return new ApiError(status, code, error.message, {
-    param: typeof name === "string" ? snake(name) : null,
+    param: typeof name === "string" ? paramOf(name) : null,
     cause: error,
     ...(Object.keys(details).length > 0 ? { details } : {}),
   });
 }
+
+/** What the API calls an option. */
+const paramOf = (name: string): string => snake(name).replace(/^format\b/, "response_format");
 
 function fromHttp({ status, message }: HTTPException): ApiError {
   if (status === 400) {

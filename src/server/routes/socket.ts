@@ -10,13 +10,14 @@
  *
  * or error, with the object that the HTTP API has.
  */
-import { type OpenAPIHono, z } from "@hono/zod-openapi";
+import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import type { WebSocket } from "ws";
 import type { Generation } from "../../index.js";
 import { Answers } from "../answers.js";
 import type { ServerContext, ServerEnv, ServerRequest } from "../context.js";
 import { ApiError, fromZod, toApiError } from "../errors.js";
-import { appendRequest, generateRequest } from "../schemas/sessions.js";
+import { errors } from "../schemas/common.js";
+import { appendRequest, generateRequest, sessionId } from "../schemas/sessions.js";
 import type { HeldSession } from "../sessions.js";
 import { goneSince } from "../usage.js";
 import { gone, type Work } from "../work.js";
@@ -24,11 +25,23 @@ import { answerBody, answerIn, appendTo } from "./sessions.js";
 
 const id = z.union([z.string().max(200), z.number()]).optional();
 const message = z.discriminatedUnion("type", [
-  appendRequest.extend({ type: z.literal("append"), id }),
-  generateRequest.omit({ stream: true }).extend({ type: z.literal("generate"), id }),
+  z.strictObject({ type: z.literal("append"), id, ...appendRequest.shape }),
+  z.strictObject({ type: z.literal("generate"), id, ...generateRequest.omit({ stream: true }).shape }),
   z.strictObject({ type: z.literal("cancel"), id }),
   z.strictObject({ type: z.literal("watch"), id }),
 ]);
+
+/** For the document alone: a handshake has no body. */
+const route = createRoute({
+  method: "get",
+  path: "/v1/sessions/{id}/socket",
+  summary: "A session over a WebSocket: text goes in while an answer comes out",
+  description:
+    "Every message to the server is a `SocketMessage`. What comes back has the message's `id` and a `type`: `appended`, " +
+    "`piece`, `answer`, `cancelled`, `change`, or `error` with the object that all errors have.",
+  request: { params: sessionId },
+  responses: { 101: { description: "A WebSocket from here on." }, ...errors },
+});
 
 type Message = z.infer<typeof message>;
 type Named = Message["id"];
@@ -42,6 +55,8 @@ const GOING_AWAY = 1001;
 const TRY_AGAIN = 1013;
 
 export function addSocket(app: OpenAPIHono<ServerEnv>, context: ServerContext): void {
+  app.openAPIRegistry.registerPath(route);
+  app.openAPIRegistry.register("SocketMessage", message);
   app.get("/v1/sessions/:id/socket", (c) => {
     const { upgrade } = c.env ?? {};
     if (!upgrade) {
