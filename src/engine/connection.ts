@@ -202,7 +202,8 @@ export class Connection {
     const call = this.#pending.get(message.id);
     if (!call) return;
     if (message.type === "progress") {
-      call.onProgress?.(message.progress);
+      const { onProgress } = call;
+      if (onProgress) undisturbed(() => onProgress(message.progress));
       return;
     }
     this.#pending.delete(message.id);
@@ -233,6 +234,20 @@ export class Connection {
     const waiting = this.#pending.values();
     this.#pending.clear();
     for (const { reject } of waiting) reject(error);
+  }
+}
+
+/**
+ * Calls a listener of the caller's. What it throws is thrown on, by itself: the process hears of it as of any exception that
+ * nobody catches, and all else that the message says arrives.
+ */
+export function undisturbed(tell: () => void): void {
+  try {
+    tell();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
   }
 }
 

@@ -60,6 +60,7 @@ class Host {
   #reports = new Map<number, SessionReport>();
   #changes: { id: number; change: CacheEvent }[] = [];
   #endings: FromWorker[] = [];
+  #flushing: NodeJS.Immediate | null = null;
 
   constructor(port: HostPort, load: Loader) {
     this.#port = port;
@@ -195,7 +196,10 @@ class Host {
       const sessions: SessionsListener = {
         wake: () => this.#model && this.#drive(this.#model),
         report: (session, report) => this.#reports.set(session, report),
-        change: (session, change) => this.#changes.push({ id: session, change }),
+        change: (session, change) => {
+          this.#changes.push({ id: session, change });
+          this.#flushSoon();
+        },
       };
       const onProgress = (progress: OpenProgress) =>
         this.#port.postMessage({ type: "progress", id, progress });
@@ -305,6 +309,15 @@ class Host {
       this.#fail(id, error);
     }
     this.#flush();
+  }
+
+  /** Sends what is said while no step is under way: by a disk that fills up behind a session that waits. */
+  #flushSoon(): void {
+    if (this.#driving || this.#flushing) return;
+    this.#flushing = setImmediate(() => {
+      this.#flushing = null;
+      this.#flush();
+    });
   }
 
   #flush(): void {

@@ -190,3 +190,17 @@ it("leaves no folder behind where it cannot be opened", async () => {
   );
   expect(await readdir(dir)).toEqual([]);
 });
+
+it("is told of what a full disk loses also while nothing runs", async () => {
+  const model = await open();
+  const { session, told } = await recalling(model);
+  const stream = tokens(400);
+  disk.left = 0;
+  // Writing goes on behind the append, when its last step is long over.
+  await session.append(stream);
+  await expect.poll(() => told.drop).toBeGreaterThan(100);
+  const heard = { ...told };
+  expect(heard).toEqual(
+    await expectAccount(session, told).then(({ dropped }) => ({ ...told, drop: dropped })),
+  );
+});

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import type { CacheEvent } from "../cache/sequence.js";
 import type { StreamMap } from "../cache/stream-map.js";
 import type { Recalled } from "../cache/tiers/recall.js";
-import type { Connection } from "../engine/connection.js";
+import { type Connection, undisturbed } from "../engine/connection.js";
 import { Generation, type Question } from "../engine/generation.js";
 import { invalid, refuseUnknown } from "../engine/options.js";
 import type {
@@ -74,6 +74,8 @@ export class Session implements AsyncDisposable {
   readonly #listeners = new Set<(event: CacheEvent) => void>();
   #report = NOTHING_SEEN;
   #unfinished = false;
+  /** What opening failed for. */
+  #failure: MillraceError | null = null;
   #closing: Promise<void> | null = null;
 
   /** Made by `Model.session`. */
@@ -86,7 +88,7 @@ export class Session implements AsyncDisposable {
         this.#report = report;
       },
       change: (event) => {
-        for (const listener of this.#listeners) listener(event);
+        for (const listener of this.#listeners) undisturbed(() => listener(event));
       },
     });
     this.opened = connection.hold(
@@ -96,7 +98,12 @@ export class Session implements AsyncDisposable {
         return info;
       }),
     );
-    this.opened.catch(() => connection.listen(id, null));
+    this.opened.catch((error: unknown) => {
+      this.#failure = MillraceError.from(error);
+      connection.listen(id, null);
+      // The worker would remember it until it is closed.
+      connection.call("closeSession", { session: id }).result.catch(() => {});
+    });
   }
 
   /** As of the last step that it took part in: seen = kept + merged + demoted + dropped. */
@@ -158,7 +165,7 @@ export class Session implements AsyncDisposable {
    * here.
    */
   async fork(): Promise<Session> {
-    const opening = this.#connection.call("fork", { session: this.#id });
+    const opening = this.#call("fork", { session: this.#id });
     const fork = new Session(this.#connection, this.#model, opening);
     await fork.opened;
     return fork;
@@ -218,7 +225,8 @@ export class Session implements AsyncDisposable {
 
   /**
    * Calls `listener` for everything that the cache lets go of, moves or brings back, in order, soon after it happened;
-   * until the function is called that this returns.
+   * until the function is called that this returns. What it throws is an uncaught exception of the process, and keeps
+   * nothing from anybody.
    */
   on(event: "change", listener: (change: CacheEvent) => void): () => void {
     if (event !== "change") throw invalid("event", event, '"change"');
@@ -256,11 +264,7 @@ export class Session implements AsyncDisposable {
       const message = "The caller's signal ended the append: none of its tokens are in.";
       return Promise.reject(new MillraceError("ABORTED", message, { taken: 0 }));
     }
-    const { id, result } = this.#connection.call(name, {
-      session: this.#id,
-      prompt,
-      standing: standingNow(),
-    });
+    const { id, result } = this.#call(name, { session: this.#id, prompt, standing: standingNow() });
     const cancel = () => this.#connection.tell({ type: "cancel", id });
     signal?.addEventListener("abort", cancel);
     return this.#connection.hold(result.finally(() => signal?.removeEventListener("abort", cancel)));
@@ -275,7 +279,7 @@ export class Session implements AsyncDisposable {
     const ask: Question["ask"] = (onPiece) => {
       this.#unfinished = false;
       const parameters = { session: this.#id, answer, standing: standingNow() };
-      return this.#connection.call("answer", parameters, { onPiece });
+      return this.#call("answer", parameters, { onPiece });
     };
     return new Generation(this.#connection, { ask, ...known }, options.signal);
   }
@@ -285,6 +289,15 @@ export class Session implements AsyncDisposable {
   }
 
   #ask<N extends CallName>(name: N, parameters: Calls[N]["parameters"]): Promise<Calls[N]["result"]> {
-    return this.#connection.hold(this.#connection.call(name, parameters).result);
+    return this.#connection.hold(this.#call(name, parameters).result);
+  }
+
+  #call<N extends CallName>(
+    name: N,
+    parameters: Calls[N]["parameters"],
+    listeners: Parameters<Connection["call"]>[2] = {},
+  ): { readonly id: number; readonly result: Promise<Calls[N]["result"]> } {
+    if (this.#failure) return { id: 0, result: Promise.reject(this.#failure) };
+    return this.#connection.call(name, parameters, listeners);
   }
 }

@@ -32,6 +32,7 @@ export class Sessions {
   readonly #context: SessionContext;
   readonly #homes: Homes;
   readonly #sessions = new Map<number, Promise<LiveSession>>();
+  readonly #making = new Set<Promise<LiveSession>>();
   /** Those that are there, until nothing is left of them. */
   readonly #live = new Set<LiveSession>();
 
@@ -157,17 +158,20 @@ export class Sessions {
     (await this.find(id)).watched = watched;
   }
 
-  /** Frees the session's pages. Unknown ids are those of sessions that are closed. */
+  /** Frees the session's pages; calls that come from now on find it closed. Unknown ids are those of sessions that are. */
   async close(id: number): Promise<void> {
-    const session = await this.find(id).catch(() => null);
+    const made = this.#sessions.get(id);
     this.#sessions.delete(id);
-    if (session) await this.#parts.engine.betweenSteps(() => this.#leave(session, closed()));
+    const session = await made?.catch(() => null);
+    if (!session) return;
+    await session.moves();
+    await this.#parts.engine.betweenSteps(() => this.#leave(session, closed()));
   }
 
   /** Closes all, with `error` for what is under way. Only between steps, when there are no more to come. */
   async closeAll(error: MillraceError): Promise<void> {
     // Those that are being made would otherwise leave their folders behind.
-    await Promise.allSettled(this.#sessions.values());
+    await Promise.allSettled(this.#making);
     this.#sessions.clear();
     await Promise.all([...this.#live].map((session) => this.#leave(session, error)));
   }
@@ -183,9 +187,13 @@ export class Sessions {
   /** Notes session `id` while it is being made, so that calls which come in the meantime wait for it. */
   async #enter(id: number, make: () => Promise<LiveSession>): Promise<SessionInfo> {
     const made = make();
-    made.catch(() => {});
     this.#sessions.set(id, made);
-    return (await made).info();
+    this.#making.add(made);
+    try {
+      return (await made).info();
+    } finally {
+      this.#making.delete(made);
+    }
   }
 
   #make(parts: SessionParts): LiveSession {

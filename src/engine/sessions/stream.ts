@@ -137,7 +137,9 @@ export class Stream implements Task {
   /** Takes back what of an append has not been run, and fails it with ABORTED. Unknown ids are of appends that ended. */
   abandon(id: number): void {
     const { ran, numWaiting } = this.transcript;
-    if (this.#takeBack(this.#appends.abandon(id, ran, numWaiting))) this.#changed();
+    if (!this.#takeBack(this.#appends.abandon(id, ran, numWaiting))) return;
+    this.#settleAppends();
+    this.#changed();
   }
 
   /**
@@ -333,6 +335,7 @@ export class Stream implements Task {
   expire(now: number): void {
     const late = () => this.#appends.expire(now, this.transcript.ran, this.transcript.numWaiting);
     while (this.#takeBack(late()));
+    this.#settleAppends();
     const answer = this.#answer;
     if (answer && (answer.standing.deadline ?? Infinity) <= now) {
       if (answer.hasStarted) this.#endShort("deadline");
@@ -415,6 +418,7 @@ export class Stream implements Task {
     return stretch !== null;
   }
 
+  /** Those behind what was taken back may be in without any step. */
   #settleAppends(): void {
     this.#appends.settle(this.transcript.ran, this.#heldBack);
   }
