@@ -9,7 +9,9 @@ import { type CacheLayout, pagesFor, planLayout } from "./layout.js";
 import { full } from "./policies/full.js";
 import { window } from "./policies/window.js";
 import { KvPool } from "./pool.js";
-import { blockTokens, type PrefixLease, PrefixTree } from "./prefix.js";
+import { PrefixLease } from "./prefix/lease.js";
+import { blockTokens } from "./prefix/pages.js";
+import { PrefixTree } from "./prefix.js";
 import { Rotations } from "./rotations.js";
 import { SequenceCache } from "./sequence.js";
 
@@ -51,7 +53,7 @@ class Bench {
     const found = this.tree.find(namespace, prompt);
     if (mostPages - found.referenced > this.freePages) return null;
     const cache = new SequenceCache(this.pool, this.layout);
-    const lease = this.tree.lease(namespace, prompt, cache);
+    const lease = new PrefixLease(this.tree, namespace, prompt, cache);
     expect(lease.cached).toBe(found.tokens);
     expect(lease.following).toBe(found.promised);
     const sequence = new Sequence(this, namespace, Int32Array.from(tokens), mostPages, cache, lease);
@@ -94,7 +96,7 @@ class Bench {
     expect(held.size).toBe(referenced + evictable);
     expect(tree.usage()).toMatchObject({ referenced, evictable, shared, tokens });
     for (const { lease } of this.live) {
-      for (let node = lease.node; node.parent; node = node.parent) {
+      for (let node = lease.cursor.node; node.parent; node = node.parent) {
         if (node.locks === 0) throw new Error("A sequence uses what may be given up");
       }
     }
@@ -128,8 +130,8 @@ class Sequence {
 
   ownPages(): number[] {
     const { cache, lease } = this;
-    if (cache.nextPosition === lease.depth) return [];
-    return cache.pagesOf(lease.depth, cache.nextPosition).flatMap((run) => [...run]);
+    if (cache.nextPosition === lease.cursor.depth) return [];
+    return cache.pagesOf(lease.cursor.depth, cache.nextPosition).flatMap((run) => [...run]);
   }
 
   follow(): void {

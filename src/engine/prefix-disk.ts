@@ -15,7 +15,7 @@ export async function openPrefixDisk(
   { folder, diskBytes }: PrefixStore & { readonly diskBytes: number },
   source: PrefixSource,
 ): Promise<() => Promise<void>> {
-  const { tree, pool, adapters } = source;
+  const { tree, adapters } = source;
   const fingerprint = fingerprintOf(source);
   const home = join(folder, `${fingerprint.slice(0, 32)}.blocks`);
   const owner = await makeFolder(home, 0o700)
@@ -37,7 +37,7 @@ export async function openPrefixDisk(
       fingerprint,
       budgetBytes: diskBytes,
       block: tree.block,
-      payloadBytes: tree.pagesOf(tree.block) * pool.pageBytes,
+      payloadBytes: tree.pages.blockBytes,
       nameOf(namespace) {
         const [adapter, scope] = partsOf(namespace);
         return JSON.stringify([adapter === null ? null : adapters[adapter]!.fingerprint, scope]);

@@ -8,6 +8,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import type { CacheLayout } from "../cache/layout.js";
 import type { KvPool } from "../cache/pool.js";
+import { restoreRuns } from "../cache/prefix/restore.js";
 import type { PrefixTree } from "../cache/prefix.js";
 import { MillraceError } from "../errors.js";
 import { makeFolder } from "../formats/cache-folder.js";
@@ -116,7 +117,8 @@ export async function loadPrefixes(store: PrefixStore, source: PrefixSource): Pr
   try {
     const runs = readRuns(file.manifest, source);
     const before = tree.usage().tokens;
-    tree.restore(
+    restoreRuns(
+      tree,
       runs.map(({ adapter, scope, parent, tokens }) => {
         const number = adapters.findIndex(({ fingerprint }) => fingerprint === adapter);
         const isGone = adapter !== null && number < 0;

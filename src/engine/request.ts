@@ -1,5 +1,6 @@
 /** A request on its way through the engine, seen by the scheduler as waiting or running. */
-import type { Found, PrefixLease, PrefixTree } from "../cache/prefix.js";
+import { PrefixLease } from "../cache/prefix/lease.js";
+import type { Found, PrefixTree } from "../cache/prefix.js";
 import { type CacheReport, SequenceCache } from "../cache/sequence.js";
 import type { Decoder, Emission, FinishReason } from "../decoding/contract.js";
 import type { MillraceError } from "../errors.js";
@@ -150,7 +151,7 @@ export class Request implements Task {
     }
     this.#admittedAt = performance.now();
     this.cache = new SequenceCache(pool, layout);
-    this.#lease = this.#tree?.lease(this.#namespace, this.#tokens, this.cache) ?? null;
+    if (this.#tree) this.#lease = new PrefixLease(this.#tree, this.#namespace, this.#tokens, this.cache);
     this.#cursor = this.#lease?.cached ?? 0;
   }
 
