@@ -1,8 +1,9 @@
 /** Files: opened once for ranged reading and never read whole; written in a stream and renamed into place. */
 import { randomUUID } from "node:crypto";
-import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { MillraceError } from "../errors.js";
+import { makeFolder } from "./cache-folder.js";
 import { isAlive } from "./is-alive.js";
 
 export interface OpenFile {
@@ -81,7 +82,7 @@ export async function writeAtomically(
   const temporary = `${path}.${process.pid}-${randomUUID().slice(0, 8)}.tmp`;
   let handle: FileHandle | undefined;
   try {
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolder(dirname(path));
     handle = await open(temporary, "wx");
     await write(new FileWriter(handle));
     await handle.sync();

@@ -63,7 +63,9 @@ export class Model extends EngineModel {
    */
   async restore(path: string, options: RestoreOptions = {}): Promise<Session> {
     refuseUnknown("restore", options, ["memory"]);
-    if (typeof path !== "string" || path === "") throw invalid("path", path, "the path of a file");
+    if (typeof path !== "string" || path === "" || path.includes("\0")) {
+      throw invalid("path", path, "the path of a file");
+    }
     const memoryBytes = options.memory === undefined ? null : parseBytes(options.memory);
     const opening = this.connection.call("restore", { path: resolve(path), memoryBytes });
     const session = new Session(this.connection, this.info, opening);

@@ -1,4 +1,5 @@
 /** Calls that come, are taken back, or meet each other at any moment: each ends, and the session can be used. */
+import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -213,6 +214,18 @@ it("an append of nothing leaves a session as it is: its text still begins as a p
   expect(await one.append("the rest")).toBe(await other.append("the rest"));
   expect(await one.append("")).toBe(0);
 });
+
+it.skipIf(!existsSync("/proc/self"))(
+  "saving fails where no folder can be made, and does not try for ever",
+  async () => {
+    const session = (await open()).session({ cache });
+    await session.append(tokens(20));
+    await expect(session.save("/proc/none/session.mill")).rejects.toEqual(code("WRITE_FAILED"));
+    await expect(session.save(folder)).rejects.toEqual(code("WRITE_FAILED"));
+    await expect(session.save("a\0b")).rejects.toEqual(code("INVALID_ARGUMENT"));
+    expect(await session.append(tokens(2))).toBe(2);
+  },
+);
 
 it("saving removes the blocks of earlier savings, and nothing that is called alike", async () => {
   const at = await mkdtemp(join(folder, "alike-"));

@@ -189,7 +189,9 @@ export class Session implements AsyncDisposable {
    * still in the meantime. Resolves with the file's bytes. Rejects with WRITE_FAILED.
    */
   async save(path: string): Promise<number> {
-    if (typeof path !== "string" || path === "") throw invalid("path", path, "the path of a file");
+    if (typeof path !== "string" || path === "" || path.includes("\0")) {
+      throw invalid("path", path, "the path of a file");
+    }
     return this.#ask("save", { session: this.#id, path: resolve(path) });
   }
 
