@@ -132,7 +132,7 @@ export async function startLog(page: Page): Promise<void> {
 
 /** Stands before a server, and does what networks do: holds an answer back in its middle, and goes away and comes back. */
 export class Front {
-  /** Chat answers stop after so many pieces, until they are let through. */
+  /** Chat answers that are asked for from now on never come further than so many pieces. */
   piecesOfAnswers = Number.POSITIVE_INFINITY;
   readonly #open = new Set<ServerResponse>();
   readonly #server;
@@ -144,14 +144,14 @@ export class Front {
       this.#open.add(answered);
       answered.on("close", () => this.#open.delete(answered));
       const { url: path, method, headers } = asked;
-      const isAnswer = path === "/v1/chat/completions";
+      const most = path === "/v1/chat/completions" ? this.piecesOfAnswers : Number.POSITIVE_INFINITY;
       const forward = request({ hostname, port, path, method, headers }, (answer) => {
         answered.writeHead(answer.statusCode!, answer.headers);
         let pieces = 0;
         answer.on("data", (piece: Buffer) => {
-          if (!isAnswer || pieces++ < this.piecesOfAnswers) answered.write(piece);
+          if (pieces++ < most) answered.write(piece);
         });
-        answer.on("end", () => (!isAnswer || pieces <= this.piecesOfAnswers) && answered.end());
+        answer.on("end", () => pieces <= most && answered.end());
         answer.on("error", () => answered.destroy());
       });
       forward.on("error", () => answered.destroy());

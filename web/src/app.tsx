@@ -23,6 +23,12 @@ function asked(): View {
   const name = location.hash.slice(1);
   return name in VIEWS ? (name as View) : "chat";
 }
+/** On a phone one view fills the page; elsewhere the live one stands beside the others. */
+const narrow = matchMedia("(max-width: 46rem)");
+const isNarrow = signal(narrow.matches);
+narrow.addEventListener("change", ({ matches }) => {
+  isNarrow.value = matches;
+});
 addEventListener("hashchange", () => {
   view.value = asked();
 });
@@ -121,7 +127,7 @@ export function App() {
       <main id="main" tabIndex={-1}>
         {view.value === "endless" ? <Endless models={models.value} /> : <Chat />}
       </main>
-      <Live />
+      <Live isAlone={isNarrow.value && view.value === "live"} />
       <div class="hidden" role="status">
         {announced.value}
       </div>

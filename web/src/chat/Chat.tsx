@@ -20,19 +20,20 @@ const UNKEPT = {
 export function Chat() {
   const turns = shown.value;
   const isBusy = writing.value.has(chosen.value);
-  const end = useRef<HTMLDivElement>(null);
+  const list = useRef<HTMLElement>(null);
   const follows = useSignal(true);
   const last = turns.at(-1);
   useEffect(() => {
     follows.value = true;
   }, [chosen.value, turns.length]);
   useEffect(() => {
-    if (follows.value) end.current?.scrollIntoView({ block: "end" });
+    if (follows.value && list.current) list.current.scrollTop = list.current.scrollHeight;
   }, [last?.id, last?.content, last?.end]);
 
   return (
     <div class="chat">
       <section
+        ref={list}
         class="turns"
         tabIndex={turns.length === 0 ? undefined : 0}
         aria-label="What was said"
@@ -66,7 +67,6 @@ export function Chat() {
             <Bubble key={turn.parent ?? ""} turn={turn} isLast={turn === last} isBusy={isBusy} />
           ))}
         </ol>
-        <div ref={end} />
       </section>
       {unkept.value !== null && (
         <p class="problem" role="status">

@@ -57,6 +57,8 @@ describe("two copies of a conversation", () => {
 
   it("show what the other tab went on with, where nothing was said here meanwhile", () => {
     expect(merge(of([q1], "q1"), of([q1, a1], "a1")).leaf).toBe("a1");
+    // A question that waits for its answer there is not yet what one goes on from here.
+    expect(merge(of([q1, a1], "a1"), of([q1, a1, turn("q2", "a1")], "q2")).leaf).toBe("a1");
   });
 
   it("keep an answer that ended, and the title given last", () => {

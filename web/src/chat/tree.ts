@@ -58,8 +58,9 @@ export function merge(ours: Conversation, theirs: Conversation): Conversation {
   const title = (theirs.title?.at ?? 0) > (ours.title?.at ?? 0) ? theirs.title : ours.title;
   const changed = Math.max(ours.changed, theirs.changed);
   const all = [...turns.values()];
-  // Where they only went on from what is shown here, that is followed.
-  const goesOn = pathTo({ turns: all }, theirs.leaf).some(({ id }) => id === ours.leaf);
+  // Where they only went on from what is shown here, to another answer, that is followed.
+  const path = pathTo({ turns: all }, theirs.leaf);
+  const goesOn = path.at(-1)?.role === "assistant" && path.some(({ id }) => id === ours.leaf);
   const leaf = goesOn ? theirs.leaf : ours.leaf;
   return { id: ours.id, ...(title && { title }), changed, turns: all, leaf };
 }

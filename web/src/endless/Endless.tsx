@@ -3,6 +3,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { Composer } from "../chat/Composer.js";
 import { focusComposer, useFocusAfter } from "../focus.js";
 import { bytes, count } from "../format.js";
+import { reveal } from "../scroll.js";
 import {
   type Entry,
   type Exchange,
@@ -182,7 +183,7 @@ function Answers({ list }: { readonly list: readonly Exchange[] }) {
     const newest = box.current?.lastElementChild;
     if (!box.current || !(newest instanceof HTMLElement)) return;
     box.current.scrollTop = newest.offsetTop;
-    newest.scrollIntoView({ block: "nearest" });
+    reveal(newest);
   }, [last?.id, last?.answer, last?.state]);
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard.
@@ -219,10 +220,7 @@ function Answered({
         </p>
       )}
       {isAnswered && blocks.length > 0 && (
-        <details
-          class="blocks"
-          onToggle={({ currentTarget }) => currentTarget.scrollIntoView({ block: "nearest" })}
-        >
+        <details class="blocks" onToggle={({ currentTarget }) => reveal(currentTarget)}>
           <summary>
             {blocks.length === 1 ? "The stored block" : `All ${blocks.length} stored blocks`} that came back
           </summary>

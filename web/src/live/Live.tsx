@@ -7,8 +7,9 @@ import { CachePicture } from "./CachePicture.js";
 import { Chart } from "./Chart.js";
 import { HISTORY, history, isConnected, isHeld, load } from "./live.js";
 
-/** Beside the conversation: what the server does, and what the endless log holds. */
-export function Live() {
+/** Beside the conversation, or alone where there is no room for both: what the server does, and what the endless log holds. */
+export function Live({ isAlone }: { readonly isAlone: boolean }) {
+  const Part = isAlone ? "main" : "aside";
   const now = load.value;
   const last = history.value.at(-1);
   // What is shown of the log stands still with the rest.
@@ -17,7 +18,7 @@ export function Live() {
   else if (!isHeld.value || !log.current) log.current = { report: report.value, map: map.value };
   const source = exchanges.value.findLast((one) => one.source !== null)?.source?.block ?? null;
   return (
-    <aside class="live" aria-label="What the server does" tabIndex={-1}>
+    <Part class="live" aria-label="What the server does" tabIndex={-1}>
       <header>
         <h2>Now</h2>
         <button
@@ -73,7 +74,7 @@ export function Live() {
           {log.current.map && <CachePicture map={log.current.map} source={source} />}
         </>
       )}
-    </aside>
+    </Part>
   );
 }
 
