@@ -1,24 +1,19 @@
 import type { KvView } from "../backends/contract.js";
 import { MillraceError } from "../errors.js";
-import type { Lane, Plan, Segment } from "./contract.js";
+import type { Plan } from "./contract.js";
+import { type CacheEvent, CacheEvents, type Range, stagedEvents } from "./events.js";
 import type { CacheLayout } from "./layout.js";
 import type { LowerTier } from "./lower-tier.js";
 import type { KvPool } from "./pool.js";
+import { type CacheReport, reportOf } from "./report.js";
 import type { Rotations } from "./rotations.js";
-import {
-  badSnapshot,
-  type OpenSnapshot,
-  parseHeader,
-  SNAPSHOT_VERSION,
-  type Snapshot,
-  type SnapshotHeader,
-  SnapshotReader,
-  type SnapshotSource,
-} from "./snapshot.js";
+import { restoreSequence, saveSequence } from "./sequence-snapshot.js";
+import type { OpenSnapshot, Snapshot, SnapshotSource } from "./snapshot.js";
 import type { PageNeed } from "./table/page-need.js";
-import type { Removal } from "./table/staged-plan.js";
 import { LaneTable } from "./table.js";
-import { restoreTable, savedBytes, savedParts } from "./table-snapshot.js";
+
+export type { CacheEvent } from "./events.js";
+export type { CacheReport, GroupReport } from "./report.js";
 
 /** What a step needs of one sequence. Both arrays are reused by the next `prepare`. */
 export interface Prepared {
@@ -27,68 +22,6 @@ export interface Prepared {
   /** By group: for `Span.views`. */
   readonly views: readonly KvView[];
 }
-
-/** Tokens of one lane group: kept + merged + demoted + dropped + expired = seen, always. */
-export interface GroupReport {
-  readonly lanes: readonly Lane[];
-  readonly policy: string;
-  readonly seen: number;
-  readonly kept: number;
-  /** Of those kept: tokens whose keys are stored without some of their elements. */
-  readonly thinned: number;
-  /** Part of another token, which is kept (or demoted). */
-  readonly merged: number;
-  /** In the tier below the cache: not attended unless recalled, and not lost. */
-  readonly demoted: number;
-  readonly dropped: number;
-  /** Out of sight of the layer's own sliding window; nothing was lost with them. */
-  readonly expired: number;
-  readonly pages: number;
-  readonly bytes: number;
-}
-
-/** What became of every token that one sequence has seen. */
-export interface CacheReport {
-  /** Tokens of the stream so far. */
-  readonly seen: number;
-  /** seen - merged - demoted - dropped. */
-  readonly kept: number;
-  /** Tokens merged into others, in the tier below, and dropped, of the lane group that keeps least. */
-  readonly merged: number;
-  readonly demoted: number;
-  readonly dropped: number;
-  /** Bytes of the pages that this sequence holds, shared ones included, and of its tables. */
-  readonly bytes: number;
-  readonly groups: readonly GroupReport[];
-}
-
-/**
- * Told for every change that a plan or a rewind makes. Ranges are [first, last] original positions; a token counts as
- * as many as were merged into it, whose positions are not told again.
- */
-export type CacheEvent =
-  | {
-      /**
-       * "demote": to the tier below, instead of a drop. "drop" of tokens that were demoted before: that tier has lost
-       * them. "recall": these demoted tokens are attended again, instead of those recalled before. "thin": the keys of
-       * these tokens are stored without some of their elements from now on.
-       */
-      readonly kind: "drop" | "demote" | "expire" | "rewind" | "recall" | "thin";
-      readonly group: number;
-      readonly count: number;
-      readonly ranges: readonly (readonly [number, number])[];
-    }
-  | {
-      /** These tokens became part of the one at position `into`. */
-      readonly kind: "merge";
-      readonly group: number;
-      readonly into: number;
-      readonly count: number;
-      readonly ranges: readonly (readonly [number, number])[];
-    }
-  | { readonly kind: "move"; readonly group: number; readonly segment: Segment; readonly offset: number }
-  /** The `count` tokens held count from now on as stored at positions from `first` on, one after another. */
-  | { readonly kind: "settle"; readonly group: number; readonly first: number; readonly count: number };
 
 /** A table with what is fixed about it. */
 interface Group {
@@ -109,13 +42,11 @@ export class SequenceCache implements Disposable {
   readonly layout: CacheLayout;
   readonly #pool: KvPool;
   readonly #groups: readonly Group[];
-  readonly #listeners = new Set<(event: CacheEvent) => void>();
+  readonly #events = new CacheEvents();
   readonly #slots: Int32Array[];
   readonly #views: readonly KvView[];
   #nextPosition: number;
   #lower: LowerTier | null = null;
-  /** Events that are told at the end of a step; null between steps. */
-  #late: CacheEvent[] | null = null;
   #disposed = false;
 
   /** An empty cache. Throws INVALID_ARGUMENT where the pool's pages are not the layout's, OUT_OF_BUDGET. */
@@ -217,8 +148,7 @@ export class SequenceCache implements Disposable {
       this.#rollback();
       throw error;
     }
-    const events = this.#listeners.size > 0 ? this.#stagedEvents(first) : [];
-    this.#late = events;
+    this.#events.hold(this.#events.hasListeners ? this.#stagedEvents(first) : []);
     for (const [g, { table, plan }] of this.#groups.entries()) {
       const demotes = this.#lower?.takes(g) ?? false;
       if (demotes) this.#lower?.take(g, table);
@@ -233,8 +163,7 @@ export class SequenceCache implements Disposable {
       this.#slots[i] = slots;
     }
     this.#nextPosition = positions[count - 1]! + 1;
-    this.#late = null;
-    for (const event of events) this.#tell(event);
+    this.#events.release();
     return { slots: this.#slots, views: this.#views };
   }
 
@@ -268,7 +197,7 @@ export class SequenceCache implements Disposable {
     const last = this.#nextPosition - 1;
     for (const [group, { table }] of this.#groups.entries()) {
       const count = table.rewind(to);
-      this.#tell({ kind: "rewind", group, count, ranges: [[to, last]] });
+      this.#events.tell({ kind: "rewind", group, count, ranges: [[to, last]] });
     }
     this.#nextPosition = to;
     this.#lower?.rewound(to);
@@ -295,18 +224,16 @@ export class SequenceCache implements Disposable {
   lose(
     group: number,
     { count, merged }: { readonly count: number; readonly merged: number },
-    ranges: readonly (readonly [number, number])[],
+    ranges: readonly Range[],
   ): void {
     this.#groups[group]!.table.lose(count, merged);
-    const event: CacheEvent = { kind: "drop", group, count: count + merged, ranges };
-    // What is lost at once was demoted in this very step: first that is told.
-    if (this.#late) this.#late.push(event);
-    else this.#tell(event);
+    // What is lost at once was demoted in this very step: that is told before.
+    this.#events.tell({ kind: "drop", group, count: count + merged, ranges });
   }
 
   /** Tells listeners which tokens the tier below has lent. */
-  lent(group: number, count: number, ranges: readonly (readonly [number, number])[]): void {
-    this.#tell({ kind: "recall", group, count, ranges });
+  lent(group: number, count: number, ranges: readonly Range[]): void {
+    this.#events.tell({ kind: "recall", group, count, ranges });
   }
 
   /** Attends a tier's table of lent tokens with a group's own, from the next step on; null ends that. */
@@ -354,25 +281,12 @@ export class SequenceCache implements Disposable {
 
   report(): CacheReport {
     this.#checkOpen();
-    const groups = this.#groups.map(({ table }): GroupReport => {
-      const { lanes, policy } = table.group;
-      const pages = table.numPages;
-      const bytes = pages * this.layout.pageBytes + table.tableBytes;
-      return { lanes, policy: policy.id, ...table.counts(), pages, bytes };
-    });
-    const seen = this.length;
-    const away = ({ merged, demoted, dropped }: GroupReport) => merged + demoted + dropped;
-    const { merged, demoted, dropped } = groups.reduce((worst, group) =>
-      away(group) > away(worst) ? group : worst,
-    );
-    const bytes = groups.reduce((sum, group) => sum + group.bytes, 0);
-    return { seen, kept: seen - merged - demoted - dropped, merged, demoted, dropped, bytes, groups };
+    return reportOf(this.#tables, this.layout.pageBytes);
   }
 
   /** Calls `listener` for every change until the returned function is called. */
   onChange(listener: (event: CacheEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#events.listen(listener);
   }
 
   /** The whole state, for `restore`; see snapshot.ts. Checksums are the caller's. */
@@ -390,19 +304,8 @@ export class SequenceCache implements Disposable {
   /** As `serialize`, for writing state out without a copy of all of it. */
   openSnapshot(): OpenSnapshot {
     this.#checkOpen();
-    const byteLength = this.#groups.reduce((sum, { table }) => sum + savedBytes(table, this.#pool), 0);
-    const header: SnapshotHeader = {
-      version: SNAPSHOT_VERSION,
-      layout: this.layout.fingerprint,
-      nextPosition: this.#nextPosition,
-      byteLength,
-      groups: this.#groups.map(({ table }) => table.parts().state),
-    };
-    return { header: JSON.stringify(header), byteLength, parts: this.#savedParts() };
-  }
-
-  *#savedParts(): Generator<Uint8Array> {
-    for (const { table } of this.#groups) yield* savedParts(table, this.#pool);
+    const { nextPosition } = this;
+    return saveSequence({ tables: this.#tables, nextPosition }, this.#pool, this.layout);
   }
 
   /**
@@ -412,35 +315,11 @@ export class SequenceCache implements Disposable {
   static restore(
     pool: KvPool,
     layout: CacheLayout,
-    { header, bytes }: { readonly header: string; readonly bytes: Uint8Array | SnapshotSource },
+    snapshot: { readonly header: string; readonly bytes: Uint8Array | SnapshotSource },
   ): SequenceCache {
-    const source = bytes instanceof Uint8Array ? new SnapshotReader(bytes) : bytes;
-    const state = parseHeader(header);
-    if (state.layout !== layout.fingerprint) {
-      throw badSnapshot(
-        `it was saved with the cache layout "${state.layout}", this one is "${layout.fingerprint}"`,
-      );
-    }
-    if (state.groups.length !== layout.groups.length || state.byteLength !== source.left) {
-      throw badSnapshot(
-        `it has ${source.left} bytes for ${state.groups.length} groups, not ${state.byteLength}`,
-      );
-    }
-    const seen = state.groups[0]!.seen;
-    if (state.groups.some((group) => group.seen !== seen))
-      throw badSnapshot("its groups saw different tokens");
-    const tables: LaneTable[] = [];
-    try {
-      for (const [i, group] of layout.groups.entries()) {
-        tables.push(restoreTable(pool, group, state.groups[i]!, source, state.nextPosition - 1));
-      }
-      if (source.left > 0) throw badSnapshot(`${source.left} bytes are left over`);
-    } catch (error) {
-      for (const table of tables) table.dispose();
-      throw error;
-    }
+    const { tables, nextPosition } = restoreSequence(pool, layout, snapshot);
     const restored = new SequenceCache(pool, layout, tables);
-    restored.#nextPosition = state.nextPosition;
+    restored.#nextPosition = nextPosition;
     return restored;
   }
 
@@ -486,45 +365,14 @@ export class SequenceCache implements Disposable {
 
   /** What the staged plans will have done. */
   #stagedEvents(nextPosition: number): CacheEvent[] {
-    const events: CacheEvent[] = [];
-    for (const [group, { table, plan }] of this.#groups.entries()) {
-      for (const kind of ["drop", "expire"] as const) {
-        const removed = table.removals.filter((removal) => removal.kind === kind);
-        if (removed.length === 0) continue;
-        const told = kind === "drop" && this.#lower?.takes(group) ? "demote" : kind;
-        const lost = removed.reduce((sum, removal) => sum + removal.count, 0);
-        const count = told === "demote" ? removed.length : lost;
-        events.push({ kind: told, group, count, ranges: rangesOf(removed) });
-      }
-      const merged = table.removals.filter((removal) => removal.kind === "merge");
-      for (const step of plan) {
-        if (step.kind === "merge") {
-          const ranges = rangesOf(merged.splice(0, step.slots.length));
-          events.push({
-            kind: "merge",
-            group,
-            into: table.positionOf(step.into),
-            count: step.slots.length,
-            ranges,
-          });
-        }
-        if (step.kind === "thin") {
-          const thinned = Array.from(step.slots, (slot) => ({ position: table.positionOf(slot) }));
-          events.push({ kind: "thin", group, count: thinned.length, ranges: rangesOf(thinned) });
-        }
-        if (step.kind === "move")
-          events.push({ kind: "move", group, segment: step.segment, offset: step.offset });
-        if (step.kind === "settle") {
-          const count = table.length;
-          events.push({ kind: "settle", group, first: nextPosition - count, count });
-        }
-      }
-    }
-    return events;
+    return this.#groups.flatMap(({ table, plan }, group) => {
+      const demotes = this.#lower?.takes(group) ?? false;
+      return stagedEvents(table, plan, { group, demotes, nextPosition });
+    });
   }
 
-  #tell(event: CacheEvent): void {
-    for (const listener of this.#listeners) listener(event);
+  get #tables(): readonly LaneTable[] {
+    return this.#groups.map(({ table }) => table);
   }
 
   #checkOpen(): void {
@@ -563,16 +411,4 @@ function makeTables(pool: KvPool, layout: CacheLayout): LaneTable[] {
     throw error;
   }
   return tables;
-}
-
-/** Original positions as ascending runs. */
-function rangesOf(removals: readonly Pick<Removal, "position">[]): [number, number][] {
-  const positions = Int32Array.from(removals, ({ position }) => position).sort();
-  const ranges: [number, number][] = [];
-  for (const position of positions) {
-    const last = ranges.at(-1);
-    if (last && last[1] === position - 1) last[1] = position;
-    else ranges.push([position, position]);
-  }
-  return ranges;
 }
