@@ -13,9 +13,10 @@ import type { SessionReport } from "../protocol.js";
 import type { Standing } from "../standing.js";
 import type { Place, Task } from "../task.js";
 import { type Answer, Answering, type AnswerListener } from "./answering.js";
-import { type Append, Appends, type Stretch } from "./appends.js";
+import type { Append } from "./appends.js";
 import type { StreamState } from "./stream-state.js";
 import { MOST_TOKENS, type Transcript } from "./transcript.js";
+import { Work } from "./work.js";
 
 /** Tokens that may wait when more are appended. */
 const MOST_WAITING = 2 ** 20;
@@ -63,9 +64,7 @@ export class Stream implements Task {
   cancelled = false;
   readonly #state: StreamState;
   readonly #listener: StreamListener;
-  readonly #mostHeldBack: number;
-  readonly #appends = new Appends();
-  #answer: Answering | null = null;
+  readonly #work: Work;
   #idle: (() => void)[] = [];
   #paused = false;
   /** Tokens that this step took. */
@@ -86,7 +85,7 @@ export class Stream implements Task {
     this.capacity = parts.capacity;
     if (parts.adapter !== undefined) this.adapter = parts.adapter;
     this.#listener = parts.listener;
-    this.#mostHeldBack = parts.heldBack;
+    this.#work = new Work(this.transcript, parts.heldBack);
     this.#turn = parts.place.layout.step;
     this.cache.onChange((event) => parts.listener.change(event));
   }
@@ -98,7 +97,7 @@ export class Stream implements Task {
 
   /** The answer under way, for another stream to take up. */
   get answer(): Answer | null {
-    return this.#answer;
+    return this.#work.answer;
   }
 
   report(): SessionReport {
@@ -107,7 +106,7 @@ export class Stream implements Task {
 
   /** Resolves when nothing is left to run but what is held back, or a step has failed, or the stream has broken. */
   idle(): Promise<void> {
-    if (this.#broken || this.#left === 0) return Promise.resolve();
+    if (this.#broken || this.#work.left === 0) return Promise.resolve();
     return new Promise((resolve) => {
       this.#idle.push(resolve);
     });
@@ -120,26 +119,22 @@ export class Stream implements Task {
   append(tokens: Int32Array, append: Append): void {
     this.#checkUsable();
     const { transcript } = this;
-    const from = transcript.length;
-    const end = from + tokens.length;
-    if (end > Math.min(this.capacity, MOST_TOKENS)) throw tooLong(tokens.length, from, this.capacity);
+    const end = transcript.length + tokens.length;
+    if (end > Math.min(this.capacity, MOST_TOKENS)) {
+      throw tooLong(tokens.length, transcript.length, this.capacity);
+    }
     if (transcript.numWaiting > MOST_WAITING) {
       const waiting = transcript.numWaiting;
       const message = `${waiting} tokens wait to be run; await what was appended before appending more.`;
       throw new MillraceError("OUT_OF_BUDGET", message, { waiting, most: MOST_WAITING });
     }
-    transcript.append(tokens);
-    this.#appends.add(append, from, end);
-    this.#settleAppends();
+    this.#work.append(tokens, append);
     this.#changed();
   }
 
   /** Takes back what of an append has not been run, and fails it with ABORTED. Unknown ids are of appends that ended. */
   abandon(id: number): void {
-    const { ran, numWaiting } = this.transcript;
-    if (!this.#takeBack(this.#appends.abandon(id, ran, numWaiting))) return;
-    this.#settleAppends();
-    this.#changed();
+    if (this.#work.abandon(id)) this.#changed();
   }
 
   /**
@@ -148,14 +143,14 @@ export class Stream implements Task {
    */
   ask(answer: Answer, credit: number, listener: AnswerListener, standing: Standing): void {
     this.checkAskable();
-    this.#answer = new Answering(answer, credit, listener, standing);
+    this.#work.answer = new Answering(answer, credit, listener, standing);
     this.#changed();
   }
 
   /** Throws what `ask` would. */
   checkAskable(): void {
     this.#checkUsable();
-    if (this.#answer) {
+    if (this.#work.answer) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
         "The session is answering already; read that answer to its end, or break it off, before asking for another.",
@@ -172,14 +167,14 @@ export class Stream implements Task {
 
   /** Lets the answer give `emissions` more before it pauses. */
   grant(emissions: number): void {
-    if (!this.#answer) return;
-    this.#answer.grant(emissions);
+    if (!this.#work.answer) return;
+    this.#work.answer.grant(emissions);
     this.#changed();
   }
 
   /** Ends the answer with "aborted"; what it said stays in the stream. */
   breakOff(): void {
-    if (!this.#answer) return;
+    if (!this.#work.answer) return;
     this.#end("aborted");
     this.#changed();
   }
@@ -190,7 +185,7 @@ export class Stream implements Task {
    */
   rewind(to: number): "exact" | "approximate" {
     this.#checkUsable();
-    if (this.#answer) {
+    if (this.#work.answer) {
       throw new MillraceError(
         "INVALID_ARGUMENT",
         "The session is answering; end the answer before rewinding.",
@@ -204,8 +199,7 @@ export class Stream implements Task {
       );
     }
     const left = this.#state.rewind(to);
-    this.#appends.rewind(to);
-    this.#settleAppends();
+    this.#work.rewound();
     this.#changed();
     return left;
   }
@@ -230,10 +224,7 @@ export class Stream implements Task {
   /** Frees its pages. What is under way fails with `error`; idempotent. It stands in no line. */
   close(error: MillraceError): void {
     this.#broken ??= error;
-    const answer = this.#answer;
-    this.#answer = null;
-    answer?.fail(error);
-    this.#appends.failAll(error, null);
+    this.#work.end(error);
     this.cache.dispose();
     this.#tellIdle();
   }
@@ -244,29 +235,23 @@ export class Stream implements Task {
   }
 
   get outputs(): Outputs {
-    if (this.#appends.scoredEnd > 0) return "all";
-    return this.#wantsLogits && this.transcript.numWaiting <= this.#turn ? "last" : "none";
-  }
-
-  /** Whose tokens are run next. */
-  get client(): string | undefined {
-    return this.#appends.client ?? this.#answer?.standing.client;
-  }
-
-  /** Of what is most urgent: what stands before that must run first. */
-  get priority(): number | undefined {
-    const priority = this.#appends.priority;
-    if (!this.#answer) return priority;
-    return Math.max(this.#answer.standing.priority ?? 0, priority ?? Number.NEGATIVE_INFINITY);
-  }
-
-  get deadline(): number | undefined {
-    const deadline = Math.min(this.#appends.deadline, this.#answer?.standing.deadline ?? Infinity);
-    return deadline === Infinity ? undefined : deadline;
+    return this.#work.outputs(this.#turn);
   }
 
   get phase(): Phase {
-    return this.#wantsLogits && this.transcript.numWaiting === 1 ? "decode" : "prefill";
+    return this.#work.phase;
+  }
+
+  get client(): string | undefined {
+    return this.#work.client;
+  }
+
+  get priority(): number | undefined {
+    return this.#work.priority;
+  }
+
+  get deadline(): number | undefined {
+    return this.#work.deadline;
   }
 
   get chunk(): number {
@@ -278,7 +263,7 @@ export class Stream implements Task {
   }
 
   get done(): boolean {
-    return this.#broken !== null || (this.#answer === null && this.#ready === 0);
+    return this.#broken !== null || (this.#work.answer === null && this.#ready === 0);
   }
 
   admit(): void {
@@ -286,12 +271,12 @@ export class Stream implements Task {
   }
 
   take(count: number): Int32Array {
-    this.#answer?.start();
+    this.#work.answer?.start();
     this.#taken = count;
     this.#turn -= count;
     const tokens = this.transcript.take(count);
     const { ran } = this.transcript;
-    this.#row = ran - (this.#appends.scoredEnd > 0 ? count : 1);
+    this.#row = ran - (this.#work.scores ? count : 1);
     if (this.#listener.take) {
       const positions = Int32Array.from(tokens, (_, i) => ran - count + i);
       this.#listener.take(positions, tokens);
@@ -301,14 +286,14 @@ export class Stream implements Task {
 
   accept(logits: Float32Array, now: number): void {
     const position = this.#row++;
-    this.#appends.score(position + 1, logits);
+    this.#work.score(position + 1, logits);
     // What the stream holds back has not run: nothing goes on from here yet.
     const { ran, numWaiting } = this.transcript;
     if (position === ran - 1 && numWaiting === 0) this.#say(logits, now);
   }
 
   #say(logits: Float32Array, now: number): void {
-    const answer = this.#answer;
+    const answer = this.#work.answer;
     // It was broken off while the step was under way.
     if (!answer) return;
     const finish = answer.accept(logits, now);
@@ -320,9 +305,9 @@ export class Stream implements Task {
 
   settle(): void {
     this.#taken = 0;
-    this.#settleAppends();
+    this.#work.settle();
     this.#report();
-    if (this.#left === 0) this.#tellIdle();
+    if (this.#work.left === 0) this.#tellIdle();
   }
 
   endTurn(): boolean {
@@ -333,14 +318,12 @@ export class Stream implements Task {
 
   /** Ends what is too late: an answer with what it has said, an append with what is in. */
   expire(now: number): void {
-    const late = () => this.#appends.expire(now, this.transcript.ran, this.transcript.numWaiting);
-    while (this.#takeBack(late()));
-    this.#settleAppends();
-    const answer = this.#answer;
+    this.#work.expireAppends(now);
+    const { answer } = this.#work;
     if (answer && (answer.standing.deadline ?? Infinity) <= now) {
       if (answer.hasStarted) this.#endShort("deadline");
       else {
-        this.#answer = null;
+        this.#work.answer = null;
         answer.expire();
       }
     }
@@ -353,7 +336,6 @@ export class Stream implements Task {
 
   /** The tokens of the step are put back; what appended those that wait fails, and they do not stay, save the first. */
   fail(error: MillraceError): void {
-    const { transcript } = this;
     try {
       this.#turn = this.place.layout.step;
       this.#state.putBack(this.#taken);
@@ -362,65 +344,29 @@ export class Stream implements Task {
       this.close(MillraceError.from(cause));
       return;
     }
-    const answer = this.#answer;
-    this.#answer = null;
-    const { from } = this.#appends;
-    if (from !== null) {
-      // One token must wait: else there would be nothing to go on from. What was told to be in stays too.
-      const kept = Math.max(from, transcript.ran + 1);
-      this.#takeBack({ from: kept, count: transcript.length - kept });
-      this.#appends.failAll(error, kept);
-    }
-    answer?.fail(error);
+    this.#work.undo(error);
     this.#report();
     this.#tellIdle();
   }
 
   /** Tokens that are to be run, in this turn and later ones. */
   get #ready(): number {
-    return this.#paused || this.#broken ? 0 : this.#left;
-  }
-
-  /** Likewise when it is not paused. */
-  get #left(): number {
-    const { numWaiting, ran } = this.transcript;
-    if (this.#wantsLogits) return numWaiting;
-    return Math.max(0, this.#appends.scoredEnd - 1 - ran, numWaiting - this.#heldBack);
-  }
-
-  /** Tokens that wait for more: of what was appended last some, and one at least. */
-  get #heldBack(): number {
-    return Math.max(1, Math.min(this.#mostHeldBack, this.length - this.transcript.lastAppend));
-  }
-
-  get #wantsLogits(): boolean {
-    return this.#answer !== null && !this.#answer.isPaused;
+    return this.#paused || this.#broken ? 0 : this.#work.left;
   }
 
   /** Ends before the decoder has: what it held back is said first. */
   #endShort(finishReason: FinishReason): void {
-    this.#answer?.flush();
+    this.#work.answer?.flush();
     this.#end(finishReason);
   }
 
   #end(finishReason: FinishReason): void {
-    const answer = this.#answer;
+    const answer = this.#work.answer;
     if (!answer) return;
-    this.#answer = null;
+    this.#work.answer = null;
     if (finishReason === "stop-string") this.#state.unsay(answer.decoder.unsaid);
     answer.end(finishReason, this.cache.report());
     this.#report();
-  }
-
-  /** Takes waiting tokens out of the stream; false where there are none to be taken. */
-  #takeBack(stretch: Stretch | null): boolean {
-    if (stretch) this.transcript.remove(stretch.from, stretch.count);
-    return stretch !== null;
-  }
-
-  /** Those behind what was taken back may be in without any step. */
-  #settleAppends(): void {
-    this.#appends.settle(this.transcript.ran, this.#heldBack);
   }
 
   /** Between steps, after whatever may have changed what there is to run. */
@@ -428,7 +374,7 @@ export class Stream implements Task {
     if (this.done) this.#listener.rest(this);
     else this.#listener.work(this);
     this.#report();
-    if (this.#left === 0) this.#tellIdle();
+    if (this.#work.left === 0) this.#tellIdle();
   }
 
   #tellIdle(): void {
