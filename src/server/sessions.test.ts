@@ -147,6 +147,29 @@ describe("sessions over HTTP", () => {
     await server.context.sessions.closeAll();
   });
 
+  it("answer one request at a time, and say so", async () => {
+    const server = serverOf({ tiny: model });
+    const id = await opened(server);
+    await server.ask(`/v1/sessions/${id}/append`, { input: "the rest" });
+    const answer = await server.app.request(`/v1/sessions/${id}/generate`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ max_tokens: "inf", ignore_eos: true, stream: true }),
+    });
+    for (const stream of [false, true]) {
+      const { status, body } = await server.ask(`/v1/sessions/${id}/generate`, { ...greedy, stream });
+      expect([status, body.error.code]).toEqual([409, "busy"]);
+    }
+    await answer.body!.cancel();
+    expect((await server.ask(`/v1/sessions/${id}/generate`, greedy)).status).toBe(200);
+    // What is refused takes nobody's turn.
+    expect((await server.ask(`/v1/sessions/${id}/generate`, { max_tokens: "inf" })).status).toBe(400);
+    const refused = await server.ask(`/v1/sessions/${id}/generate`, { resume: true, stream: true });
+    expect(refused.status).toBe(400);
+    expect((await server.ask(`/v1/sessions/${id}/generate`, greedy)).status).toBe(200);
+    await server.context.sessions.closeAll();
+  });
+
   it("stand among others by their client, priority and deadline", async () => {
     const server = serverOf({ tiny: model }, { keys: ["mine"] });
     const asMe = { headers: { Authorization: "Bearer mine" } };

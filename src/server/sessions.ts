@@ -18,6 +18,12 @@ export interface HeldSession {
   readonly created: number;
 }
 
+/** A session that cannot become idle until it is disposed of. */
+export interface BorrowedSession extends HeldSession, Disposable {
+  /** Takes the session's turn to answer, which is free again when it is disposed of. Throws 409 where an answer is under way. */
+  takeTurn(): Disposable;
+}
+
 /** What is left of a session whose engine crashed. */
 interface Loss {
   readonly owner: string;
@@ -35,6 +41,8 @@ interface Entry extends HeldSession {
   save: Save | null;
   /** Calls under way. */
   busy: number;
+  /** One of them is an answer. */
+  answering: boolean;
   /** When the last one ended, in milliseconds. */
   idleSince: number;
 }
@@ -130,18 +138,25 @@ export class SessionStore {
   }
 
   /** As `use`, until it is disposed of. */
-  borrow(owner: string, id: string): HeldSession & Disposable {
+  borrow(owner: string, id: string): BorrowedSession {
     const entry = this.#get(owner, id);
     entry.busy++;
-    let given = true;
-    const giveBack = () => {
-      if (!given) return;
-      given = false;
+    const giveBack = once(() => {
       entry.busy--;
       entry.idleSince = performance.now();
+    });
+    const takeTurn = (): Disposable => {
+      if (entry.answering)
+        throw new ApiError(409, "busy", "The session is answering: cancel that, or wait for its end.");
+      entry.answering = true;
+      return {
+        [Symbol.dispose]: once(() => {
+          entry.answering = false;
+        }),
+      };
     };
     const { served, session, info, created } = entry;
-    return { id, owner, served, session, info, created, [Symbol.dispose]: giveBack };
+    return { id, owner, served, session, info, created, takeTurn, [Symbol.dispose]: giveBack };
   }
 
   list(owner: string): HeldSession[] {
@@ -236,6 +251,7 @@ export class SessionStore {
         created: now(),
         save: null,
         busy: 0,
+        answering: false,
         idleSince: performance.now(),
       };
       this.#entries.set(entry.id, entry);
@@ -306,6 +322,16 @@ export class SessionStore {
       "This server saves no sessions: it was started without a folder for them.",
     );
   }
+}
+
+/** Does `what` the first time that it is called. */
+function once(what: () => void): () => void {
+  let done = false;
+  return () => {
+    if (done) return;
+    done = true;
+    what();
+  };
 }
 
 const unknownName = (name: string): ApiError =>

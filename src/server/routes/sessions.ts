@@ -21,7 +21,7 @@ import { answerOptions } from "../sampling.js";
 import type { ChatMessages } from "../schemas/chat.js";
 import { answer, body, errors, streamed } from "../schemas/common.js";
 import * as schemas from "../schemas/sessions.js";
-import type { HeldSession } from "../sessions.js";
+import type { BorrowedSession, HeldSession } from "../sessions.js";
 import { standingOf } from "../standing.js";
 import { goneSince } from "../usage.js";
 import type { Work } from "../work.js";
@@ -212,19 +212,24 @@ export function addSessions(app: OpenAPIHono<ServerEnv>, context: ServerContext)
     const work = c.get("work");
     const held = sessions.borrow(c.get("owner"), c.req.valid("param").id);
     const { session, served } = held;
+    let turn: Disposable | null = null;
     try {
+      turn = held.takeTurn();
       const who = { work, client: c.get("client") };
       const generation = answerIn(session, request, who);
       const answers = new Answers(context, served, who, [generation], 1, session.report);
       if (request.stream) {
-        const events = chunks(answers, held);
+        const events = chunks(answers, held, turn);
         return c.body(await eventStream(work, events), 200, STREAM_HEADERS);
       }
       const [result] = await answers.whole();
       return c.json(answerBody(result!, answers, session), 200);
     } finally {
-      // A stream gives it back itself.
-      if (!work.streams) held[Symbol.dispose]();
+      // A stream gives both back itself.
+      if (!work.streams) {
+        turn?.[Symbol.dispose]();
+        held[Symbol.dispose]();
+      }
     }
   });
 
@@ -385,10 +390,17 @@ function refuseBesideResume(request: schemas.GenerateRequest): void {
   }
 }
 
-async function* chunks(answers: Answers, held: HeldSession & Disposable): AsyncGenerator<string, void> {
+async function* chunks(
+  answers: Answers,
+  held: BorrowedSession,
+  turn: Disposable,
+): AsyncGenerator<string, void> {
   using _held = held;
+  using _turn = turn;
   for await (const answer of answers.events()) {
     if (answer.kind === "end") {
+      // Who reads of its end may ask for the next one at once.
+      turn[Symbol.dispose]();
       yield event({ ...answerBody(answer.result, answers, held.session), text: undefined });
     } else {
       const { text, toolCalls } = answer.piece;

@@ -18,7 +18,7 @@ import type { ServerContext, ServerEnv, ServerRequest } from "../context.js";
 import { ApiError, fromZod, toApiError } from "../errors.js";
 import { errors } from "../schemas/common.js";
 import { appendRequest, generateRequest, sessionId } from "../schemas/sessions.js";
-import type { HeldSession } from "../sessions.js";
+import type { BorrowedSession, HeldSession } from "../sessions.js";
 import { goneSince } from "../usage.js";
 import { gone, type Work } from "../work.js";
 import { answerBody, answerIn, appendTo } from "./sessions.js";
@@ -98,12 +98,12 @@ function refuseStrangers(c: ServerRequest, origins: readonly string[]): void {
 /** What goes on over one socket. */
 class Conversation {
   readonly #context: ServerContext;
-  readonly #held: HeldSession & Disposable;
+  readonly #held: BorrowedSession;
   readonly #client: string;
   readonly #socket: WebSocket;
   readonly #work: Work;
   #appends = 0;
-  #answer: { readonly generation: Generation; readonly id: Named; cancelled: boolean } | null = null;
+  #answer: { readonly generation: Generation; cancelled: boolean } | null = null;
   #unwatch: (() => void) | null = null;
   #lost = 0;
   readonly #heart: NodeJS.Timeout;
@@ -201,12 +201,16 @@ class Conversation {
 
   async #generate({ type: _, id, ...request }: Extract<Message, { type: "generate" }>): Promise<void> {
     const { session, served } = this.#held;
-    if (this.#answer)
-      throw new ApiError(409, "busy", "An answer is under way: cancel it, or wait for its end.");
+    using turn = this.#held.takeTurn();
     const who = { work: this.#work, client: this.#client };
     const generation = answerIn(session, { ...request, stream: true }, who);
-    const answer = { generation, id, cancelled: false };
+    const answer = { generation, cancelled: false };
     this.#answer = answer;
+    // Who reads of its end may ask for the next one at once.
+    const ended = () => {
+      turn[Symbol.dispose]();
+      if (this.#answer === answer) this.#answer = null;
+    };
     const answers = new Answers(this.#context, served, who, [generation], 1, session.report);
     try {
       for await (const event of answers.events()) {
@@ -216,17 +220,16 @@ class Conversation {
           await this.#say({ type: "piece", id, text, ...(toolCalls ? { tool_calls: toolCalls } : {}) });
         } else {
           const { object: __, text: ___, ...rest } = answerBody(event.result, answers, session);
-          // Who reads of its end may ask for the next one at once.
-          this.#answer = null;
+          ended();
           await this.#say({ type: "answer", id, ...rest });
         }
       }
       if (answer.cancelled) {
-        this.#answer = null;
+        ended();
         await this.#say({ type: "cancelled", id, report: session.report });
       }
     } finally {
-      if (this.#answer === answer) this.#answer = null;
+      ended();
       this.#rest();
     }
   }
