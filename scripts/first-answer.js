@@ -24,9 +24,13 @@ const env = { ...process.env, XDG_CACHE_HOME: path.join(folder, "cache") };
 delete env.MILLRACE_MODEL;
 const seconds = {};
 /** What is to be undone, the last first. */
-const cleanups = [() => rm(folder, { recursive: true, force: true })];
-const cleanUp = async () => {
-  for (let undo = cleanups.pop(); undo; undo = cleanups.pop()) await undo();
+const cleanups = [() => rm(folder, { recursive: true, force: true, maxRetries: 5 })];
+let cleaned;
+const cleanUp = () => {
+  cleaned ??= (async () => {
+    for (let undo = cleanups.pop(); undo; undo = cleanups.pop()) await undo();
+  })();
+  return cleaned;
 };
 
 async function time(stage, work) {
@@ -132,7 +136,9 @@ try {
   execFileSync("git", ["clone", "--quiet", "--no-hardlinks", root, clone]);
   await install();
   const executablePath = findChromium();
-  const browser = executablePath && (await chromium.launch({ executablePath, args: ["--no-sandbox"] }));
+  const browser =
+    executablePath &&
+    (await chromium.launch({ executablePath, args: ["--no-sandbox"], handleSIGINT: false }));
   if (browser) cleanups.push(() => browser.close());
   const url = await time("npm start, until it listens", start);
   const answer = await (browser ? askPage(url, browser) : askApi(url));
