@@ -9,7 +9,7 @@ import type { KvGroup } from "../../backends/contract.js";
 import { MillraceError } from "../../errors.js";
 import type { Summarizer, Summary } from "./summary.js";
 import { TermIndex } from "./term-index.js";
-import { mostTerms, type TermCounts, type TermQuery } from "./terms.js";
+import { mostTerms, type Scores, type TermCounts, type TermQuery } from "./terms.js";
 
 /** What is known of a block or of several: see summary.ts and terms.ts. Each is null where nobody looks at it. */
 export interface Traits {
@@ -35,6 +35,8 @@ export interface Entry {
 /** One that was scored. */
 export interface Candidate extends Entry {
   readonly score: number;
+  /** As in `Scores`. */
+  readonly beside: number;
   /** Its distinct terms; null where these are not looked at. */
   readonly terms: Uint32Array | null;
 }
@@ -145,31 +147,31 @@ export class Catalogue {
     this.#mergeAt = mergeAt;
   }
 
-  /** Scores every entry against a question, and finds the best `count`; see `byScore`. */
-  rank(question: Question, count: number): Ranking {
-    const { queries, terms } = question;
+  /** Scores every entry against a question, and finds the best `most`; see `byScore`. */
+  rank({ queries, terms }: Question, most: number): Ranking {
     const keys = queries && this.#summarizer ? this.#scoreKeys(queries, this.#summarizer.vectors) : null;
-    const matched = terms && this.#index ? this.#index.match(terms) : null;
-    const own = new Float64Array(this.#order.length);
-    for (let i = 0; i < own.length; i++) {
-      if (matched) own[i] = matched[this.#order[i]!]!;
-      if (keys) own[i]! += keys.scores[i]! / keys.best;
-    }
-    const scores = withNeighbours(own);
+    const places = Int32Array.from(this.#order);
+    const found = terms && this.#index?.match(terms);
+    const words = found && terms.scores({ all: pick(found.all, places), late: pick(found.late, places) });
+    const { scores, beside } = together(places.length, words, keys?.scores);
     return {
-      candidates: newestOfBest(scores, count).map((i): Candidate => {
-        const place = this.#order[i]!;
-        return { ...this.#entry(place), score: scores[i]!, terms: this.#index?.at(place) ?? null };
+      candidates: newestOfBest(scores, most).map((i): Candidate => {
+        const place = places[i]!;
+        const its = this.#index?.at(place) ?? null;
+        return { ...this.#entry(place), score: scores[i]!, beside: beside[i]!, terms: its };
       }),
-      score: ({ summary, terms: its }) => {
-        return (terms && its ? terms.match(its) : 0) + (keys && summary ? keys.of(summary) / keys.best : 0);
-      },
+      score: (blocks) =>
+        together(
+          blocks.length,
+          terms?.scores(terms.match(blocks.map((block) => block.terms ?? new Uint32Array()))),
+          keys && Float64Array.from(blocks, ({ summary }) => (summary ? keys.of(summary) : 0)),
+        ),
     };
   }
 
   /**
    * How near each entry's nearest vectors are to the queries: lane by lane as so many deviations above the mean of all
-   * entries, so that lanes whose keys are large outvote no others, then summed over the lanes that are for it.
+   * entries, so that lanes whose keys are large outvote no others, then summed over the lanes that are for it; 1 for the best entry.
    */
   #scoreKeys(queries: readonly Float32Array[], vectors: number) {
     const count = this.#order.length;
@@ -206,7 +208,8 @@ export class Catalogue {
       }
       return score;
     };
-    return { scores, of, best: scores.reduce((a, b) => Math.max(a, b), Number.MIN_VALUE) };
+    const best = scores.reduce((a, b) => Math.max(a, b), Number.MIN_VALUE);
+    return { scores: scores.map((score) => score / best), of: (summary: Summary) => of(summary) / best };
   }
 
   /** Puts two neighbours together, of those that stand for fewest blocks the oldest. */
@@ -240,11 +243,11 @@ export class Catalogue {
     if (!counts || !index) return;
     const terms = [...new Set([...index.at(a), ...index.at(b)])];
     if (terms.length > this.#termsPerEntry) {
-      // The rare ones tell more.
-      terms.sort((x, y) => counts.weight(y) - counts.weight(x));
+      // The rare ones tell more, and of equally rare ones words more than pairs.
+      terms.sort((x, y) => counts.weight(y) - counts.weight(x) || x - y);
       terms.length = this.#termsPerEntry;
     }
-    index.set(a, Uint32Array.from(terms).sort());
+    index.set(a, Uint32Array.from(terms));
   }
 
   #summaryAt<T>(place: number, act: (summary: Summary) => T): T {
@@ -287,10 +290,10 @@ export class Catalogue {
   }
 }
 
-/** The best entries of a catalogue, best first, and what else would score by itself: see `withNeighbours`. */
+/** The best entries of a catalogue, best first, and what other blocks would score, which stand in the order of time. */
 export interface Ranking {
   readonly candidates: readonly Candidate[];
-  score(traits: Traits): number;
+  score(blocks: readonly Traits[]): Scores;
 }
 
 /** Scores that differ by less are taken for equal; what scores less than half of it matches nothing. */
@@ -322,19 +325,19 @@ function newestOfBest(scores: Float64Array, count: number): number[] {
   return levels.reverse().flat().slice(0, count);
 }
 
-/**
- * Scores of neighbours in the stream, each with the better one of those beside it added: blocks are cut wherever they
- * are full, so what is asked about stands in two of them as often as not, and neither alone has all of its words.
- */
-export function withNeighbours(scores: Float64Array): Float64Array {
-  const sums = new Float64Array(scores.length);
-  const last = scores.length - 1;
-  for (let i = 0; i <= last; i++) {
-    const before = i > 0 ? scores[i - 1]! : 0;
-    const after = i < last ? scores[i + 1]! : 0;
-    sums[i] = scores[i]! + Math.max(before, after);
+const pick = (values: Int32Array, places: Int32Array): Int32Array => places.map((place) => values[place]!);
+
+/** What words say and what nearness says, which counts with the better one of those beside it; null: does not count. */
+function together(
+  count: number,
+  words: Scores | null | undefined,
+  near: Float64Array | null | undefined,
+): Scores {
+  const { scores, beside } = words ?? { scores: new Float64Array(count), beside: new Int8Array(count) };
+  for (let i = 0; near && i < count; i++) {
+    scores[i]! += near[i]! + Math.max(near[i - 1] ?? 0, near[i + 1] ?? 0);
   }
-  return sums;
+  return { scores, beside };
 }
 
 /** Mean over the queries of the greatest product with any of the vectors from `at` on. */

@@ -6,7 +6,7 @@
  * questions asked before. While there are few of these, blocks are chosen in rounds instead: words that many of a
  * round's blocks have count less in the next, so that every part of a question finds something.
  */
-import { byScore, type Candidate, matches, withNeighbours } from "./catalogue.js";
+import { byScore, type Candidate, matches } from "./catalogue.js";
 import { type TermQuery, termsOf } from "./terms.js";
 
 export interface Choosing {
@@ -20,8 +20,8 @@ export interface Choosing {
   readonly held: readonly ArrayLike<number>[];
   /** The best candidates for these words, each one block. */
   rank(terms: TermQuery | null): Promise<readonly Candidate[]>;
-  /** The block after one; null where there is none any more. */
-  next(serial: number): number | null;
+  /** The block after one (1) or before it (-1); null where there is none any more. */
+  neighbour(serial: number, side: number): number | null;
 }
 
 const ROUNDS = 4;
@@ -30,45 +30,49 @@ const COMMON = { share: 1 / 3, factor: 1 / 4 };
 
 /** Serials of the chosen blocks, best first. */
 export async function chooseBlocks(choosing: Choosing): Promise<number[]> {
-  const { most, following, held, rank, next } = choosing;
+  const { most, following, held, rank, neighbour } = choosing;
   let { terms } = choosing;
   const rounds = terms && !terms.knowsQuestions ? Math.min(ROUNDS, most) : 1;
   const chosen = new Set<number>();
   const there = new Set<number>();
   for (let round = 1; round <= rounds; round++) {
     const goal = Math.floor((most * round) / rounds);
+    const taken = () => chosen.size + there.size;
     const picked: Uint32Array[] = [];
     const candidates = [...(await rank(terms)), ...(terms ? heldBy(terms, held) : [])];
     for (const candidate of candidates.filter(matches).sort(byScore)) {
-      if (chosen.size + there.size >= goal) break;
-      const { first, blocks } = candidate;
+      if (taken() >= goal) break;
+      const { first, blocks, beside } = candidate;
       const known = blocks === 0 ? there : chosen;
       if (known.has(first)) continue;
-      if (round < rounds && candidate.terms) picked.push(candidate.terms);
       known.add(first);
-      for (let after = 0, serial = next(first); blocks > 0 && after < following && serial !== null; after++) {
-        if (chosen.size + there.size >= goal) break;
+      if (round < rounds && candidate.terms) picked.push(candidate.terms);
+      if (blocks === 0) continue;
+      const rest = beside === 0 ? null : neighbour(first, beside);
+      if (rest !== null && taken() < most) chosen.add(rest);
+      let serial = neighbour(first, 1);
+      for (let after = 0; after < following && serial !== null && taken() < most; after++) {
         chosen.add(serial);
-        serial = next(serial);
+        serial = neighbour(serial, 1);
       }
     }
-    if (round === rounds || picked.length === 0) break;
+    if (round === rounds || (picked.length === 0 && taken() < goal)) break;
     terms = terms?.less(commonOf(picked), COMMON.factor) ?? null;
   }
   return [...chosen];
 }
 
-/** What the cache holds, as candidates of 0 blocks, newer than all others. */
+/** What the cache holds, as candidates of 0 blocks, newer than all others. What lies beside them is there anyway. */
 function heldBy(terms: TermQuery, held: readonly ArrayLike<number>[]): Candidate[] {
-  const own = Float64Array.from(held, (ids) => terms.matchTokens(ids));
   const oldest = Number.MAX_SAFE_INTEGER - held.length;
-  return [...withNeighbours(own)].map((score, i) => ({
+  return held.map((ids, i) => ({
     first: i,
     last: oldest + i,
     blocks: 0,
-    score,
+    score: terms.score(terms.matchTokens(ids)),
+    beside: 0,
     get terms() {
-      return termsOf(held[i]!);
+      return termsOf(ids);
     },
   }));
 }

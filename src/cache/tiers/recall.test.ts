@@ -260,7 +260,7 @@ describe("Recall", () => {
     const events: CacheEvent[] = [];
     cache.onChange((event) => events.push(event));
     rmSync(recall.folder, { recursive: true });
-    const { tokens, lost } = await recall.recall({ ids: [5, 6, 7] });
+    const { tokens, lost } = await recall.recall({ ids: [12, 13, 14] });
     // Its own block, and the one after that might hold the rest of what is asked about.
     expect([tokens, lost]).toEqual([0, 2]);
     expect(recall.report().problem?.code).toBe("FILE_NOT_FOUND");

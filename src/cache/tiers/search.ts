@@ -1,7 +1,7 @@
 /** Finds the blocks of one group that a question is most likely about, on disk or on their way there. */
 import type { CacheGroup } from "../layout.js";
 import { type BlockMeta, decodeMeta, traitsOf } from "./blocks.js";
-import { type Candidate, type Catalogue, type Ranking, withNeighbours } from "./catalogue.js";
+import type { Candidate, Catalogue, Ranking } from "./catalogue.js";
 import { chooseBlocks } from "./choose.js";
 import type { HeldTokens } from "./held.js";
 import type { RecallSettings } from "./recall-settings.js";
@@ -51,7 +51,7 @@ export class BlockSearch {
       terms,
       held: (terms && held?.blocks(pageTokens)) ?? [],
       rank: (query) => this.#open(catalogue.rank({ terms: query, queries }, most * OPENED_PER_BLOCK)),
-      next: (serial) => store.next(index, serial),
+      neighbour: (serial, side) => (side > 0 ? store.next(index, serial) : store.previous(index, serial)),
     });
   }
 
@@ -69,13 +69,14 @@ export class BlockSearch {
       return record && meta ? [{ serial: record.serial, meta }] : [];
     });
     const traits = read.map(({ meta }) => traitsOf(meta, held !== null));
-    const scores = withNeighbours(Float64Array.from(traits, (its) => ranking.score(its)));
+    const { scores, beside } = ranking.score(traits);
     const opened = read.map(
       ({ serial }, i): Candidate => ({
         first: serial,
         last: serial,
         blocks: 1,
         score: scores[i]!,
+        beside: beside[i]!,
         terms: traits[i]!.terms,
       }),
     );

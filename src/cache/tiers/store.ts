@@ -229,6 +229,17 @@ export class BlockStore {
     return null;
   }
 
+  /** The group's last record before this one that is kept, or null. */
+  previous(group: number, serial: number): number | null {
+    for (let i = this.#files.length - 1; i >= 0; i--) {
+      const file = this.#files[i]!;
+      if (file.group !== group || !(file.serials[0]! < serial)) continue;
+      const previous = file.serials.findLast((each) => each < serial && Number.isInteger(each));
+      if (previous !== undefined) return previous;
+    }
+    return null;
+  }
+
   /** True while the record is kept, written or not. */
   has(group: number, serial: number): boolean {
     return this.#find(group, serial) !== null;

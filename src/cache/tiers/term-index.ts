@@ -3,7 +3,7 @@
  * bit for every place (a bit-sliced signature file). A question has a few telling terms, each in few entries: it looks at
  * these terms' bits and then at the entries that they name, not at every term of every entry.
  */
-import type { TermQuery } from "./terms.js";
+import { type Found, isLate, type TermQuery } from "./terms.js";
 
 /** With as many, a bit in sixteen is set where an entry has 32 terms. */
 const BUCKETS = 512;
@@ -42,13 +42,13 @@ export class TermIndex {
     [this.#terms, this.#counts, this.#bits, this.#row] = [terms, counts, bits, row];
   }
 
-  /** The terms at a place, ascending; a view. */
+  /** The terms at a place; a view. */
   at(place: number): Uint32Array {
     const at = place * this.#perEntry;
     return this.#terms.subarray(at, at + this.#counts[place]!);
   }
 
-  /** Puts terms, ascending and no more than an entry may have, in place of those that stand there. */
+  /** Puts terms, distinct and no more than an entry may have, in place of those that stand there. */
   set(place: number, terms: Uint32Array): void {
     const mask = 1 << (place & 7);
     const byte = place >>> 3;
@@ -58,29 +58,29 @@ export class TermIndex {
     this.#counts[place] = terms.length;
   }
 
-  /** By place, the share of a query's weight whose terms stand there, as `TermQuery.match` has it. */
-  match(query: TermQuery): Float64Array {
-    const shares = new Float64Array(this.#counts.length);
-    for (const [term, share] of query.shares) {
+  /** Which of a query's terms stand at each place. */
+  match({ terms }: TermQuery): Found {
+    const all = new Int32Array(this.#counts.length);
+    const late = new Int32Array(this.#counts.length);
+    for (const [i, term] of terms.entries()) {
       const start = bucketOf(term) * this.#row;
       for (let byte = 0; byte < this.#row; byte++) {
         for (let bits = this.#bits[start + byte]!; bits !== 0; bits &= bits - 1) {
           const place = 8 * byte + 31 - Math.clz32(bits & -bits);
-          if (this.#has(place, term)) shares[place]! += share;
+          const at = this.#indexOf(term, place);
+          if (at < 0) continue;
+          all[place]! |= 1 << i;
+          if (isLate(at, this.#counts[place]!)) late[place]! |= 1 << i;
         }
       }
     }
-    return shares;
+    return { all, late };
   }
 
-  #has(place: number, term: number): boolean {
-    let low = place * this.#perEntry;
-    let high = low + this.#counts[place]!;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.#terms[middle]! < term) low = middle + 1;
-      else high = middle;
-    }
-    return low < place * this.#perEntry + this.#counts[place]! && this.#terms[low] === term;
+  #indexOf(term: number, place: number): number {
+    const start = place * this.#perEntry;
+    const end = start + this.#counts[place]!;
+    for (let at = start; at < end; at++) if (this.#terms[at] === term) return at - start;
+    return -1;
   }
 }

@@ -7,14 +7,14 @@
  * questions asked before.
  */
 
-/** Distinct terms of a run of tokens, ascending: ids below 2^31, pairs of neighbours from there on. */
+/** Distinct terms of a run of tokens, as they first come: ids below 2^31, pairs of neighbours from there on. */
 export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
   const terms = new Set<number>();
   for (let i = 0; i < ids.length; i++) {
     terms.add(ids[i]!);
     if (i > 0) terms.add(pairOf(ids[i - 1]!, ids[i]!));
   }
-  return Uint32Array.from(terms).sort();
+  return Uint32Array.from(terms);
 }
 
 const pairOf = (a: number, b: number): number =>
@@ -94,14 +94,29 @@ export class StreamTerms {
   readonly blocks = new TermCounts(BLOCK_ROWS);
   readonly questions = new TermCounts(QUESTION_ROWS);
 
-  /** How much a question's term tells of what it asks about; 0 where no block has it. */
-  weight(term: number): number {
-    return this.blocks.weight(term) * this.questions.rarity(term) ** STEEPNESS;
+  /**
+   * How much each distinct term of a question tells of what it asks about; 0 where no block has it. A pair tells no more than
+   * the less telling of its two: "is Nora" stands in earlier questions only.
+   */
+  weights(ids: ArrayLike<number>): (readonly [number, number])[] {
+    const weights = new Map<number, number>();
+    for (let i = 0; i < ids.length; i++) {
+      const rarity = this.questions.rarity(ids[i]!);
+      weights.set(ids[i]!, this.blocks.weight(ids[i]!) * rarity ** STEEPNESS);
+      if (i === 0) continue;
+      const pair = pairOf(ids[i - 1]!, ids[i]!);
+      const least = Math.min(rarity, this.questions.rarity(ids[i - 1]!), this.questions.rarity(pair));
+      weights.set(pair, this.blocks.weight(pair) * least ** STEEPNESS);
+    }
+    return [...weights];
   }
 
   /** How much each token of a question tells, for `Probe.ask`; null where none was seen before. */
   weigh(ids: ArrayLike<number>): Float64Array | null {
-    const weights = Float64Array.from(ids, (id) => this.weight(id));
+    const weights = Float64Array.from(
+      ids,
+      (id) => this.blocks.weight(id) * this.questions.rarity(id) ** STEEPNESS,
+    );
     return weights.some((weight) => weight > 0) ? weights : null;
   }
 }
@@ -118,62 +133,119 @@ const ENOUGH_QUESTIONS = 8;
 /** A term that tells less than this share of what the most telling one does is not looked for. */
 const LEAST_SHARE = 0.01;
 
-/** A question's telling terms, ready to be looked for in many blocks. */
+/** Terms that a question is looked for by, at most: as many as a number has bits. */
+const MOST_SOUGHT = 32;
+
+/** A question's telling terms, ready to be looked for in many blocks. Which of them stand somewhere is a set of bits. */
 export class TermQuery {
-  /** Each with its share of the weight of all. */
-  readonly shares: ReadonlyMap<number, number>;
+  readonly terms: readonly number[];
+  /** Of the weight of all, by term. */
+  readonly #shares: readonly number[];
   /** The weights tell what makes a question one from what it asks about. */
   readonly knowsQuestions: boolean;
 
-  private constructor(weights: ReadonlyMap<number, number>, knowsQuestions: boolean) {
-    let total = 0;
-    for (const weight of weights.values()) total += weight;
-    this.shares = new Map(Array.from(weights, ([term, weight]) => [term, weight / total]));
+  private constructor(weights: readonly (readonly [number, number])[], knowsQuestions: boolean) {
+    const total = weights.reduce((sum, [, weight]) => sum + weight, 0);
+    this.terms = weights.map(([term]) => term);
+    this.#shares = weights.map(([, weight]) => weight / total);
     this.knowsQuestions = knowsQuestions;
   }
 
   static of(ids: ArrayLike<number>, known: StreamTerms): TermQuery {
-    const weights = new Map<number, number>();
-    let most = 0;
-    for (const term of termsOf(ids)) {
-      const weight = known.weight(term);
-      weights.set(term, weight);
-      most = Math.max(most, weight);
-    }
-    const telling = [...weights].filter(([, weight]) => weight > 0 && weight >= LEAST_SHARE * most);
-    return new TermQuery(new Map(telling), known.questions.texts >= ENOUGH_QUESTIONS);
+    const weights = known.weights(ids).sort(([, a], [, b]) => b - a);
+    const least = LEAST_SHARE * (weights[0]?.[1] ?? 0);
+    const telling = weights.filter(([, weight]) => weight > 0 && weight >= least).slice(0, MOST_SOUGHT);
+    return new TermQuery(telling, known.questions.texts >= ENOUGH_QUESTIONS);
   }
 
   /** The same question, in which some terms count `factor` times as much. */
   less(terms: ReadonlySet<number>, factor: number): TermQuery {
-    const weights = Array.from(
-      this.shares,
-      ([term, share]) => [term, terms.has(term) ? share * factor : share] as const,
-    );
-    return new TermQuery(new Map(weights), this.knowsQuestions);
+    const weights = this.terms.map((term, i) => {
+      const share = this.#shares[i]!;
+      return [term, terms.has(term) ? share * factor : share] as const;
+    });
+    return new TermQuery(weights, this.knowsQuestions);
   }
 
-  /** Share of the question's weight whose terms stand among these, which are distinct; 0 to 1. */
-  match(terms: Iterable<number>): number {
-    let found = 0;
-    for (const term of terms) found += this.shares.get(term) ?? 0;
-    return found;
+  /** Which of its terms stand in each of these blocks, whose own terms `termsOf` has found. */
+  match(blocks: readonly Uint32Array[]): Found {
+    const [all, late] = [new Int32Array(blocks.length), new Int32Array(blocks.length)];
+    for (const [b, terms] of blocks.entries()) {
+      for (const [at, term] of terms.entries()) {
+        const i = this.terms.indexOf(term);
+        if (i < 0) continue;
+        all[b]! |= 1 << i;
+        if (isLate(at, terms.length)) late[b]! |= 1 << i;
+      }
+    }
+    return { all, late };
   }
 
-  /** As `match`, of the terms that `termsOf` finds. */
+  /** Which of its terms stand in a run of tokens. */
   matchTokens(ids: ArrayLike<number>): number {
-    let found = 0;
-    const met: number[] = [];
+    let all = 0;
     const meet = (term: number) => {
-      const share = this.shares.get(term);
-      if (share === undefined || met.includes(term)) return;
-      met.push(term);
-      found += share;
+      const i = this.terms.indexOf(term);
+      if (i >= 0) all |= 1 << i;
     };
     for (let i = 0; i < ids.length; i++) {
       meet(ids[i]!);
       if (i > 0) meet(pairOf(ids[i - 1]!, ids[i]!));
     }
-    return found;
+    return all;
+  }
+
+  /** How much of the question these of its terms are, as bits: nothing (0), a little, some, or about all (1). */
+  score(found: number): number {
+    if (found === 0) return 0;
+    const share = this.#share(found);
+    return GRADES.filter((least) => share >= least).length / GRADES.length;
+  }
+
+  /**
+   * How much of the question is found in each of several blocks, which stand in the order of the stream, together with
+   * the one beside it that may hold the rest: blocks are cut wherever they are full, so what is asked about stands in two
+   * of them as often as not.
+   */
+  scores({ all, late }: Found): Scores {
+    const scores = new Float64Array(all.length);
+    const beside = new Int8Array(all.length);
+    for (let i = 0; i < all.length; i++) {
+      // Nearly all have nothing of it.
+      if (all[i] === 0) continue;
+      beside[i] = this.#share(late[i]!) >= this.#share(all[i]! & ~late[i]!) ? 1 : -1;
+      scores[i] = this.score(all[i]! | (all[i + beside[i]!] ?? 0));
+    }
+    return { scores, beside };
+  }
+
+  #share(found: number): number {
+    let share = 0;
+    for (let bits = found; bits !== 0; bits &= bits - 1) {
+      share += this.#shares[31 - Math.clz32(bits & -bits)]!;
+    }
+    return share;
   }
 }
+
+/** By block, bits of a question's terms in the order of `TermQuery.terms`: those found, and those first met in its later half. */
+export interface Found {
+  readonly all: Int32Array;
+  readonly late: Int32Array;
+}
+
+/** By block. */
+export interface Scores {
+  readonly scores: Float64Array;
+  /** Whether the block after it (1) or before it (-1) may hold the rest of what was found; 0 where nothing says so. */
+  readonly beside: Int8Array;
+}
+
+/** Whether the `at`th of `count` terms of a block stands in its later half. */
+export const isLate = (at: number, count: number): boolean => 2 * at >= count;
+
+/**
+ * Shares of a question from which on a block has a little, some, or about all of it. Finer grades would put the old before
+ * the new for a word more.
+ */
+const GRADES = [0.15, 0.4, 0.75];
