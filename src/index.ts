@@ -21,13 +21,8 @@ export type { FinishReason, TokenScore } from "./decoding/contract.js";
 export { formatBytes, parseBytes } from "./engine/bytes.js";
 export type { Embedding, EmbeddingInput, EmbedOptions } from "./engine/embed.js";
 export { Generation, type GenerationResult, type Piece } from "./engine/generation.js";
-export type {
-  GenerateOptions,
-  OpenOptions,
-  ScoreOptions,
-  ScoreResult,
-  TokenizeOptions,
-} from "./engine/model.js";
+export type { GenerateOptions, ScoreOptions, ScoreResult, TokenizeOptions } from "./engine/model.js";
+export type { OpenOptions } from "./engine/open.js";
 export {
   auto,
   type CacheSpec,

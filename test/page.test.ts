@@ -134,6 +134,10 @@ describe.skipIf(why !== "")(titled("the page"), { timeout: 4 * PATIENCE }, () =>
     expect(await answer.locator("h3").textContent()).toBe("Big");
     expect(await answer.locator("a").getAttribute("target")).toBe("_blank");
     expect(await answer.locator("a").getAttribute("rel")).toBe("noopener noreferrer");
+    // And if all that failed, the browser itself would run nothing and fetch nothing from elsewhere.
+    const policy = (await page.reload())!.headers()["content-security-policy"]!;
+    expect(policy).toContain("default-src 'none'");
+    expect(policy).not.toMatch(/unsafe|https?:|data:|\*/);
   });
 
   it("runs the endless log in flat memory, answers at any time, and shows the stored block an answer is from", async () => {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { built, cli } from "../../test/support/cli.js";
 import { tinyModel, writeTinyGguf, writeTinySafetensors } from "../../test/support/tiny-models.js";
-import { openParameters } from "../engine/model.js";
+import { openParameters } from "../engine/open.js";
 import { string } from "../formats/gguf-values.js";
 import { memoryCheckpoint } from "../formats/memory.js";
 import { print } from "./inspect/print.js";

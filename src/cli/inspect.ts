@@ -1,6 +1,6 @@
 /** `millrace inspect`: what a model file holds and what it would take, from its header alone. */
 import { Command, Option } from "commander";
-import { openParameters } from "../engine/model.js";
+import { openParameters } from "../engine/open.js";
 import { ERRORS } from "../errors.js";
 import { resolveModelPath } from "../formats/hub.js";
 import { openCheckpoint } from "../formats/open.js";

@@ -1,5 +1,5 @@
 /** Opening a model for a command: progress bars, Ctrl-C, and what is to be said about the backend. */
-import type { OpenOptions } from "../engine/model.js";
+import type { OpenOptions } from "../engine/open.js";
 import { type Model, open } from "../session/model.js";
 import { onInterrupt } from "./interrupt.js";
 import { phaseBars } from "./progress.js";

@@ -3,7 +3,7 @@ import { Argument, type Command, InvalidArgumentError, Option } from "commander"
 import type { BackendName } from "../backends/contract.js";
 import type { CodecName } from "../cache/codecs/contract.js";
 import { type PolicySpec, parsePolicy } from "../cache/policies/resolve.js";
-import type { OpenOptions } from "../engine/model.js";
+import type { OpenOptions } from "../engine/open.js";
 import { full } from "../engine/policies.js";
 import { MillraceError } from "../errors.js";
 import { DEFAULT_MODEL } from "../formats/boxed.js";

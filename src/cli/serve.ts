@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import type { Level } from "pino";
-import type { OpenOptions } from "../engine/model.js";
+import type { OpenOptions } from "../engine/open.js";
 import { cacheFolder } from "../formats/cache-folder.js";
 import { formatBytes, MillraceError, open, parseBytes, SharedMemory } from "../index.js";
 import { createServer } from "../server/create.js";

@@ -9,7 +9,8 @@ import { createReference } from "../backends/reference/index.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { writeAdapter } from "../models/peft.js";
 import { assemble } from "./load.js";
-import { type Model, type OpenOptions, openOn, openParameters } from "./model.js";
+import type { Model } from "./model.js";
+import { type OpenOptions, openOn, openParameters } from "./open.js";
 
 let folder = "";
 const models: Model[] = [];

@@ -16,7 +16,7 @@ import { MillraceError } from "../errors.js";
 import { u32 } from "../formats/gguf-values.js";
 import { type Model, makeModel } from "../session/model.js";
 import { assemble } from "./load.js";
-import { type OpenOptions, openOn, openParameters } from "./model.js";
+import { type OpenOptions, openOn, openParameters } from "./open.js";
 import { full, window } from "./policies.js";
 
 /** Nothing is rounded on its way into the cache. */

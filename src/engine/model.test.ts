@@ -6,7 +6,8 @@ import { createNull } from "../backends/null.js";
 import type { EngineThread } from "./connection.js";
 import type { Generation, Piece } from "./generation.js";
 import { assemble } from "./load.js";
-import { type Model, openOn, openParameters } from "./model.js";
+import type { Model } from "./model.js";
+import { openOn, openParameters } from "./open.js";
 import { window } from "./policies.js";
 import { MAX_UNREAD_PIECES } from "./protocol.js";
 

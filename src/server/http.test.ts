@@ -9,7 +9,7 @@ import pino from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { localThread, openNull } from "../../test/support/local-thread.js";
 import { loadModel } from "../engine/load.js";
-import { openOn, openParameters } from "../engine/model.js";
+import { openOn, openParameters } from "../engine/open.js";
 import { boxedModelPath, DEFAULT_MODEL } from "../formats/boxed.js";
 import { type Model, makeModel } from "../session/model.js";
 import { createServer, type Server } from "./create.js";

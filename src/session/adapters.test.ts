@@ -8,7 +8,7 @@ import { tinyCheckpoint, tinyModel, tinyPrompt } from "../../test/support/tiny-m
 import { createReference } from "../backends/reference/index.js";
 import type { Piece } from "../engine/generation.js";
 import { assemble } from "../engine/load.js";
-import { openOn, openParameters } from "../engine/model.js";
+import { openOn, openParameters } from "../engine/open.js";
 import { full, sinks } from "../engine/policies.js";
 import { writeAdapter } from "../models/peft.js";
 import { type Model, makeModel } from "./model.js";

@@ -8,7 +8,7 @@ import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { loadNull, localThread, openNull } from "../../test/support/local-thread.js";
 import { TestRandom } from "../../test/support/random.js";
 import type { Piece } from "../engine/generation.js";
-import { openOn, openParameters } from "../engine/model.js";
+import { openOn, openParameters } from "../engine/open.js";
 import { full, sinks } from "../engine/policies.js";
 import type { ToWorker } from "../engine/protocol.js";
 import { type Model, makeModel } from "./model.js";

@@ -11,7 +11,7 @@ import { createNull } from "../backends/null.js";
 import { createReference } from "../backends/reference/index.js";
 import type { Piece } from "../engine/generation.js";
 import { assemble } from "../engine/load.js";
-import { type OpenOptions, openOn, openParameters } from "../engine/model.js";
+import { type OpenOptions, openOn, openParameters } from "../engine/open.js";
 import { full, h2o, sinks, window } from "../engine/policies.js";
 import { writeAdapter } from "../models/peft.js";
 import { type Model, makeModel, type SessionOptions } from "./model.js";

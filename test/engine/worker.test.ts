@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { threadOf } from "../../dist/engine/connection.js";
-import { openOn, openParameters } from "../../dist/engine/model.js";
+import { openOn, openParameters } from "../../dist/engine/open.js";
 import { full, MillraceError, open, window } from "../../dist/index.js";
 import { stories } from "../support/outside.js";
 

@@ -9,7 +9,7 @@ import { createReference } from "../../src/backends/reference/index.js";
 import type { EngineThread } from "../../src/engine/connection.js";
 import { type Loader, serve } from "../../src/engine/host.js";
 import { assemble } from "../../src/engine/load.js";
-import { type OpenOptions, openOn, openParameters } from "../../src/engine/model.js";
+import { type OpenOptions, openOn, openParameters } from "../../src/engine/open.js";
 import { type Model, makeModel } from "../../src/session/model.js";
 import { tinyCheckpoint, tinyModel } from "./tiny-models.js";
 

@@ -1,6 +1,6 @@
 /** Real models behind a message channel in this very thread: see local-thread.ts. */
 import { loadModel } from "../../src/engine/load.js";
-import { type OpenOptions, openOn, openParameters } from "../../src/engine/model.js";
+import { type OpenOptions, openOn, openParameters } from "../../src/engine/open.js";
 import { boxedModelPath, DEFAULT_MODEL } from "../../src/formats/boxed.js";
 import { type Model, makeModel } from "../../src/session/model.js";
 import { localThread } from "./local-thread.js";

@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { CodecName } from "../../cache/codecs/contract.js";
 import type { ModelHeads } from "../../cache/policies/split.js";
 import { readHeads } from "../../engine/heads-file.js";
-import type { OpenOptions } from "../../engine/model.js";
+import type { OpenOptions } from "../../engine/open.js";
 import { type NamedPolicy, policiesOfSize, type Sizing } from "../../evaluate/budgets.js";
 import { resolveModelPath } from "../../formats/hub.js";
 import { openCheckpoint } from "../../formats/open.js";
