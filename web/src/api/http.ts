@@ -5,11 +5,19 @@ import { keep, read } from "../storage.js";
 export class ServerError extends Error {
   readonly status: number;
   readonly code: string | null;
+  /** The numbers behind the message, where there are some. */
+  readonly details: Readonly<Record<string, unknown>>;
 
-  constructor(status: number, code: string | null, message: string) {
+  constructor(
+    status: number,
+    code: string | null,
+    message: string,
+    details: Readonly<Record<string, unknown>> = {},
+  ) {
     super(message);
     this.status = status;
     this.code = code;
+    this.details = details;
   }
 }
 
@@ -24,6 +32,13 @@ export const apiKey = {
     keep(KEY, key, "sessionStorage");
   },
 };
+
+/** OpenAI's shape of an error. */
+interface Said {
+  readonly message?: string;
+  readonly code?: string;
+  readonly details?: Readonly<Record<string, unknown>>;
+}
 
 interface Options {
   readonly method?: "GET" | "POST" | "DELETE";
@@ -56,8 +71,13 @@ export async function request(
   }
   if (response.ok) return response;
   const said: unknown = await response.json().catch(() => null);
-  const { message, code } = (said as { error?: { message?: string; code?: string } } | null)?.error ?? {};
-  throw new ServerError(response.status, code ?? null, message ?? `The server answered ${response.status}.`);
+  const { message, code, details } = (said as { error?: Said } | null)?.error ?? {};
+  throw new ServerError(
+    response.status,
+    code ?? null,
+    message ?? `The server answered ${response.status}.`,
+    details,
+  );
 }
 
 export async function json<T>(path: string, options?: Options): Promise<T> {

@@ -2,6 +2,8 @@
 import { batch, computed, signal } from "@preact/signals";
 import { announce } from "../announce.js";
 import { answer, type Message, type Sampling } from "../api/chat.js";
+import { ServerError } from "../api/http.js";
+import { count } from "../format.js";
 import { keep, namesOf, onKept, read, type Unkept } from "../storage.js";
 import { besides, type Conversation, leafAfter, merge, pathTo, type Turn } from "./tree.js";
 
@@ -123,8 +125,8 @@ async function write(id: string): Promise<void> {
   const abort = new AbortController();
   const { model, system, ...sampling } = settings.value;
   const messages: Message[] = pathTo(conversation, conversation.leaf)
-    // An answer that failed before its first word is none.
-    .filter(({ role, content }) => role === "user" || content !== "")
+    // What was refused, or failed before its first word, was never said.
+    .filter(({ role, content }, i, all) => (role === "user" ? all[i + 1]?.content : content) !== "")
     .map(({ role, content }) => ({ role, content }));
   if (system.trim() !== "") messages.unshift({ role: "system", content: system });
   const begun = performance.now();
@@ -150,7 +152,7 @@ async function write(id: string): Promise<void> {
       end = finish ?? end;
     }
   } catch (error) {
-    end = abort.signal.aborted ? "stopped" : error instanceof Error ? error.message : String(error);
+    end = abort.signal.aborted ? "stopped" : inWords(error, messages.length > 1);
   }
   tell({ content, end, ...(firstMs !== undefined && { firstMs }), totalMs: performance.now() - begun });
   const rest = new Map(writing.value);
@@ -159,6 +161,19 @@ async function write(id: string): Promise<void> {
   if (!find(id)) return;
   keepOne(id);
   if (chosen.value === id) announce(isProblem(end) ? `${content} ${end}` : content || "There was no answer.");
+}
+
+/** What went wrong, and what the reader can do: the server tells those who program. */
+function inWords(error: unknown, hasMore: boolean): string {
+  if (!(error instanceof ServerError)) return String(error);
+  const { code, message, details } = error;
+  if (code !== "context_length_exceeded") return message;
+  const { tokens, context } = details;
+  const numbers = `${count(Number(tokens))} tokens, and the model reads ${count(Number(context))} at once`;
+  const what = hasMore
+    ? `This conversation has ${numbers}. Shorten the question, edit an earlier one, or begin a new conversation.`
+    : `The question has ${numbers}. Edit it to make it shorter.`;
+  return tokens === undefined || context === undefined ? message : what;
 }
 
 /** Whether an answer's end says that something went wrong. */

@@ -102,9 +102,7 @@ export function Endless({ models }: { readonly models: readonly string[] }) {
         )}
       </header>
       {state.value === "away" && (
-        <p class="problem">
-          The server does not answer. The log goes on when it does, and answers what was asked.
-        </p>
+        <p class="problem">The log goes on when the server is back, and then answers what was asked.</p>
       )}
       {problem.value !== null && (
         <p class="problem" role="alert">
@@ -213,7 +211,7 @@ function Answered({
         </p>
       )}
       {isAnswered && !source && (
-        <p class="source">
+        <p class="unsaid">
           {blocks.length === 0
             ? "Nothing came back from disk for it: it is from what is in memory."
             : "None of what came back from disk says it in these words."}

@@ -10,8 +10,9 @@ import { HISTORY, history, isConnected, isHeld, load } from "./live.js";
 /** Beside the conversation, or alone where there is no room for both: what the server does, and what the endless log holds. */
 export function Live({ isAlone }: { readonly isAlone: boolean }) {
   const Part = isAlone ? "main" : "aside";
-  const now = load.value;
-  const last = history.value.at(-1);
+  // What was is no longer so when the server is away.
+  const now = isConnected.value ? load.value : null;
+  const last = isConnected.value ? history.value.at(-1) : undefined;
   // What is shown of the log stands still with the rest.
   const log = useRef<{ readonly report: Report; readonly map: StreamMap | null } | null>(null);
   if (!report.value) log.current = null;
@@ -32,7 +33,7 @@ export function Live({ isAlone }: { readonly isAlone: boolean }) {
           Hold still
         </button>
       </header>
-      {!isConnected.value && <p class="problem">Waiting for the server.</p>}
+      {!isConnected.value && <p>Waiting for the server.</p>}
       <Chart
         label="Tokens a second"
         values={history.value.map(({ rate }) => rate)}
