@@ -192,15 +192,18 @@ async function build(sets) {
   );
 }
 
-/** Removes the modules that were not made from what has this hash; the sets that have none (any more). */
+/** Removes what was not made from what has this hash; resolves to the sets of which something is missing now. */
 async function removeOutdated(hash) {
   await mkdir(output, { recursive: true });
+  const present = new Set(await readdir(output));
   const outdated = new Set();
   for (const set of Object.keys(SETS)) {
-    if ((await readOrNull(path.join(output, stampName(set))))?.toString() === hash) continue;
+    const modules = Object.keys(MEMORIES).map((memory) => moduleName(set, memory));
+    const stamp = stampName(set);
+    const isMade = (await readOrNull(path.join(output, stamp)))?.toString() === hash;
+    if (isMade && modules.every((name) => present.has(name))) continue;
     outdated.add(set);
-    for (const memory of Object.keys(MEMORIES))
-      await rm(path.join(output, moduleName(set, memory)), { force: true });
+    for (const name of [stamp, ...modules]) await rm(path.join(output, name), { force: true });
   }
   return outdated;
 }
