@@ -39,15 +39,17 @@ export function addResponses(app: OpenAPIHono<ServerEnv>, context: ServerContext
 }
 
 async function* events(answers: Answers, writer: Writer): AsyncGenerator<string, void> {
-  yield numbered(writer.begin());
+  // With the first piece: what is refused at once has a status of its own.
+  let written: ResponseEvent[] = [...writer.begin()];
   for await (const answer of answers.events()) {
     if (answer.kind === "piece") {
       const { text, toolCalls = [] } = answer.piece;
-      const written = [...writer.text(text), ...toolCalls.flatMap((call) => writer.call(call))];
-      if (written.length > 0) yield numbered(written);
+      written.push(...writer.text(text), ...toolCalls.flatMap((call) => writer.call(call)));
     } else {
-      yield numbered(writer.close(answer.result.finishReason, answers.usage.toJSON()));
+      written.push(...writer.close(answer.result.finishReason, answers.usage.toJSON()));
     }
+    if (written.length > 0) yield numbered(written);
+    written = [];
   }
 }
 
