@@ -58,6 +58,7 @@ export function Composer({ label, placeholder, draft, busy, onSend, onStop }: Pr
         aria-label={label}
         placeholder={placeholder}
         rows={1}
+        enterkeyhint="send"
         value={text.value}
         onInput={({ currentTarget }) => type(currentTarget.value)}
         onKeyDown={(event) => {
