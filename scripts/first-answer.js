@@ -135,12 +135,12 @@ process.once("SIGINT", async () => {
 try {
   execFileSync("git", ["clone", "--quiet", "--no-hardlinks", root, clone]);
   await install();
+  const url = await time("npm start, until it listens", start);
   const executablePath = findChromium();
   const browser =
     executablePath &&
     (await chromium.launch({ executablePath, args: ["--no-sandbox"], handleSIGINT: false }));
   if (browser) cleanups.push(() => browser.close());
-  const url = await time("npm start, until it listens", start);
   const answer = await (browser ? askPage(url, browser) : askApi(url));
   console.log(`\nQuestion: ${QUESTION}\nAnswer: ${answer.trim()}\n`);
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
