@@ -1,6 +1,6 @@
 /** Files: opened once for ranged reading and never read whole; written in a stream and renamed into place. */
 import { randomUUID } from "node:crypto";
-import { type FileHandle, open, readdir, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { MillraceError } from "../errors.js";
 import { makeFolder } from "./cache-folder.js";
@@ -83,6 +83,7 @@ export async function writeAtomically(
   let handle: FileHandle | undefined;
   try {
     await makeFolder(dirname(path));
+    await checkReplaceable(path);
     handle = await open(temporary, "wx");
     await write(new FileWriter(handle));
     await handle.sync();
@@ -94,6 +95,14 @@ export async function writeAtomically(
     await rm(temporary, { force: true }).catch(() => {});
     throw writeError(path, error);
   }
+}
+
+/** A rename would put the file where a device, or a link to one, stands: for who may write there, for the whole machine. */
+async function checkReplaceable(path: string): Promise<void> {
+  const there = await stat(path).catch(() => null);
+  if (!there || there.isFile()) return;
+  const what = there.isDirectory() ? "a folder stands there" : "what stands there is no regular file";
+  throw new MillraceError("WRITE_FAILED", `Cannot write ${path}: ${what}. Choose another place.`, { path });
 }
 
 /** Puts a folder's names on the disk too, where the system can. */

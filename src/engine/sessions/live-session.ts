@@ -116,29 +116,20 @@ export class LiveSession {
     };
   }
 
-  /**
-   * Gives the session the tier that `make` makes, where its policy is to have one. Where it cannot be made, the session is
-   * closed and that error thrown.
-   */
-  async demote(make: (parts: RecallParts) => Promise<Recall>): Promise<this> {
+  /** Gives the session the tier that `make` makes, where its policy is to have one. */
+  async demote(make: (parts: RecallParts) => Promise<Recall>): Promise<void> {
     const { home, stream, adapter } = this;
-    if (!home.recall) return this;
+    if (!home.recall) return;
     const { tape, identity } = this.#context;
     const { pool, layout } = home.place;
-    try {
-      this.#recall = await make({
-        cache: stream.cache,
-        pool,
-        tape,
-        fingerprint: tierFingerprint(identity, adapter, layout),
-        folder: tierFolder(home.recall.dir),
-        settings: settingsOf(tape, layout, home.recall),
-      });
-      return this;
-    } catch (error) {
-      await this.leave(MillraceError.from(error));
-      throw error;
-    }
+    this.#recall = await make({
+      cache: stream.cache,
+      pool,
+      tape,
+      fingerprint: tierFingerprint(identity, adapter, layout),
+      folder: tierFolder(home.recall.dir),
+      settings: settingsOf(tape, layout, home.recall),
+    });
   }
 
   /** Resolves when it does not stand still. */

@@ -3,8 +3,8 @@ import { dirname, join } from "node:path";
 import type { CacheLayout } from "../../cache/layout.js";
 import { SequenceCache } from "../../cache/sequence.js";
 import { mapStream, type StreamMap } from "../../cache/stream-map.js";
-import { Recall } from "../../cache/tiers/recall.js";
-import type { MillraceError } from "../../errors.js";
+import { Recall, type RecallParts } from "../../cache/tiers/recall.js";
+import { MillraceError } from "../../errors.js";
 import type { CacheSpec } from "../policies.js";
 import type { SessionInfo, SessionInspection, SessionParameters } from "../protocol.js";
 import { openSessionFile } from "./file.js";
@@ -64,7 +64,7 @@ export class Sessions {
         const named = number < 0 ? {} : { adapter: number };
         return this.#make({ id, home, state, ...named, withheld, unfinished: null });
       });
-      return session.demote((parts) => Recall.create(parts));
+      return this.#demote(session, (parts) => Recall.create(parts));
     });
   }
 
@@ -79,7 +79,7 @@ export class Sessions {
           this.#make({ id, home, state: stream.fork(), ...adapter, withheld, unfinished: null }),
         );
       if (!recall) return this.#parts.engine.betweenSteps(fork);
-      return source.standStill(() => fork().demote(({ cache, folder }) => recall.fork(cache, folder)));
+      return source.standStill(() => this.#demote(fork(), ({ cache, folder }) => recall.fork(cache, folder)));
     });
   }
 
@@ -103,7 +103,7 @@ export class Sessions {
           const state = readState(path, file, manifest, home.place, checkTokens);
           return this.#make({ id, home, state, ...adapter, withheld, unfinished });
         });
-        return await session.demote((parts) =>
+        return await this.#demote(session, (parts) =>
           recall
             ? Recall.restore(parts, join(dirname(path), recall.folder), recall.state)
             : Recall.create(parts),
@@ -200,6 +200,17 @@ export class Sessions {
     const session = new LiveSession(this.#context, parts);
     this.#live.add(session);
     return session;
+  }
+
+  /** Gives a session its tier; where that cannot be made, nothing is left of the session. */
+  async #demote(session: LiveSession, make: (parts: RecallParts) => Promise<Recall>): Promise<LiveSession> {
+    try {
+      await session.demote(make);
+      return session;
+    } catch (error) {
+      await this.#leave(session, MillraceError.from(error));
+      throw error;
+    }
   }
 
   async #leave(session: LiveSession, error: MillraceError): Promise<void> {
