@@ -223,11 +223,11 @@ describe("Recall", () => {
     // Each with the one beside it: either may hold the rest.
     expect(ranges[0]!.at(-1)![1]).toBe(16 * 36 - 1);
     expect(ranges[0]![0]![0]).toBeGreaterThanOrEqual(16 * 29);
-    feed(cache, recall, runner, 32, idOf);
+    feed(cache, recall, runner, 16, idOf);
     const less = await recall.recall({ ids: [SUBJECT] });
     expect(less.blocks).toBeGreaterThan(0);
     expect(less.blocks).toBeLessThan(4);
-    feed(cache, recall, runner, 64, idOf);
+    feed(cache, recall, runner, 80, idOf);
     expect((await recall.recall({ ids: [SUBJECT] })).blocks).toBe(0);
     balanced(cache);
     await recall.dispose();
