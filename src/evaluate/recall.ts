@@ -54,7 +54,7 @@ export interface RecallResult {
   readonly perplexity: number;
   /** Tokens read. */
   readonly tokens: number;
-  /** Tokens kept, and bytes that the cache took, when a question was asked, on average. */
+  /** Tokens kept, on average over the heads, and bytes that the cache took, when a question was asked. */
   readonly kept: number;
   readonly bytes: number;
   /** From a question's last token to the first one of its answer, in milliseconds: the median. */
@@ -89,7 +89,7 @@ export async function examineWindows(
       const asked = prompt.lastIndexOf(user);
       tallies.read(await session.score(prompt.slice(0, asked), withSignal(signal)));
       const answer = await ask(session, prompt.slice(asked), signal);
-      tallies.answered(distance, grade(question, answer.text), session, answer.firstTokenMs);
+      await tallies.answered(distance, grade(question, answer.text), session, answer.firstTokenMs);
       onProgress?.(i * questions.length + j + 1, examinees.length * questions.length);
     }
     results.push(tallies.result(examinee, null));
@@ -211,7 +211,7 @@ class CacheCandidate implements Candidate {
     if (asked && distance !== null && distance > 0) {
       const { session, forget } = await this.#aside(question.tokens.length + MOST_ANSWER_TOKENS);
       const { text, firstTokenMs } = await ask(session, question.tokens, signal);
-      this.#tallies.answered(distance, grade(asked, text), session, firstTokenMs);
+      await this.#tallies.answered(distance, grade(asked, text), session, firstTokenMs);
       await forget();
     }
     await this.#session.append(turn, withSignal(signal));
@@ -272,7 +272,7 @@ class LastTokens implements Candidate {
       await using session = this.#model.session({ cache: full() });
       await session.append([this.#bos, ...this.#last], withSignal(signal));
       const { text, firstTokenMs } = await ask(session, question.tokens, signal);
-      this.#tallies.answered(distance, grade(asked, text), session, firstTokenMs);
+      await this.#tallies.answered(distance, grade(asked, text), session, firstTokenMs);
     }
     await this.read([...question.tokens, ...answer.tokens]);
   }
@@ -304,14 +304,16 @@ class Tallies {
     this.#tokens += logprobs.length;
   }
 
-  answered(distance: number, right: boolean, session: Session, firstTokenMs: number): void {
+  async answered(distance: number, right: boolean, session: Session, firstTokenMs: number): Promise<void> {
     const { from, to } = bucketOf(distance);
     const bucket = this.#buckets.get(from) ?? { from, to, questions: 0, right: 0 };
     bucket.questions++;
     if (right) bucket.right++;
     this.#buckets.set(from, bucket);
     this.#firstTokenMs.push(firstTokenMs);
-    this.#kept += session.report.kept;
+    const { groups } = await session.inspect();
+    const lanes = groups.reduce((sum, group) => sum + group.lanes.length, 0);
+    this.#kept += groups.reduce((sum, { kept, lanes: its }) => sum + (kept * its.length) / lanes, 0);
     this.#bytes += session.report.bytes;
   }
 
