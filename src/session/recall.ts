@@ -17,7 +17,7 @@ export interface RecallOptions {
   readonly memory?: number | string;
   /**
    * Most tokens that are brought back at once, in whole blocks. Default 256. What the cache itself still holds of what is
-   * asked about takes its place among them: the more of that, the less is brought back.
+   * asked about takes its place among them, two stretches of it all: what was said long ago misleads where newer is there.
    */
   readonly tokens?: number;
   /**
