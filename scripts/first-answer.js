@@ -44,6 +44,7 @@ async function time(stage, work) {
 const run = (command, args, cwd) =>
   new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+    cleanups.push(() => child.kill());
     let output = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.on("data", (bytes) => {
@@ -128,10 +129,15 @@ async function askApi(url) {
   return `${answer} …`;
 }
 
-process.once("SIGINT", async () => {
-  await cleanUp();
-  process.exit(130);
-});
+for (const [signal, code] of [
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+]) {
+  process.once(signal, async () => {
+    await cleanUp();
+    process.exit(code);
+  });
+}
 try {
   execFileSync("git", ["clone", "--quiet", "--no-hardlinks", root, clone]);
   await install();
@@ -139,7 +145,12 @@ try {
   const executablePath = findChromium();
   const browser =
     executablePath &&
-    (await chromium.launch({ executablePath, args: ["--no-sandbox"], handleSIGINT: false }));
+    (await chromium.launch({
+      executablePath,
+      args: ["--no-sandbox"],
+      handleSIGINT: false,
+      handleSIGTERM: false,
+    }));
   if (browser) cleanups.push(() => browser.close());
   const answer = await (browser ? askPage(url, browser) : askApi(url));
   console.log(`\nQuestion: ${QUESTION}\nAnswer: ${answer.trim()}\n`);
