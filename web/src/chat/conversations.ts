@@ -131,16 +131,17 @@ async function write(id: string): Promise<void> {
   if (system.trim() !== "") messages.unshift({ role: "system", content: system });
   const begun = performance.now();
   let turn: Turn = { id: newId(), parent: conversation.leaf, role: "assistant", content: "", end: null };
-  let shownAt = 0;
+  let content = "";
+  let showing: ReturnType<typeof setTimeout> | null = null;
   const tell = (news: Partial<Turn>) => {
+    if (showing) clearTimeout(showing);
+    showing = null;
     turn = { ...turn, ...news };
-    shownAt = performance.now();
     change(id, ({ turns }) => ({ turns: turns.map((one) => (one.id === turn.id ? turn : one)) }));
   };
   add(id, turn);
   writing.value = new Map(writing.value).set(id, abort);
   if (chosen.value === id) announce("The answer is being written.");
-  let content = "";
   let end: string | null = null;
   let firstMs: number | undefined;
   try {
@@ -148,7 +149,7 @@ async function write(id: string): Promise<void> {
       if (text !== "") firstMs ??= performance.now() - begun;
       content += text;
       if (usage) tell({ usage, content });
-      else if (performance.now() - shownAt >= SHOWN_EVERY_MS) tell({ content });
+      else showing ??= setTimeout(() => tell({ content }), SHOWN_EVERY_MS);
       end = finish ?? end;
     }
   } catch (error) {
