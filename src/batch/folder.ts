@@ -1,6 +1,7 @@
 /** A folder of small records, one file of JSON each, that survive whatever ends the process; and files beside them. */
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { makeFolder } from "../formats/cache-folder.js";
 import { type FileWriter, writeAtomically } from "../formats/file.js";
 
 const RECORD = ".json";
@@ -43,7 +44,7 @@ export class RecordFolder<T extends { readonly id: string }> {
 
   /** Writes a file beside record `id`, as `put`. */
   async write(id: string, suffix: string, write: (file: FileWriter) => Promise<void>): Promise<void> {
-    await mkdir(this.#path, { recursive: true, mode: 0o700 }).catch(() => {});
+    await makeFolder(this.#path, 0o700).catch(() => {});
     await writeAtomically(this.path(id, suffix), write);
   }
 

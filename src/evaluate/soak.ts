@@ -1,8 +1,9 @@
 /** A session that runs for as long as one likes: what it takes, in memory and in time, from its first token to its last. */
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { SessionReport } from "../engine/protocol.js";
 import { MillraceError } from "../errors.js";
+import { makeFolder } from "../formats/cache-folder.js";
 import { writeAtomically } from "../formats/file.js";
 import { readJson } from "../formats/json.js";
 import type { Model, SessionOptions } from "../session/model.js";
@@ -271,7 +272,7 @@ const SESSION = "session-";
 
 /** The session first, under a name of its own, then the state that names it: whenever the process dies, both agree. */
 async function saveState(folder: string, session: Session, state: Omit<State, "session">): Promise<void> {
-  await mkdir(folder, { recursive: true });
+  await makeFolder(folder);
   const name = `${SESSION}${state.tokens}.mill`;
   await session.save(join(folder, name));
   const text = JSON.stringify({ ...state, session: name });

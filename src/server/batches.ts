@@ -2,7 +2,7 @@
  * Batches over HTTP: files of requests that are answered in the server's spare time. What is known of one is a record on
  * the disk, its answers a journal beside; so a server that was ended, in whatever way, goes on where it stopped.
  */
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Logger } from "pino";
@@ -10,6 +10,7 @@ import { RecordFolder } from "../batch/folder.js";
 import { answerRecord, answerRecords, isFailure, Journal } from "../batch/journal.js";
 import { type BatchLine, readLinesOf } from "../batch/lines.js";
 import { AHEAD, type Answerer, PAGE, runBatch } from "../batch/run.js";
+import { makeFolder } from "../formats/cache-folder.js";
 import { Lock } from "../formats/lock.js";
 import { MillraceError } from "../index.js";
 import { BatchUsage } from "./batch-usage.js";
@@ -217,7 +218,7 @@ export class BatchStore {
 
   async #start(): Promise<void> {
     const { folder, logger } = this.#parts;
-    await mkdir(folder, { recursive: true, mode: 0o700 }).catch(() => {});
+    await makeFolder(folder, 0o700).catch(() => {});
     this.#lock = await Lock.take(folder, { lock: join(folder, "lock") });
     const names = await readdir(folder, { withFileTypes: true });
     for (const owner of names.filter((one) => one.isDirectory()).map(({ name }) => name)) {

@@ -1,6 +1,7 @@
 /** Sessions that clients hold over HTTP: whose they are, how many there may be, and when nobody needs them any more. */
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { makeFolder } from "../formats/cache-folder.js";
 import type { Session, SessionInfo, SessionOptions } from "../index.js";
 import { ApiError } from "./errors.js";
 import { newId, now } from "./identity.js";
@@ -194,7 +195,7 @@ export class SessionStore {
         { details: { saved: saved.length, limit: savedSessions } },
       );
     }
-    await mkdir(this.#home(owner), { recursive: true, mode: 0o700 });
+    await makeFolder(this.#home(owner), 0o700);
     const bytes = await session.save(path);
     const serial = this.#nextSave++;
     this.#saves.set(path, serial);

@@ -1,10 +1,11 @@
 /** What the training loop may be told, whatever it trains. */
 import type { Stats } from "node:fs";
-import { mkdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { BackendName } from "../backends/contract.js";
 import { invalid, oneOf, wholeNumber } from "../engine/options.js";
 import { MillraceError } from "../errors.js";
+import { makeFolder } from "../formats/cache-folder.js";
 import { Lock } from "../formats/lock.js";
 import { checkpointPath } from "./checkpoints.js";
 import { checkLengths, type LengthShare } from "./lengths.js";
@@ -155,7 +156,7 @@ export async function claimCheckpoints(
 ): Promise<AsyncDisposable> {
   if (!checkpoint) return { async [Symbol.asyncDispose]() {} };
   const { folder, resume } = checkpoint;
-  await makeFolder(dirname(folder));
+  await makeCheckpoints(dirname(folder));
   const lock = await Lock.take(folder);
   const path = checkpointPath(folder);
   if (resume || (await statOf(path)) === null) return lock;
@@ -183,8 +184,8 @@ export async function checkPlace(name: string, path: string, wanted: "file" | "f
 
 const statOf = (path: string): Promise<Stats | null> => stat(path).catch(() => null);
 
-async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((error: Error) => {
+async function makeCheckpoints(path: string): Promise<void> {
+  await makeFolder(path).catch((error: Error) => {
     throw new MillraceError(
       "WRITE_FAILED",
       `Cannot make the folder ${path}: ${error.message}. Choose another place for checkpoints.`,

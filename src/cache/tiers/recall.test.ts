@@ -208,6 +208,23 @@ describe("Recall", () => {
     expect(runner.pool.usage().used).toBe(0);
   });
 
+  it("attends no more than there is room for, whatever was saved", async () => {
+    const { runner, layout, parts } = await makeRunner(window({ tokens: 32 }), { sequences: 2 });
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    feed(cache, recall, runner, 400);
+    const saved = folders.fresh();
+    const state = await recall.save(saved);
+    const every = Array.from({ length: 40 }, (_, serial) => serial);
+    const restored = SequenceCache.restore(runner.pool, layout, cache.serialize());
+    const tier = await Recall.restore(
+      { ...parts, cache: restored, fingerprint: "test", folder: folders.fresh(), settings: SETTINGS },
+      saved,
+      { ...state, recalled: [every] },
+    );
+    expect(tier.report().recalledTokens).toBe(SETTINGS.tokens);
+    for (const its of [recall, tier]) await its.dispose();
+  });
+
   it("prefers what was said last, and brings back the less the more of it is still there", async () => {
     const { runner, parts } = await makeRunner(window({ tokens: 64 }), { tokens: 64 });
     const { cache, recall } = await openRecall(parts, folders.fresh(), { tokens: 64 });

@@ -461,10 +461,9 @@ export class Recall implements LowerTier {
     for (const group of this.#groups) {
       const serials = group ? (state.recalled[group.index] ?? []) : [];
       if (group && serials.length > 0) {
-        await this.#lend(
-          group,
-          serials.filter((serial) => this.#store.has(group.index, serial)),
-        );
+        // No more than there is room for, whatever the state says.
+        const there = serials.filter((serial) => this.#store.has(group.index, serial));
+        await this.#lend(group, there.slice(0, group.table.maxBlocks));
       }
     }
   }

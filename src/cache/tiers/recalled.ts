@@ -48,6 +48,10 @@ export class RecalledTable {
     return this.#view;
   }
 
+  get maxBlocks(): number {
+    return this.#view.maxRows;
+  }
+
   get tokens(): number {
     return this.#rows.reduce((sum, { positions }) => sum + positions.length, 0);
   }
@@ -117,7 +121,7 @@ export class RecalledTable {
 
   /** A table with the same blocks on the same pages, which neither ever writes to. */
   fork(): RecalledTable {
-    const fork = new RecalledTable(this.#pool, this.#group, this.#view.maxRows);
+    const fork = new RecalledTable(this.#pool, this.#group, this.maxBlocks);
     fork.#view.copyFrom(this.#view);
     fork.#rows = this.#rows;
     this.#pool.retain(this.#pages());
