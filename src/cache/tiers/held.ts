@@ -42,7 +42,11 @@ export class HeldTokens {
     return [...this.#tokens].map(([position, { id }]) => [position, id] as const);
   }
 
-  restore(saved: readonly (readonly [number, number])[]): void {
-    for (const [position, id] of saved) this.#tokens.set(position, { id, left: this.#groups });
+  /** @param holders How many groups hold the token at a position; one that none holds is passed over. */
+  restore(saved: readonly (readonly [number, number])[], holders: (position: number) => number): void {
+    for (const [position, id] of saved) {
+      const left = holders(position);
+      if (left > 0) this.#tokens.set(position, { id, left });
+    }
   }
 }

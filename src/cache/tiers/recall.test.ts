@@ -225,6 +225,29 @@ describe("Recall", () => {
     for (const its of [recall, tier]) await its.dispose();
   });
 
+  it("forgets what no group holds any more, as well after a fork that some held it at", async () => {
+    const policy: PolicyOfLane = ({ layer }) => window({ tokens: layer === 0 ? 32 : 96 });
+    const { layout, runner, parts } = await makeRunner(policy, { sequences: 2 });
+    expect(layout.groups.length).toBe(2);
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    feed(cache, recall, runner, 200);
+    const fork = cache.fork();
+    const tier = await recall.fork(fork, folders.fresh());
+    const both = [
+      [cache, recall],
+      [fork, tier],
+    ] as const;
+    const ids: (readonly (readonly [number, number])[])[] = [];
+    for (const [its, below] of both) {
+      feed(its, below, runner, 200);
+      ids.push((await below.save(folders.fresh())).ids);
+      await below.dispose();
+      its.dispose();
+    }
+    expect(Math.min(...ids[0]!.map(([position]) => position))).toBeGreaterThanOrEqual(300);
+    expect(ids[1]).toEqual(ids[0]);
+  });
+
   it("prefers what was said last, and brings back the less the more of it is still there", async () => {
     const { runner, parts } = await makeRunner(window({ tokens: 64 }), { tokens: 64 });
     const { cache, recall } = await openRecall(parts, folders.fresh(), { tokens: 64 });

@@ -421,6 +421,18 @@ export class Recall implements LowerTier {
     );
   }
 
+  /** By position: how many groups that go down to the tier hold the token. */
+  #holders(): Map<number, number> {
+    const holders = new Map<number, number>();
+    for (const group of this.#groups) {
+      if (!group) continue;
+      for (const { position } of this.#parts.cache.heldBy(group.index)) {
+        holders.set(position, (holders.get(position) ?? 0) + 1);
+      }
+    }
+    return holders;
+  }
+
   #state(): RecallState {
     return {
       blocks: this.#groups.map((group) =>
@@ -457,7 +469,8 @@ export class Recall implements LowerTier {
       }
     }
     if (state.asked) this.#terms?.questions.restore(state.asked);
-    this.#held?.restore(state.ids);
+    const holders = this.#holders();
+    this.#held?.restore(state.ids, (position) => holders.get(position) ?? 0);
     for (const group of this.#groups) {
       const serials = group ? (state.recalled[group.index] ?? []) : [];
       if (group && serials.length > 0) {
