@@ -225,6 +225,41 @@ describe("Recall", () => {
     for (const its of [recall, tier]) await its.dispose();
   });
 
+  it("knows nothing of what was demoted after it was saved or forked", async () => {
+    const { runner, layout, parts } = await makeRunner(window({ tokens: 32 }), { sequences: 3 });
+    const { cache, recall } = await openRecall(parts, folders.fresh());
+    feed(cache, recall, runner, 200);
+    const fork = cache.fork();
+    const forkRecall = await recall.fork(fork, folders.fresh());
+    const ofFork = folders.fresh();
+    const forkState = await forkRecall.save(ofFork);
+    const ofSource = folders.fresh();
+    const state = await recall.save(ofSource);
+    const snapshot = cache.serialize();
+    feed(cache, recall, runner, 200);
+    await recall.settle();
+    for (const [from, its] of [
+      [ofSource, state],
+      [ofFork, forkState],
+    ] as const) {
+      const restored = SequenceCache.restore(runner.pool, layout, snapshot);
+      const tier = await Recall.restore(
+        { ...parts, cache: restored, fingerprint: "test", folder: folders.fresh(), settings: SETTINGS },
+        from,
+        its,
+      );
+      expect(Math.max(...tier.spans(0).map(({ last }) => last))).toBeLessThan(200);
+      const { ranges } = await tier.recall({ ids: [165, 166, 167] });
+      expect(ranges[0]!.at(-1)![1]).toBeLessThan(200);
+      await tier.dispose();
+      restored.dispose();
+    }
+    await forkRecall.dispose();
+    fork.dispose();
+    await recall.dispose();
+    cache.dispose();
+  });
+
   it("forgets what no group holds any more, as well after a fork that some held it at", async () => {
     const policy: PolicyOfLane = ({ layer }) => window({ tokens: layer === 0 ? 32 : 96 });
     const { layout, runner, parts } = await makeRunner(policy, { sequences: 2 });

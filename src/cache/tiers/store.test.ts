@@ -212,8 +212,8 @@ describe("BlockStore", () => {
     await first.settle();
     const { store, found } = openStore({ ...options, folder: copy }, () => {});
     const serials = found.map(({ serial }) => serial);
-    expect(serials.slice(0, 10)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    for (const { serial, meta } of found.slice(0, 10)) expect(meta).toEqual(contentsOf(serial).meta);
+    expect(serials).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    for (const { serial, meta } of found) expect(meta).toEqual(contentsOf(serial).meta);
     const next = store.append(0, spanOf(99), new Uint8Array(4), new Uint8Array(5))!;
     expect(next).toBeGreaterThanOrEqual(10);
     await store.settle();

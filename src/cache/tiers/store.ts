@@ -286,10 +286,12 @@ export class BlockStore {
 
   /**
    * Makes `folder` hold all records that there are now, as links to the same bytes where the file system has them,
-   * else as copies. What is added here later does not count there. Throws as `sync`.
+   * else as copies. What is added here later goes to files of its own, so that it is not there. Throws as `sync`.
    */
   async copyTo(folder: string): Promise<void> {
     await this.sync();
+    this.#current.fill(null);
+    for (const file of this.#files) this.#close(file);
     const paths = this.#files.map(({ path }) => path);
     await copyFiles(paths, folder).catch((cause: unknown) => {
       throw uncopied(folder, cause);
