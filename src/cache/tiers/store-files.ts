@@ -3,6 +3,7 @@ import {
   closeSync,
   constants,
   copyFile,
+  fsync,
   link,
   openSync,
   readdirSync,
@@ -19,6 +20,7 @@ import { type BlockRecord, decodeFileHead, decodeRecord, FILE_HEAD_BYTES } from 
 const writeAt = promisify(write);
 const linkFile = promisify(link);
 const copy = promisify(copyFile);
+const syncFile = promisify(fsync);
 
 const NAME = /^(\d+)-(\d{8})\.blocks$/;
 
@@ -111,11 +113,28 @@ export async function copyFolder(from: string, to: string): Promise<void> {
   });
 }
 
-export async function copyFiles(paths: readonly string[], folder: string): Promise<void> {
+/** As `copyFolder`; files of `growing`, to which more will be written, are copied in any case. */
+export async function copyFiles(
+  paths: readonly string[],
+  folder: string,
+  growing: ReadonlySet<string> = new Set(),
+): Promise<void> {
   await makeFolder(folder, 0o700);
   for (const path of paths) {
     const to = join(folder, basename(path));
-    await linkFile(path, to).catch(() => copy(path, to, constants.COPYFILE_EXCL));
+    if (growing.has(path)) await copyWhole(path, to);
+    else await linkFile(path, to).catch(() => copyWhole(path, to));
+  }
+}
+
+/** A copy that the device has. */
+async function copyWhole(from: string, to: string): Promise<void> {
+  await copy(from, to, constants.COPYFILE_EXCL);
+  const fd = openSync(to, "r+");
+  try {
+    await syncFile(fd);
+  } finally {
+    closeSync(fd);
   }
 }
 

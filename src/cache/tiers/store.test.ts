@@ -227,6 +227,24 @@ describe("BlockStore", () => {
     await store.dispose(true);
   });
 
+  it("adds no more to a large file that it has linked", async () => {
+    const options = makeOptions({ budgetBytes: 2 ** 28 });
+    const first = new BlockStore(options, () => {});
+    fill(first, 400);
+    expect(first.usage()).toMatchObject({ files: 1 });
+    expect(first.usage().diskBytes).toBeGreaterThan(2 ** 20);
+    const copy = join(root, "large");
+    await first.copyTo(copy);
+    fill(first, 3);
+    await first.settle();
+    expect(first.usage().files).toBe(2);
+    const { store, found } = openStore({ ...options, folder: copy }, () => {});
+    expect(found.length).toBe(400);
+    expect((await first.read(0, [399, 400, 402])).map((record) => record?.serial)).toEqual([399, 400, 402]);
+    await store.dispose(true);
+    await first.dispose(true);
+  });
+
   it("finds all whole records of a folder where some are damaged, in whatever place of a file", async () => {
     const options = makeOptions({ budgetBytes: 20 * RECORD_BYTES });
     const first = new BlockStore(options, () => {});

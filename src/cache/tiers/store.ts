@@ -107,6 +107,8 @@ interface Queued {
 
 /** A folder is cut into about this many files, so that pushing the oldest out loses little at once. */
 const FILES = 64;
+/** Bytes of a file that may be copied where it could be linked: a save or a fork more often than that makes no more files. */
+const MOST_COPIED = 2 ** 20;
 
 export class BlockStore {
   readonly folder: string;
@@ -286,14 +288,19 @@ export class BlockStore {
 
   /**
    * Makes `folder` hold all records that there are now, as links to the same bytes where the file system has them,
-   * else as copies. What is added here later goes to files of its own, so that it is not there. Throws as `sync`.
+   * else as copies. What is added here later is not there: a file that more goes to is copied while it is small, and else
+   * gets no more. Throws as `sync`.
    */
   async copyTo(folder: string): Promise<void> {
     await this.sync();
-    this.#current.fill(null);
-    for (const file of this.#files) this.#close(file);
+    for (const [group, file] of this.#current.entries()) {
+      if (file === null || file.bytes <= MOST_COPIED) continue;
+      this.#current[group] = null;
+      this.#close(file);
+    }
     const paths = this.#files.map(({ path }) => path);
-    await copyFiles(paths, folder).catch((cause: unknown) => {
+    const growing = new Set(this.#current.flatMap((file) => file?.path ?? []));
+    await copyFiles(paths, folder, growing).catch((cause: unknown) => {
       throw uncopied(folder, cause);
     });
   }
