@@ -34,7 +34,7 @@ export async function loadModule(
   const script = new URL("scripts/wasm.js", root);
   try {
     if (!existsSync(file) && existsSync(script)) {
-      log("millrace: compiling the WebAssembly kernels (once; up to a minute)");
+      log(`millrace: compiling the WebAssembly kernels for ${instructionSet} (once; up to a minute)`);
       await promisify(execFile)(process.execPath, [fileURLToPath(script), instructionSet]);
     }
     return await WebAssembly.compile(await readFile(file));
