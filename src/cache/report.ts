@@ -1,21 +1,11 @@
 import type { Lane } from "./contract.js";
+import type { LaneCounts } from "./table/counts.js";
 import type { LaneTable } from "./table.js";
 
-/** Tokens of one lane group: kept + merged + demoted + dropped + expired = seen, always. */
-export interface GroupReport {
+/** What became of the tokens of one lane group, and what those that are kept take. */
+export interface GroupReport extends LaneCounts {
   readonly lanes: readonly Lane[];
   readonly policy: string;
-  readonly seen: number;
-  readonly kept: number;
-  /** Of those kept: tokens whose keys are stored without some of their elements. */
-  readonly thinned: number;
-  /** Part of another token, which is kept (or demoted). */
-  readonly merged: number;
-  /** In the tier below the cache: not attended unless recalled, and not lost. */
-  readonly demoted: number;
-  readonly dropped: number;
-  /** Out of sight of the layer's own sliding window; nothing was lost with them. */
-  readonly expired: number;
   readonly pages: number;
   readonly bytes: number;
 }

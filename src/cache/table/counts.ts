@@ -2,17 +2,18 @@ import type { TableState } from "../snapshot.js";
 import { NONE } from "./order.js";
 import type { Removal } from "./staged-plan.js";
 
-/** Tokens of one table; kept + merged + demoted + dropped + expired = seen. */
+/** Tokens of one table: kept + merged + demoted + dropped + expired = seen, always. */
 export interface LaneCounts {
   readonly seen: number;
   readonly kept: number;
   /** Of those kept: tokens whose keys are stored without some of their elements. */
   readonly thinned: number;
-  /** Part of tokens that are kept, or went down to the tier below. */
+  /** Part of another token, which is kept (or demoted). */
   readonly merged: number;
-  /** In the tier below. */
+  /** In the tier below the cache: not attended unless recalled, and not lost. */
   readonly demoted: number;
   readonly dropped: number;
+  /** Out of sight of the layer's own sliding window; nothing was lost with them. */
   readonly expired: number;
 }
 

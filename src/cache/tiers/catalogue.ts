@@ -171,7 +171,8 @@ export class Catalogue {
 
   /**
    * How near each entry's nearest vectors are to the queries: lane by lane as so many deviations above the mean of all
-   * entries, so that lanes whose keys are large outvote no others, then summed over the lanes that are for it; 1 for the best entry.
+   * entries, so that lanes whose keys are large outvote no others, then summed over the lanes that are for it; 1 for the
+   * best entry.
    */
   #scoreKeys(queries: readonly Float32Array[], vectors: number) {
     const count = this.#order.length;

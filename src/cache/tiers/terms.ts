@@ -8,13 +8,14 @@
  */
 
 /** Distinct terms of a run of tokens, as they first come: ids below 2^31, pairs of neighbours from there on. */
-export function termsOf(ids: ArrayLike<number>): Uint32Array<ArrayBuffer> {
-  const terms = new Set<number>();
+export const termsOf = (ids: ArrayLike<number>): Uint32Array<ArrayBuffer> =>
+  Uint32Array.from(new Set(eachTerm(ids)));
+
+function* eachTerm(ids: ArrayLike<number>): Generator<number> {
   for (let i = 0; i < ids.length; i++) {
-    terms.add(ids[i]!);
-    if (i > 0) terms.add(pairOf(ids[i - 1]!, ids[i]!));
+    yield ids[i]!;
+    if (i > 0) yield pairOf(ids[i - 1]!, ids[i]!);
   }
-  return Uint32Array.from(terms);
 }
 
 const pairOf = (a: number, b: number): number =>
@@ -102,22 +103,23 @@ export class StreamTerms {
     const weights = new Map<number, number>();
     for (let i = 0; i < ids.length; i++) {
       const rarity = this.questions.rarity(ids[i]!);
-      weights.set(ids[i]!, this.blocks.weight(ids[i]!) * rarity ** STEEPNESS);
+      weights.set(ids[i]!, this.#weight(ids[i]!, rarity));
       if (i === 0) continue;
       const pair = pairOf(ids[i - 1]!, ids[i]!);
       const least = Math.min(rarity, this.questions.rarity(ids[i - 1]!), this.questions.rarity(pair));
-      weights.set(pair, this.blocks.weight(pair) * least ** STEEPNESS);
+      weights.set(pair, this.#weight(pair, least));
     }
     return [...weights];
   }
 
   /** How much each token of a question tells, for `Probe.ask`; null where none was seen before. */
   weigh(ids: ArrayLike<number>): Float64Array | null {
-    const weights = Float64Array.from(
-      ids,
-      (id) => this.blocks.weight(id) * this.questions.rarity(id) ** STEEPNESS,
-    );
+    const weights = Float64Array.from(ids, (id) => this.#weight(id, this.questions.rarity(id)));
     return weights.some((weight) => weight > 0) ? weights : null;
+  }
+
+  #weight(term: number, rarity: number): number {
+    return this.blocks.weight(term) * rarity ** STEEPNESS;
   }
 }
 
@@ -184,13 +186,9 @@ export class TermQuery {
   /** Which of its terms stand in a run of tokens. */
   matchTokens(ids: ArrayLike<number>): number {
     let all = 0;
-    const meet = (term: number) => {
+    for (const term of eachTerm(ids)) {
       const i = this.terms.indexOf(term);
       if (i >= 0) all |= 1 << i;
-    };
-    for (let i = 0; i < ids.length; i++) {
-      meet(ids[i]!);
-      if (i > 0) meet(pairOf(ids[i - 1]!, ids[i]!));
     }
     return all;
   }
