@@ -1,8 +1,19 @@
 /** The page for those who do not use a mouse, do not see it, or see it otherwise: in a real browser. */
 import axe from "axe-core";
 import type { Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { answers, ask, askAndWait, Front, PATIENCE, Pages, startLog, titled, why } from "./support/page.js";
+import { describe, expect, it } from "vitest";
+import {
+  answers,
+  ask,
+  askAndWait,
+  Front,
+  PATIENCE,
+  type Pages,
+  startLog,
+  titled,
+  why,
+  withPages,
+} from "./support/page.js";
 
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true };
 /** What 200 % makes of a window of 1280 by 800. */
@@ -13,15 +24,9 @@ describe.skipIf(why !== "")(titled("the page, for everybody"), { timeout: 4 * PA
   let url: string;
   let page: Page;
 
-  beforeAll(async () => {
-    pages = await Pages.start();
-    ({ url } = await pages.serve());
-  }, 2 * PATIENCE);
-  afterEach(async () => {
-    expect(pages.complaints).toEqual([]);
-    await pages.leave();
+  withPages((started, at) => {
+    [pages, url] = [started, at];
   });
-  afterAll(() => pages?.close());
 
   const button = (name: string | RegExp) => page.getByRole("button", { name, exact: true });
 

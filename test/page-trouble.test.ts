@@ -1,22 +1,27 @@
 /** What a person meets when something goes wrong: the page says what, and what to do, and nothing typed is lost. */
 import type { Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { answers, ask, askAndWait, Front, PATIENCE, Pages, startLog, titled, why } from "./support/page.js";
+import { describe, expect, it } from "vitest";
+import {
+  answers,
+  ask,
+  askAndWait,
+  Front,
+  PATIENCE,
+  type Pages,
+  startLog,
+  titled,
+  why,
+  withPages,
+} from "./support/page.js";
 
 describe.skipIf(why !== "")(titled("the page in trouble"), { timeout: 4 * PATIENCE }, () => {
   let pages: Pages;
   let url: string;
   let page: Page;
 
-  beforeAll(async () => {
-    pages = await Pages.start();
-    ({ url } = await pages.serve());
-  }, 2 * PATIENCE);
-  afterEach(async () => {
-    expect(pages.complaints).toEqual([]);
-    await pages.leave();
+  withPages((started, at) => {
+    [pages, url] = [started, at];
   });
-  afterAll(() => pages?.close());
 
   const button = (name: string | RegExp) => page.getByRole("button", { name, exact: true });
   const message = () => page.getByRole("textbox", { name: "Message" });

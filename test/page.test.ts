@@ -1,22 +1,27 @@
 /** The page in a real browser: what a person does with it. */
 import type { Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { answers, ask, askAndWait, Front, PATIENCE, Pages, startLog, titled, why } from "./support/page.js";
+import { describe, expect, it } from "vitest";
+import {
+  answers,
+  ask,
+  askAndWait,
+  Front,
+  PATIENCE,
+  type Pages,
+  startLog,
+  titled,
+  why,
+  withPages,
+} from "./support/page.js";
 
 describe.skipIf(why !== "")(titled("the page"), { timeout: 4 * PATIENCE }, () => {
   let pages: Pages;
   let url: string;
   let page: Page;
 
-  beforeAll(async () => {
-    pages = await Pages.start();
-    ({ url } = await pages.serve());
-  }, 2 * PATIENCE);
-  afterEach(async () => {
-    expect(pages.complaints).toEqual([]);
-    await pages.leave();
+  withPages((started, at) => {
+    [pages, url] = [started, at];
   });
-  afterAll(() => pages?.close());
 
   const button = (name: string | RegExp) => page.getByRole("button", { name, exact: true });
   const questions = () => page.getByRole("listitem", { name: "Question" });

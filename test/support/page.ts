@@ -10,6 +10,7 @@ import {
   chromium,
   type Page,
 } from "playwright-core";
+import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import { type Model, open } from "../../dist/index.js";
 import { createServer, type ServerOptions } from "../../dist/server/create.js";
 import { type Listening, listen } from "../../dist/server/serve.js";
@@ -102,6 +103,23 @@ export class Pages {
     for (const server of this.#servers) await server.close(0);
     await this.model.close();
   }
+}
+
+/**
+ * A browser and a server for the tests of a `describe`, given to `take` before the first of them. After each no page is left,
+ * and there must have been nothing to complain of.
+ */
+export function withPages(take: (pages: Pages, url: string) => void): void {
+  let pages: Pages | undefined;
+  beforeAll(async () => {
+    pages = await Pages.start();
+    take(pages, (await pages.serve()).url);
+  }, 2 * PATIENCE);
+  afterEach(async () => {
+    expect(pages!.complaints).toEqual([]);
+    await pages!.leave();
+  });
+  afterAll(() => pages?.close());
 }
 
 /** Writes into a box and sends it. */
